@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install train test lint lock clean
+
+train: install
+	$(BIN)/python -m pneumojax.main --config=m1
+
+test: install
+	$(BIN)/python -m pytest $(TESTS)
+
+install: .venv/installed
+
+# The locked set, then the package itself: no version is chosen at install time.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lint: install
+	$(BIN)/ruff check
+
+# Needs uv. The newest versions that agree with each other, for Python 3.11 and for 3.12 and later.
+lock:
+	uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test \
+	  --no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,73 @@
+"""What M1, M2 and M3 share. Not a config to run: use m1, m2 or m3.
+
+Recipes:
+  recommended: Adam from a warm-up along a cosine, class-balanced loss, light augmentation.
+  paper: the paper's, literally (Huynh et al.): Adam at a constant 1e-6, 100 epochs, binary cross-entropy, no
+    augmentation, no weighting. Batch 32 and the dropout rates are not printed there; see README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from pneumojax.errors import unknown
+
+
+def recommended() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,  # of initial weights, order, augmentation, dropout and the carving of splits
+            "epochs": 12,
+            "batch_size": 16,  # of the whole job, over all devices
+            "model": {
+                "name": "m1",
+                "image_size": 150,  # pixels; images are squashed to this square
+                "batch_norm_momentum": 0.95,  # 0.99 would outlast a short run on few images
+            },
+            "optimizer": {
+                "learning_rate": 1e-3,  # the highest
+                "schedule": "cosine",  # to zero at the last step; or "constant"
+                "warmup_epochs": 1.0,
+            },
+            "loss": {"class_weights": "balanced"},  # each class weighs the same in sum; or "none"
+            "augment": {
+                "rotation": 10.0,  # degrees, at most, either way
+                "zoom": 0.1,  # share, at most, in or out
+                "shift": 0.06,  # share of the side, at most, each way
+                "contrast": 0.2,  # share, at most, more or less, about the image's mean
+                "brightness": 0.1,  # of the range [0, 1], at most, up or down
+            },
+            "data": {
+                "source": "phantom",  # see --data
+                "cache_dir": "",  # prepared shards; empty: the user's cache folder
+                "val_fraction": 0.1,  # carved from train where no val split is given
+                "test_fraction": 0.0,  # carved likewise, on request
+            },
+            "evaluation": {"batch_size": 64},
+        }
+    )
+
+
+def paper() -> ConfigDict:
+    config = recommended()
+    config.epochs = 100
+    config.batch_size = 32
+    config.model.batch_norm_momentum = 0.99
+    config.optimizer = {"learning_rate": 1e-6, "schedule": "constant", "warmup_epochs": 0.0}
+    config.loss.class_weights = "none"
+    config.augment = dict.fromkeys(config.augment, 0.0)
+    return config
+
+
+RECIPES = {"recommended": recommended, "paper": paper}
+
+
+def get_config(recipe: str) -> ConfigDict:
+    """The settings that the models share under `recipe`.
+
+    Raises:
+      UserError: there is no such recipe.
+    """
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    config = RECIPES[recipe]()
+    config.recipe = recipe
+    return config

@@ -1,0 +1,18 @@
+"""M1: five blocks (32, 64, 64, 128, 256 filters), 1,246,401 parameters (Fig. 1).
+
+  python -m pneumojax.main --config=m1                   the recommended recipe, on the embedded phantoms
+  python -m pneumojax.main --config=m1 --data=FOLDER     the same on your images
+  python -m pneumojax.main --config=m1:paper             the paper's recipe, for comparison
+
+@EXPECT1@
+"""
+
+from ml_collections import ConfigDict
+
+from pneumojax.config import load
+
+
+def get_config(recipe: str = "recommended") -> ConfigDict:
+    config = load(f"base:{recipe}")
+    config.model.name = "m1"
+    return config

@@ -1,0 +1,1 @@
+"""PneumoJAX: CNNs that tell pneumonia from normal on chest radiographs, in JAX."""

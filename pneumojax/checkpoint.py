@@ -1,0 +1,99 @@
+"""Saves and restores a run's state. The only file that knows Orbax."""
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from pneumojax.devices import Layout
+from pneumojax.errors import UserError
+
+FOLDER = "checkpoints"
+KEPT_LATEST = 2
+
+
+def open_manager(workdir: epath.Path) -> ocp.CheckpointManager:
+    """The workdir's checkpoints: saving is asynchronous; the last two stay, and the best by val AUC.
+
+    Close it when done (it is a context manager), which waits for the last save.
+    """
+    options = ocp.CheckpointManagerOptions(
+        best_fn=_score,  # without it, Orbax does not keep the scores
+        preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), BestN(get_metric_fn=_score, n=1)]),
+    )
+    return ocp.CheckpointManager(
+        (workdir / FOLDER).absolute(),
+        options=options,
+        item_names=("model", "training", "facts"),
+    )
+
+
+def _score(metrics: dict) -> float:
+    return metrics["auc"]
+
+
+def save(manager: ocp.CheckpointManager, state: Any, facts: dict) -> None:
+    """Saves `state` (a TrainState) at its step, with `facts`: JSON values, among them `val` with its `auc`."""
+    manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave(state.variables),
+            training=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            facts=ocp.args.JsonSave(facts),
+        ),
+        metrics={"auc": facts["val"]["auc"]},
+    )
+
+
+def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) -> tuple[Any, dict] | None:
+    """The last saved state, shaped as `like` (a TrainState or its shapes), and its facts; None if there is none."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+    saved = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            model=_like(like.variables, layout),
+            training=_like({"step": like.step, "opt_state": like.opt_state}, layout),
+            facts=ocp.args.JsonRestore(),
+        ),
+    )
+    return like.replace(**saved.model, **saved.training), saved.facts
+
+
+def restore_best(workdir: epath.Path, name: str, like: dict, layout: Layout) -> tuple[dict, dict]:
+    """The variables of the best checkpoint by val AUC, for use.
+
+    Args:
+      workdir: of the run.
+      name: of the model that the checkpoint must be of.
+      like: the variables' shapes, `{"params": ..., "batch_stats": ...}`.
+      layout: where they go.
+
+    Returns:
+      The variables, and the facts saved with them.
+
+    Raises:
+      UserError: there is no checkpoint, or it is of another model.
+    """
+    nothing = UserError(f"no checkpoint in {workdir}: train first, with --mode=train --workdir={workdir}")
+    if not (workdir / FOLDER).exists():
+        raise nothing
+    with open_manager(workdir) as manager:
+        step = manager.best_step()
+        if step is None:
+            raise nothing
+        facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+        if facts["model"] != name:
+            raise UserError(f"{workdir} holds a checkpoint of {facts['model']}, not of {name}: leave --config out")
+        variables = manager.restore(step, args=ocp.args.Composite(model=_like(like, layout))).model
+    return variables, facts
+
+
+def _like(tree: Any, layout: Layout) -> ocp.args.StandardRestore:
+    def shape(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.everywhere)
+
+    return ocp.args.StandardRestore(jax.tree.map(shape, tree))

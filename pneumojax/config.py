@@ -1,0 +1,170 @@
+"""Finds a config, applies overrides to it, checks it, and writes it down."""
+
+import ast
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pneumojax.errors import UserError, unknown
+from pneumojax.models import FAMILY
+
+FILE = "config.json"
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def load(spec: str) -> ConfigDict:
+    """The config that `spec` names.
+
+    Args:
+      spec: a name ("m1"), a name and recipe ("m1:paper"), or the path of a Python file with
+        `get_config(recipe) -> ConfigDict`, likewise with an optional ":recipe".
+
+    Returns:
+      The config, with `name` and `recipe` filled in, its fields locked.
+
+    Raises:
+      UserError: no such config or recipe, or the file has no `get_config`.
+    """
+    name, _, recipe = spec.partition(":")
+    path = _find(name)
+    module = _run(path)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no function get_config(recipe)")
+    config = module.get_config(recipe) if recipe else module.get_config()
+    with config.unlocked():
+        config.name = path.stem
+        config.recipe = config.get("recipe", recipe or "default")
+    return config.lock()
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no config file {name}")
+        return path
+    here = Path(__file__).parent
+    # Beside the package in the source tree; within it once built into a wheel.
+    folder = next(f for f in (here / "configs", here.parent / "configs") if f.is_dir())
+    known = {path.stem: path for path in folder.glob("*.py")}
+    if name not in known:
+        raise unknown("config", name, FAMILY)
+    return known[name]
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def override(config: ConfigDict, field: str, text: str) -> None:
+    """Sets the field with the dotted name `field` to what `text` says, in place.
+
+    Raises:
+      UserError: there is no such field, it is a group of fields, or the value is of another type.
+    """
+    group, dot, last = field.rpartition(".")
+    fields = _fields(config)
+    if field not in fields:
+        if any(name.startswith(field + ".") for name in fields):
+            raise UserError(f"config field {field!r} is a group; set one of its fields, such as {field}.NAME=VALUE")
+        raise unknown("config field", field, fields)
+    target = config
+    for part in group.split(".") if dot else ():
+        target = target[part]
+    target[last] = _parse(field, text, type(fields[field]))
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    fields = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields |= _fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def _parse(field: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError):
+        value = text
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"config field {field!r} takes {_KINDS[kind]}, not {text!r}")
+    return value
+
+
+def check(config: ConfigDict) -> None:
+    """Holds every field against the range that it may have.
+
+    Raises:
+      UserError: a field is missing or out of range.
+    """
+    try:
+        rules = _rules(config)
+    except AttributeError as missing:
+        raise UserError(f"the config lacks a field: {missing}".splitlines()[0]) from None
+    for field, holds, expected in rules:
+        if not holds:
+            raise UserError(f"config field {field!r} must be {expected}, not {_fields(config)[field]!r}")
+
+
+def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
+    share = "at least 0 and below 1"
+    return [
+        ("epochs", c.epochs >= 1, "at least 1"),
+        ("batch_size", c.batch_size >= 1, "at least 1"),
+        ("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31"),
+        ("model.name", c.model.name in FAMILY, f"one of {', '.join(FAMILY)}"),
+        ("model.image_size", 16 <= c.model.image_size <= 4096, "from 16 to 4096"),
+        ("model.batch_norm_momentum", 0 <= c.model.batch_norm_momentum < 1, share),
+        ("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10"),
+        ("optimizer.schedule", c.optimizer.schedule in ("constant", "cosine"), "constant or cosine"),
+        ("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs"),
+        ("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced"),
+        ("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180"),
+        *((f"augment.{name}", 0 <= c.augment[name] < 1, share) for name in c.augment if name != "rotation"),
+        ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
+        ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
+        ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
+    ]
+
+
+def write(config: ConfigDict, path) -> None:
+    """Writes `config` as JSON to `path` (an epath)."""
+    path.write_text(config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+
+
+def read(path) -> ConfigDict:
+    """Reads a config that `write` wrote to `path` (an epath).
+
+    Raises:
+      UserError: the file is not a config.
+    """
+    try:
+        return ConfigDict(json.loads(path.read_text())).lock()
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is not a config: {error}") from None
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """The fields that two configs do not agree on, as "field=ours, not theirs", but for those that no result
+    depends on: where shards are cached, and how evaluation is done."""
+    left, right = _fields(ours), _fields(theirs)
+    return [
+        f"{field}={left.get(field)!r}, not {right.get(field)!r}"
+        for field in sorted(left | right)
+        if left.get(field) != right.get(field) and field != "data.cache_dir" and not field.startswith("evaluation.")
+    ]

@@ -1,0 +1,43 @@
+"""The one door to TensorFlow and TFDS: late, for importing takes seconds; quiet; without accelerators."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+# TensorFlow reads them once, at its import. oneDNN's greeting heeds no log level, only its own switch, and the
+# feed computes nothing that oneDNN would speed up.
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+
+def import_tensorflow() -> ModuleType:
+    """TensorFlow, which will not touch the accelerators: they are JAX's."""
+    with _environment(_QUIET):
+        import tensorflow as tf
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf
+
+
+def import_tfds() -> ModuleType:
+    """TFDS without its progress bars."""
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    return tfds
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for a while; JAX reads some of the same names and must find its own."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

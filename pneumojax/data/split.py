@@ -1,0 +1,69 @@
+"""A split that can be read: the one form in which training and evaluation see images."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from pneumojax.data.images import UnreadableImage
+from pneumojax.data.sources import Record, Source
+from pneumojax.errors import UserError
+
+
+class Split(NamedTuple):
+    """Images of one split.
+
+    Attributes:
+      name: such as "train".
+      ids: (n,) str.
+      labels: (n,) uint8, 1 is pneumonia.
+      read: indices (k,) int -> images (k, size, size, 1) uint8.
+    """
+
+    name: str
+    ids: np.ndarray
+    labels: np.ndarray
+    read: Callable[[np.ndarray], np.ndarray]
+
+
+def from_source(source: Source, name: str, records: Sequence[Record], size: int) -> Split:
+    """A split whose images are decoded whenever they are read, on all cores.
+
+    `read` raises UserError with every unreadable image among those asked for.
+    """
+    return Split(
+        name,
+        np.array([record.id for record in records]),
+        np.array([record.label for record in records], np.uint8),
+        lambda indices: read_images(source, [records[i] for i in indices], size),
+    )
+
+
+def read_images(source: Source, records: Sequence[Record], size: int) -> np.ndarray:
+    """The images of `records`, (k, size, size, 1) uint8.
+
+    Raises:
+      UserError: some are unreadable; all of them are counted, the first few named.
+    """
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda record: try_read(source, record, size), records))
+    pairs = zip(records, results, strict=True)
+    refuse_unreadable([(record, result) for record, result in pairs if isinstance(result, Exception)])
+    return np.stack(results)[..., None]
+
+
+def try_read(source: Source, record: Record, size: int) -> np.ndarray | UnreadableImage:
+    """The image, (size, size) uint8, or why there is none."""
+    try:
+        return source.read(record, size)
+    except UnreadableImage as reason:
+        return reason
+
+
+def refuse_unreadable(failures: Sequence[tuple[Record, UnreadableImage]]) -> None:
+    """Raises UserError if there are any failures."""
+    if failures:
+        named = "; ".join(f"{record.id} ({reason})" for record, reason in failures[:5])
+        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+        raise UserError(f"{len(failures)} unreadable: {named}{more}; mend or remove them")

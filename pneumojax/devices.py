@@ -1,0 +1,42 @@
+"""The devices of a job as one mesh, and how arrays lie on it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from pneumojax.errors import UserError
+
+
+class Layout(NamedTuple):
+    """Where arrays go: batches are divided over the mesh's axis `data`, all else is on every device."""
+
+    mesh: jax.sharding.Mesh
+    divided: NamedSharding
+    everywhere: NamedSharding
+
+
+def layout(devices: Sequence[jax.Device] | None = None) -> Layout:
+    """`devices`, by default all of all processes, on one axis."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Layout(mesh, NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
+
+
+def own_rows(layout: Layout, batch_size: int) -> slice:
+    """The rows of a job's batch that this process feeds.
+
+    Raises:
+      UserError: the batch cannot be divided evenly over the devices.
+    """
+    if batch_size % layout.mesh.size:
+        raise UserError(f"a batch of {batch_size} cannot be divided over {layout.mesh.size} devices: choose a multiple")
+    rows = batch_size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+
+def place(layout: Layout, rows: np.ndarray) -> jax.Array:
+    """The job's batch, of which each process gives its own rows."""
+    return jax.make_array_from_process_local_data(layout.divided, rows)

@@ -1,0 +1,94 @@
+"""From a checkpoint and a split to logits, metrics and files."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from pneumojax import devices, metrics, models
+from pneumojax.data.split import Split
+
+FOLDER = "evaluation"
+
+
+def eval_step(model: models.Classifier, variables: dict, images: jax.Array) -> jax.Array:
+    """Logits of a batch in inference mode: (batch, height, width, 1) uint8 -> (batch,) float32."""
+    return model.apply(variables, images.astype(jnp.float32) / 255, train=False)
+
+
+class Evaluator:
+    """`eval_step` compiled once for a model and a layout of devices."""
+
+    def __init__(self, model: models.Classifier, layout: devices.Layout, batch_size: int):
+        """Batches are of `batch_size`, rounded up to a multiple of the devices."""
+        self._batch_size = -(-batch_size // layout.mesh.size) * layout.mesh.size
+        self._layout = layout
+        self._step = jax.jit(
+            lambda variables, images: eval_step(model, variables, images),
+            in_shardings=(layout.everywhere, layout.divided),
+            out_shardings=layout.everywhere,
+        )
+
+    def logits(self, variables: dict, split: Split) -> np.ndarray:
+        """The logit of every image of `split`, (n,) float32, each counted once.
+
+        The last batch is filled up with its first image, and what that gives is dropped.
+
+        Args:
+          variables: the model's, `{"params": ..., "batch_stats": ...}`.
+          split: the images.
+        """
+        results = [self._step(variables, devices.place(self._layout, images)) for images in self._read_ahead(split)]
+        return np.concatenate(jax.device_get(results))[: len(split.ids)]
+
+    def _read_ahead(self, split: Split) -> Iterator[np.ndarray]:
+        """This process's rows of each batch, the next one read while the last is computed."""
+        rows = devices.own_rows(self._layout, self._batch_size)
+        starts = range(0, len(split.ids), self._batch_size)
+
+        def read(start):
+            indices = np.arange(start, start + self._batch_size)
+            return split.read(np.where(indices < len(split.ids), indices, start)[rows])
+
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for start in starts:
+                following = reader.submit(read, start)
+                if waiting:
+                    yield waiting.result()
+                waiting = following
+            yield waiting.result()
+
+
+def write(workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, threshold: float) -> dict:
+    """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content (see metrics.summary)."""
+    summary = metrics.summary(split.labels, logits, threshold)
+    folder = workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["id", "label", "probability"])
+    for row in zip(split.ids, split.labels, metrics.probabilities(logits), strict=True):
+        writer.writerow([str(row[0]), int(row[1]), repr(float(row[2]))])
+    (folder / f"{stem}.csv").write_text(table.getvalue())
+    return summary
+
+
+def line(stem: str, summary: dict) -> str:
+    """One line for the terminal: the split's AUC and accuracies beside what always answering the majority scores."""
+
+    def told(name):
+        value, interval = summary[name], summary.get(f"{name}_ci")
+        if value is None:
+            return f"{name} undefined ({summary[f'{name}_reason']})"
+        return f"{name} {value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+    names = ("auc", "balanced_accuracy", "accuracy", "majority_accuracy")
+    return f"{stem} (n={summary['n']}): " + ", ".join(map(told, names))

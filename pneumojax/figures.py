@@ -1,0 +1,124 @@
+"""Draws the report's figures: inline SVG whose colours are CSS variables, for light and dark screens alike."""
+
+import html
+import io
+import re
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+LEVEL = 95  # per cent, of the intervals that evaluation stores and of the ROC's band
+BOOTSTRAPS = 300
+
+# Drawn in the left colour, shown in the right one.
+BLUE, ORANGE, INK, RULE = "#0072b2", "#d55e00", "#333333", "#bbbbbb"
+THEME = {BLUE: "var(--blue)", ORANGE: "var(--orange)", INK: "currentColor", RULE: "var(--rule)"}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.6,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), RULE),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+}
+
+
+def _figure(figure, name, alt, caption) -> str:
+    """The figure as inline SVG: themed, described, its ids unlike those of the page's other figures."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    head, _, body = out.getvalue().partition("<svg ")[2].partition(">")
+    # Matplotlib's own <style> would reach over the whole page; report.css says the same for every figure.
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL).replace("xlink:href", "href").strip()
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    for drawn, shown in THEME.items():
+        body = body.replace(drawn, shown)
+    box = re.search(r'viewBox="[^"]*"', head)[0]
+    svg = f'<svg {box} role="img" aria-label="{html.escape(alt)}">{body}'
+    return f"<figure>\n{svg}\n<figcaption>{caption}</figcaption>\n</figure>"
+
+
+def curve(history, key, title, baseline) -> str:
+    """One metric of train and val by epoch, as in the paper's Figs. 3, 5 and 7; empty if it was never defined.
+
+    Args:
+      history: split -> epoch -> metrics.
+      key, title: of the metric.
+      baseline: (height, meaning) of a dashed line, or empty.
+    """
+    ends = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        for split, colour, width in (("train", ORANGE, 1.2), ("val", BLUE, 1.8)):
+            lines = sorted(history.get(split, {}).items())
+            points = [(epoch, entry[key]) for epoch, entry in lines if entry.get(key) is not None]
+            if points:
+                marker = "o" if len(points) <= 20 else None
+                look = {"color": colour, "linewidth": width, "marker": marker, "markersize": 3}
+                axes.plot(*zip(*points, strict=True), label=split, **look)
+                ends.append(f"{split} {points[-1][1]:.3f} at epoch {points[-1][0]}")
+        if not ends:
+            return ""
+        if baseline:
+            axes.axhline(baseline[0], color=INK, linewidth=1, linestyle=(0, (4, 3)), label=baseline[1])
+            ends.append(f"{baseline[1]} {baseline[0]:.3f}")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1.8, columnspacing=1.2)
+        ends = f"by epoch: {'; '.join(ends)}."
+        return _figure(figure, f"curve-{key}", f"{title} {ends}", f"<b>{title}</b> {html.escape(ends)}")
+
+
+def roc(labels, probabilities):
+    """Returns the curve's (false positive rates, true positive rates), from (0, 0) to (1, 1)."""
+    _, place = np.unique(-probabilities, return_inverse=True)
+    rates = (np.cumsum(np.bincount(place[labels == c], minlength=place.max() + 1)) for c in (0, 1))
+    return tuple(np.concatenate([[0.0], counts / counts[-1]]) for counts in rates)
+
+
+def roc_band(labels, probabilities, grid):
+    """Returns the true positive rate's (low, high) at each false positive rate in `grid`.
+
+    Pointwise, from a seeded bootstrap of the images within each class.
+    """
+    rng = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == c) for c in (0, 1)]
+    rates = np.empty((BOOTSTRAPS, len(grid)))
+    for row in rates:
+        drawn = np.concatenate([rng.choice(members, len(members)) for members in classes])
+        row[:] = np.interp(grid, *roc(labels[drawn], probabilities[drawn]))
+    return np.quantile(rates, [0.5 - LEVEL / 200, 0.5 + LEVEL / 200], axis=0)
+
+
+def roc_curve(split, labels, probabilities, points, described) -> str:
+    """The ROC curve of one split with its band.
+
+    Args:
+      split: its name.
+      labels, probabilities: (n,) of both classes.
+      points: (sensitivity, specificity, meaning) of the operating points: the stored one, and the one at 0.5.
+      described: the figure in words.
+    """
+    grid = np.linspace(0, 1, 101)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.9), layout="constrained")
+        axes = figure.add_subplot(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.set(xlabel="1 − specificity", ylabel="sensitivity")
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        band = roc_band(labels, probabilities, grid)
+        axes.fill_between(grid, *band, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL} % band")
+        axes.plot(*roc(labels, probabilities), color=BLUE, linewidth=1.6)
+        mark = {"color": ORANGE, "marker": "o", "markersize": 6.5, "linestyle": "none", "clip_on": False, "zorder": 5}
+        for (sensitivity, specificity, meaning), fill in zip(points, (ORANGE, "none"), strict=False):
+            axes.plot(1 - specificity, sensitivity, markerfacecolor=fill, label=meaning, **mark)
+        axes.legend(loc="lower right", frameon=False)
+        name = f"roc-{re.sub('[^A-Za-z0-9_]', '_', split)}"
+        caption = f"<b>{html.escape(split)}</b>: {html.escape(described)}"
+        return _figure(figure, name, f"ROC curve of {split}. {described}", caption)

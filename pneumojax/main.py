@@ -1,0 +1,90 @@
+"""Trains and evaluates CNNs that tell pneumonia from normal on chest radiographs.
+
+  python -m pneumojax.main --config=m1                          train on the embedded phantoms
+  python -m pneumojax.main --config=m1 --data=FOLDER            train on your images
+  python -m pneumojax.main --mode=evaluate --workdir=DIR        evaluate a run; with --data, on other images
+
+Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
+"""
+
+import signal
+import sys
+
+from absl import app, flags, logging
+from etils import epath
+
+from pneumojax import config as configs
+from pneumojax.errors import UserError
+
+MODES = ("train", "evaluate")
+
+flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
+flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>.")
+flags.DEFINE_string("data", None, "A folder of class folders, or phantom.")
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+FLAGS = flags.FLAGS
+
+_OVERRIDES: list[tuple[str, str]] = []
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Takes the overrides out of the command line, and leaves the rest to absl."""
+    plain = []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.startswith("config."):
+            _OVERRIDES.append((name.removeprefix("config."), value if equals else next(arguments, "")))
+        else:
+            plain.append(argument)
+    try:
+        rest = FLAGS(plain)
+    except flags.Error as error:
+        _stop(str(error))
+    if len(rest) > 1:
+        _stop(f"unexpected argument {rest[1]!r}: flags are given as --name=value")
+    return rest
+
+
+def _main(argv: list[str]) -> None:
+    from pneumojax import run
+
+    logging.set_verbosity(logging.WARNING)
+    if FLAGS.config is None and FLAGS.workdir is None:
+        raise UserError("give --config (such as m1), or the --workdir of a run")
+    config = configs.load(FLAGS.config) if FLAGS.config else run.read_config(epath.Path(FLAGS.workdir))
+    for field, text in _OVERRIDES:
+        configs.override(config, field, text)
+    if FLAGS.mode == "train" and FLAGS.data:
+        config.data.source = FLAGS.data
+    configs.check(config)
+    workdir = epath.Path(FLAGS.workdir or run.default_workdir(config)).expanduser()
+    if FLAGS.mode == "train":
+        run.train_mode(config, workdir)
+    else:
+        run.evaluate_mode(config, workdir, FLAGS.data)
+
+
+def _stop(line: str, status: int = 2) -> None:
+    print(f"pneumojax: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _guarded(argv: list[str]) -> None:
+    try:
+        _main(argv)
+    except UserError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("interrupted: run the same command again to go on from the last checkpoint", 75)
+
+
+def run() -> None:
+    """The command line. A scheduler's SIGTERM stops it as Ctrl-C does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    app.run(_guarded, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,179 @@
+"""The CNN family M1, M2, M3 (Huynh et al., Figs. 1, 4, 6): three tables of blocks and one module that reads them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pneumojax import layers
+
+
+class Block(NamedTuple):
+    """Convolution 3x3 -> ReLU -> dropout -> batch normalization -> max-pool 2x2."""
+
+    filters: int
+    dropout: float
+
+
+FAMILY: dict[str, tuple[Block, ...]] = {
+    "m1": (Block(32, 0.0), Block(64, 0.1), Block(64, 0.0), Block(128, 0.2), Block(256, 0.2)),
+    "m2": (Block(32, 0.0), Block(64, 0.0), Block(128, 0.2), Block(256, 0.2)),
+    "m3": (Block(64, 0.0), Block(128, 0.1), Block(256, 0.2)),
+}
+HEAD_UNITS = 128
+HEAD_DROPOUT = 0.2
+
+
+class Classifier(nn.Module):
+    """Blocks, then flatten -> dense 128 -> ReLU -> dropout -> dense 1.
+
+    Kernels are Glorot-uniform and biases zero, batch normalization's epsilon is 1e-3: Keras's defaults, which the
+    paper's network used. Every layer's output is sown in the collection
+    `intermediates`, as `<layer>_output`.
+
+    Attributes:
+      blocks: the table to read.
+      batch_norm_momentum: weight of the old running statistics at each update, in [0, 1].
+      head_dropout: rate before the last layer, in [0, 1).
+    """
+
+    blocks: Sequence[Block]
+    batch_norm_momentum: float = 0.99
+    head_dropout: float = HEAD_DROPOUT
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Logits of pneumonia.
+
+        Args:
+          images: (batch, height, width, 1) float in [0, 1].
+          train: whether dropout is on (needs the `dropout` rng) and statistics are the batch's (and are updated in
+            the collection `batch_stats`).
+
+        Returns:
+          (batch,) float32 logits.
+        """
+        x = images
+        for number, block in enumerate(self.blocks, start=1):
+            x = nn.relu(
+                nn.Conv(
+                    block.filters,
+                    (3, 3),
+                    padding="SAME",
+                    kernel_init=nn.initializers.glorot_uniform(),
+                    name=f"conv_{number}",
+                )(x)
+            )
+            self._tell(f"conv_{number}", x)
+            if block.dropout:
+                x = nn.Dropout(block.dropout, deterministic=not train)(x)
+                self._tell(f"dropout_{number}", x)
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=self.batch_norm_momentum,
+                epsilon=1e-3,
+                name=f"batch_norm_{number}",
+            )(x)
+            self._tell(f"batch_norm_{number}", x)
+            x = layers.max_pool(x)
+            self._tell(f"max_pool_{number}", x)
+        x = x.reshape(x.shape[0], -1)
+        self._tell("flatten", x)
+        x = nn.relu(self._dense(HEAD_UNITS, "dense_1")(x))
+        self._tell("dense_1", x)
+        x = nn.Dropout(self.head_dropout, deterministic=not train)(x)
+        self._tell("dropout_head", x)
+        x = self._dense(1, "dense_2")(x)
+        self._tell("dense_2", x)
+        return x[:, 0].astype(jnp.float32)
+
+    def _dense(self, units: int, name: str) -> nn.Dense:
+        return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), name=name)
+
+    def _tell(self, name: str, value: jax.Array) -> None:
+        self.sow("intermediates", f"{name}_output", value)
+
+
+def create(name: str, **attributes) -> Classifier:
+    """The model called `name` ("m1", "m2" or "m3"), with other attributes of `Classifier` where given.
+
+    Raises:
+      KeyError: there is no model of that name.
+    """
+    return Classifier(blocks=FAMILY[name], **attributes)
+
+
+class LayerRow(NamedTuple):
+    """One line of the paper's layer tables: `shape` leaves the batch out; `other` counts running statistics."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    trainable: int
+    other: int
+
+
+_KINDS = {
+    "conv": "Conv2D",
+    "dropout": "Dropout",
+    "batch_norm": "BatchNormalization",
+    "max_pool": "MaxPooling2D",
+    "flatten": "Flatten",
+    "dense": "Dense",
+}
+
+
+def layer_rows(model: Classifier, image_size: int) -> list[LayerRow]:
+    """The layers in order, with output shapes and parameter counts, read off the module without computing it."""
+
+    shapes = {}
+
+    def trace(key):
+        images = jnp.zeros((1, image_size, image_size, 1))
+        variables = model.init(key, images, train=False)
+        _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
+        # Kept from within the trace: as a result of it, the dictionary would come back sorted by name.
+        for name, (value,) in sown["intermediates"].items():
+            shapes[name.removesuffix("_output")] = value.shape[1:]
+        return variables
+
+    variables = jax.eval_shape(trace, jax.random.key(0))
+
+    def count(collection, name):
+        return sum(leaf.size for leaf in jax.tree.leaves(variables.get(collection, {}).get(name, {})))
+
+    return [
+        LayerRow(
+            name,
+            _KINDS[name.rpartition("_")[0] or name],
+            shape,
+            count("params", name),
+            count("batch_stats", name),
+        )
+        for name, shape in shapes.items()
+    ]
+
+
+def layer_table(model: Classifier, image_size: int) -> str:
+    """The layers as Keras prints them and as the paper's Figs. 1, 4 and 6 show them."""
+    rows = layer_rows(model, image_size)
+    trainable = sum(row.trainable for row in rows)
+    other = sum(row.other for row in rows)
+    line = "{:<36}{:<24}{:>12}".format
+    body = [
+        line(f"{row.name} ({row.kind})", f"(None, {', '.join(map(str, row.shape))})", f"{row.trainable + row.other:,}")
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            line("Layer (type)", "Output shape", "Parameters"),
+            "=" * 72,
+            *body,
+            "=" * 72,
+            f"Total parameters: {trainable + other:,}",
+            f"Trainable parameters: {trainable:,}",
+            f"Non-trainable parameters: {other:,}",
+        ]
+    )

@@ -1,0 +1,357 @@
+"""The report of a run: one HTML page without scripts or outside resources."""
+
+import base64
+import csv
+import html
+import io
+import json
+import math
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from pneumojax import figures
+
+FILE = "report/index.html"
+CLASSES = ("normal", "pneumonia")
+IMPORTANCE = ("test", "val", "val_given", "all", "train")
+SAMPLES_PER_CLASS = 6
+SAMPLE_SIDE = 192
+
+COUNTS = {"n": "Images", "positives": "Pneumonia"}
+DECISION = {
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "accuracy": "Accuracy",
+}
+MAJORITY = {"majority_accuracy": "Majority baseline"}
+ROW_GROUPS = {
+    "Data": COUNTS,
+    "Ranking": {"auc": "AUC", "average_precision": "Average precision"},
+    "At the stored threshold": {"threshold": "Threshold"} | DECISION | MAJORITY,
+    "At threshold 0.5": {f"{key}_at_0.5": name for key, name in DECISION.items()} | MAJORITY,
+    "Probabilities": {"bce": "Cross-entropy", "brier": "Brier score", "ece": "Calibration error (ECE)"},
+}
+
+OWN_NOTE = (
+    f"Small print: {figures.LEVEL} % intervals. The checkpoint and the stored threshold (best balanced accuracy) "
+    "are chosen on val, so val's own figures are a little too good. The majority baseline is the accuracy "
+    "of always answering the split's larger class."
+)
+OTHER_NOTE = "Images of other sources than the run's own, at the threshold stored with the run."
+LIMITS = (
+    "Not a medical device. These figures describe the images named above and nothing else: another hospital, "
+    "scanner, age group or share of pneumonia gives others. Public labels are often read from reports by a "
+    "program and hold errors. Do not use the model for diagnosis, triage or the care of a patient."
+)
+
+
+def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> epath.Path:
+    """Writes `workdir/report/index.html` from what the run has left in `workdir`, and returns its path.
+
+    Args:
+      workdir: the run's folder, local or `gs://`. What it lacks (no evaluation yet, say) the page leaves out.
+      layer_table: the model's layers as preformatted text.
+      samples: iterable of `(split, label, id, image)`, image `(height, width)` uint8.
+      notice: one line that every reader must see, e.g. that the images are synthetic.
+    """
+    workdir = epath.Path(workdir)
+    evaluations = read_evaluations(workdir / "evaluation")
+    page = render(
+        config=_read_json(workdir / "config.json"),
+        history=read_history(workdir / "metrics.jsonl"),
+        own={name: found for name, found in evaluations.items() if "-" not in name},
+        other={name: found for name, found in evaluations.items() if "-" in name},
+        layer_table=layer_table,
+        samples=samples,
+        notice=notice,
+    )
+    path = workdir / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name("index.html.unfinished")
+    unfinished.write_bytes(page.encode())
+    unfinished.replace(path)
+    return path
+
+
+def _read_json(path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_evaluations(folder) -> dict[str, dict]:
+    """Maps each evaluation's name to its JSON, with the CSV's `scores` = (labels, probabilities)."""
+    paths = [path for path in folder.iterdir() if path.suffix == ".json"] if folder.exists() else []
+    paths.sort(key=lambda path: (IMPORTANCE.index(path.stem) if path.stem in IMPORTANCE else 9, path.stem))
+    return {path.stem: _read_json(path) | _read_scores(path.with_suffix(".csv")) for path in paths}
+
+
+def _read_scores(path) -> dict:
+    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    labels, probabilities = ([float(row[column]) for row in rows] for column in ("label", "probability"))
+    return {"scores": (np.array(labels, int), np.array(probabilities))}
+
+
+def read_history(path) -> dict[str, dict[int, dict]]:
+    """Maps split and epoch to the epoch's last line: a resumed run may have written an epoch twice."""
+    history: dict[str, dict[int, dict]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # a job killed while writing leaves half a line
+            continue
+        if "epoch" in entry and "split" in entry:
+            history.setdefault(entry["split"], {})[entry["epoch"]] = entry
+    return history
+
+
+def render(*, config, history, own, other, layer_table, samples, notice) -> str:
+    """Returns the whole page as a string; equal arguments give equal pages."""
+    parts = [
+        _header(config, history),
+        f'<p class="notice" role="note">{_text(notice)}</p>' if notice else "",
+    ]
+    if own:
+        parts.append(_verdict(*next(iter(own.items()))))
+        parts.append(_section("Every split", _metrics_table(own, OWN_NOTE)))
+    else:
+        parts.append(_section("Verdict", "<p>This run has not been evaluated yet.</p>"))
+    if other:
+        parts.append(_section("Other data", _metrics_table(other, OTHER_NOTE)))
+    if history:
+        parts.append(_section("Training", _panels(_curves(history, own))))
+    if own:
+        parts.append(_section("ROC curves", _panels(_roc_figure(*item) for item in own.items())))
+        parts.append(_section("Confusion matrices", _panels(_confusions(*item) for item in own.items())))
+    if grids := _samples(samples):
+        parts.append(_section("Samples of the data", grids))
+    parts += [
+        _section("Layers", _scroll(f"<pre>{_text(layer_table)}</pre>", "Layers of the model")),
+        _section(
+            "Configuration and versions",
+            _details("Configuration", config),
+            _details("Versions that wrote this report", _versions()),
+        ),
+        _section("Limits of use", f"<p>{LIMITS}</p>"),
+    ]
+    css = Path(__file__).with_name("report.css").read_text()
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; img-src data:\">\n"
+        f"<title>{_text(_title(config))}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _text(value) -> str:
+    return html.escape(str(value))
+
+
+def _section(title, *parts) -> str:
+    return f"<section>\n<h2>{_text(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+
+
+def _panels(parts) -> str:
+    return '<div class="panels">\n' + "\n".join(part for part in parts if part) + "\n</div>"
+
+
+def _scroll(content, label) -> str:
+    # Focusable, so that a keyboard can scroll it too.
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(label)}">{content}</div>'
+
+
+def _source(config) -> str:
+    return str(config.get("data", {}).get("source", "unknown data"))
+
+
+def _title(config) -> str:
+    source = _source(config).rstrip("/").rpartition("/")[2]
+    return f"{config.get('name', 'model').upper()} ({config.get('recipe', 'default')}) on {source}"
+
+
+def _header(config, history) -> str:
+    done = max((epoch for epochs in history.values() for epoch in epochs), default=0)
+    facts = (
+        f"Pneumonia or normal on chest radiographs · source {_source(config)} · "
+        f"seed {config.get('seed', 'unknown')} · {done} of {config.get('epochs', 'unknown')} epochs"
+    )
+    return f"<header>\n<h1>{_text(_title(config))}</h1>\n<p>{_text(facts)}</p>\n</header>"
+
+
+def _number(value) -> float | None:
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return value if known else None
+
+
+def _interval(found, key) -> tuple[float, float] | None:
+    pair = found.get(f"{key}_ci") or ()
+    return tuple(pair) if len(pair) == 2 and None not in map(_number, pair) else None
+
+
+def _reason(found, key) -> str:
+    return found.get(f"{key}_reason") or "no reason recorded"
+
+
+def _plain(found, key) -> str:
+    """The value with its interval, or why there is none, as it stands in a sentence (not escaped)."""
+    if _number(found.get(key)) is None:
+        return f"undefined ({_reason(found, key)})"
+    pair = _interval(found, key)
+    return f"{found[key]:.3f}" + (f" ({figures.LEVEL} % interval {pair[0]:.3f}–{pair[1]:.3f})" if pair else "")
+
+
+def _value(found, key) -> str:
+    """The value with its interval, or why there is none, as it stands in a table (HTML)."""
+    if key not in found:
+        return "–"
+    if _number(found[key]) is None:
+        return f'undefined<span class="reason">{_text(_reason(found, key))}</span>'
+    pair = _interval(found, key)
+    value = f"{found[key]:,}" if key in COUNTS else f"{found[key]:.3f}"
+    return value + (f"<small>{pair[0]:.3f}–{pair[1]:.3f}</small>" if pair else "")
+
+
+def _majority_class(found) -> str:
+    return CLASSES[2 * found.get("positives", 0) >= found.get("n", 0)]
+
+
+def _verdict(split, found) -> str:
+    pair, majority = _interval(found, "accuracy"), _number(found.get("majority_accuracy"))
+    better = pair is not None and majority is not None and pair[0] > majority
+    answer = f"always answering {_majority_class(found)}"
+    claim = f"{'Better' if better else 'Not shown to be better'} than {answer}"
+    relation = f"{'lies' if better else 'does not lie'} above the {_plain(found, 'majority_accuracy')}"
+    sentence = f"On the {found.get('n', 0):,} {split} images the accuracy's {figures.LEVEL} % interval "
+    if pair:
+        sentence += f"{pair[0]:.3f}–{pair[1]:.3f} {relation} that {answer} scores."
+    else:
+        sentence += f"is undefined: {found.get('accuracy_ci_reason') or _reason(found, 'accuracy')}."
+    tiles = {
+        "auc": "AUC",
+        "balanced_accuracy": "Balanced accuracy",
+        "accuracy": "Accuracy",
+        "majority_accuracy": f"Always “{_majority_class(found)}”",
+    }
+    shown = "".join(f"<div><dt>{name}</dt><dd>{_value(found, k)}</dd></div>" for k, name in tiles.items())
+    return (
+        f'<section class="verdict{" better" if better else ""}">\n<h2>Verdict on {_text(split)}</h2>\n'
+        f'<p><strong>{claim}.</strong> {_text(sentence)}</p>\n<dl class="tiles">{shown}</dl>\n</section>'
+    )
+
+
+def _metrics_table(evaluations, note) -> str:
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in evaluations)
+    body = []
+    for title, rows in ROW_GROUPS.items():
+        span = len(evaluations) + 1
+        body.append(f'<tr class="group"><th scope="rowgroup" colspan="{span}"><span>{title}</span></th></tr>')
+        for key, name in rows.items():
+            cells = "".join(f"<td>{_value(found, key)}</td>" for found in evaluations.values())
+            mark = ' class="baseline"' if key in MAJORITY else ""
+            body.append(f'<tr{mark}><th scope="row">{name}</th>{cells}</tr>')
+    table = (
+        f'<table class="metrics"><thead><tr><th scope="col">Metric</th>{head}</tr></thead>\n'
+        "<tbody>" + "\n".join(body) + "</tbody></table>"
+    )
+    return f'<p class="note">{note}</p>\n' + _scroll(table, "Metrics by split")
+
+
+def _curves(history, own) -> list[str]:
+    split = next((name for name in ("val", "train") if own.get(name, {}).get("majority_accuracy")), None)
+    majority = ()
+    if split:
+        majority = (own[split]["majority_accuracy"], f"always {_majority_class(own[split])} ({split})")
+    return [
+        figures.curve(history, "accuracy", "Accuracy", majority),
+        figures.curve(history, "bce", "Cross-entropy", ()),
+        figures.curve(history, "auc", "AUC", (0.5, "chance")),
+    ]
+
+
+def _roc_figure(split, found) -> str:
+    labels, probabilities = found["scores"]
+    described = f"AUC {_plain(found, 'auc')}."
+    if len(np.unique(labels)) < 2:
+        missing = "images of one class only" if len(labels) else "no probabilities recorded"
+        described += f" No curve: {missing}."
+        return f"<figure><figcaption><b>{_text(split)}</b>: {_text(described)}</figcaption></figure>"
+    points = [
+        (found[f"sensitivity{suffix}"], found[f"specificity{suffix}"], meaning)
+        for suffix, meaning in (("", "stored threshold"), ("_at_0.5", "threshold 0.5"))
+        if f"sensitivity{suffix}" in found
+    ]
+    for sensitivity, specificity, meaning in points:
+        described += f" {meaning.capitalize()}: sensitivity {sensitivity:.3f}, specificity {specificity:.3f}."
+    return figures.roc_curve(split, labels, probabilities, points, described)
+
+
+def _confusions(split, found) -> str:
+    thresholds = {"": f"stored threshold {_value(found, 'threshold')}", "_at_0.5": "threshold 0.5"}
+    captions = {f"confusion{suffix}": f"<b>{_text(split)}</b>, {at}" for suffix, at in thresholds.items()}
+    tables = (_confusion(found[key], text) for key, text in captions.items() if key in found)
+    return f"<div>{''.join(tables)}</div>"
+
+
+def _confusion(counts, caption) -> str:
+    rows = []
+    for truth, keys in zip(CLASSES, (("tn", "fp"), ("fn", "tp")), strict=True):
+        total = max(1, sum(counts[key] for key in keys))
+        cells = "".join(
+            f'<td style="--share:{counts[key] / total:.3f}">{counts[key]:,}'
+            f"<small>{counts[key] / total:.1%}</small></td>"
+            for key in keys
+        )
+        rows.append(f'<tr><th scope="row">is {truth}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">called {answer}</th>' for answer in CLASSES)
+    return (
+        f'<table class="confusion"><caption>{caption}</caption>\n'
+        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _samples(samples) -> str:
+    groups: dict[str, dict[int, list]] = {}
+    for split, label, name, image in samples:
+        shown = groups.setdefault(split, {}).setdefault(int(label), [])
+        if len(shown) < SAMPLES_PER_CLASS:
+            shown.append(_sample(name, image, f"{split}, {CLASSES[int(label)]}"))
+    parts = []
+    for split, classes in groups.items():
+        parts.append(f"<h3>{_text(split)}</h3>")
+        for label, shown in sorted(classes.items()):
+            parts.append(f'<p class="class">{CLASSES[label]}</p>\n<div class="strip">{"".join(shown)}</div>')
+    return "\n".join(parts)
+
+
+def _sample(name, image, alt) -> str:
+    picture = Image.fromarray(np.asarray(image, np.uint8))
+    picture.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=85)
+    data = base64.b64encode(out.getvalue()).decode()
+    return (
+        f'<figure><img alt="{_text(alt)}" src="data:image/jpeg;base64,{data}">'
+        f'<figcaption title="{_text(name)}">{_text(name)}</figcaption></figure>'
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("jax", "flax"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _details(title, tree) -> str:
+    listing = f"<pre>{_text(json.dumps(tree, indent=2, ensure_ascii=False))}</pre>"
+    return f"<details><summary>{title}</summary>{_scroll(listing, title)}</details>"

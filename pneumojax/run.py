@@ -1,0 +1,120 @@
+"""One run in one workdir: what `--mode` does, from config and source to files."""
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax import checkpoint, devices, evaluate, log, models, report
+from pneumojax import config as configs
+from pneumojax.data import splits as splitting
+from pneumojax.data.sources import Source, open_source
+from pneumojax.data.split import Split, from_source
+from pneumojax.errors import UserError
+from pneumojax.train import create_model, init_variables, train
+
+SAMPLES = 4  # images of each class and split that the report shows
+
+
+def default_workdir(config: ConfigDict) -> str:
+    """runs/<config>-<recipe>-<source>."""
+    return f"runs/{config.name}-{config.recipe}-{open_source(config.data.source).name}"
+
+
+def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
+    """Trains, or goes on, then evaluates the best checkpoint on every split there is and writes the report."""
+    from pneumojax.data.prepare import prepared_splits
+
+    source = open_source(config.data.source)
+    config.data.source = source.location
+    records, notes = _run_splits(config, source)
+    _claim(workdir, config)
+    for sentence in [source.notice, *notes]:
+        if sentence:
+            log.console.print(sentence)
+    log.console.print(models.layer_table(create_model(config), config.model.image_size))
+    splits = prepared_splits(source, records, size=config.model.image_size, cache_dir=config.data.cache_dir)
+    trained = train(config, workdir, splits, devices.layout())
+    if not trained and _complete(workdir, splits):
+        log.console.print(f"This run is complete: {workdir}; choose another --workdir to train anew.")
+        return
+    _evaluate(config, workdir, splits, prefix="")
+    _report(config, workdir, source, splits)
+
+
+def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
+    """Evaluates the best checkpoint on another source as it lies there, or on the run's own splits."""
+    source = open_source(data or config.data.source)
+    own = source.location == config.data.source
+    records = _run_splits(config, source)[0] if own else splitting.as_given(source.records)
+    if source.notice:
+        log.console.print(source.notice)
+    splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
+    _evaluate(config, workdir, splits, prefix="" if own else f"{source.name}-")
+    if own:
+        _report(config, workdir, source, splits)
+
+
+def read_config(workdir: epath.Path) -> ConfigDict:
+    """The config that the run in `workdir` was started with.
+
+    Raises:
+      UserError: there is no run.
+    """
+    path = workdir / configs.FILE
+    if not path.exists():
+        raise UserError(f"no run in {workdir}: give --config to start one, or the --workdir of one")
+    return configs.read(path)
+
+
+def _run_splits(config: ConfigDict, source: Source):
+    return splitting.for_training(
+        source.records,
+        seed=config.seed,
+        val_fraction=config.data.val_fraction,
+        test_fraction=config.data.test_fraction,
+    )
+
+
+def _claim(workdir: epath.Path, config: ConfigDict) -> None:
+    """Writes the config into a new workdir; refuses one that holds another run."""
+    path = workdir / configs.FILE
+    if path.exists():
+        differences = configs.differences(config, configs.read(path))
+        if differences:
+            raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differences)}): choose another")
+        return
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.write(config, path)
+
+
+def _complete(workdir: epath.Path, splits: dict[str, Split]) -> bool:
+    written = [workdir / evaluate.FOLDER / f"{name}.json" for name in splits] + [workdir / report.FILE]
+    return all(path.exists() for path in written)
+
+
+def _evaluate(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], prefix: str) -> None:
+    layout = devices.layout()
+    model = create_model(config)
+    shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
+    with jax.set_mesh(layout.mesh):
+        variables, facts = checkpoint.restore_best(workdir, config.model.name, shapes, layout)
+        evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
+        for name, split in splits.items():
+            logits = evaluator.logits(variables, split)
+            summary = evaluate.write(workdir, prefix + name, split, logits, facts["threshold"])
+            log.console.print(evaluate.line(prefix + name, summary))
+    log.console.print(f"Written: {workdir / evaluate.FOLDER}")
+
+
+def _report(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split]) -> None:
+    samples = [
+        (name, label, str(split.ids[i]), split.read([i])[0, :, :, 0])
+        for name, split in splits.items()
+        for label in (0, 1)
+        for i in (split.labels == label).nonzero()[0][:SAMPLES]
+    ]
+    table = models.layer_table(create_model(config), config.model.image_size)
+    path = report.write(workdir, layer_table=table, samples=samples, notice=source.notice)
+    log.console.print(f"Report: {path}")

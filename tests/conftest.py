@@ -1,0 +1,53 @@
+"""What several tests stand on: eight simulated devices, and a small folder of synthetic radiographs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+
+from pneumojax.data import phantom
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+ROOT = Path(__file__).parent.parent
+
+
+def draw_folder(root: Path, split: str, normal: int, pneumonia: int, first: int = 0) -> None:
+    """Writes synthetic radiographs as PNG into root/split/{NORMAL,PNEUMONIA}; an empty `split` leaves it out."""
+    for label, (name, count) in enumerate((("NORMAL", normal), ("PNEUMONIA", pneumonia))):
+        folder = root / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image, _ = phantom.render(seed=7, index=first + 1000 * label + i, label=label, size=40)
+            Image.fromarray(image).save(folder / f"chest {i:03d}.png")
+
+
+@pytest.fixture(scope="session")
+def chests(tmp_path_factory) -> Path:
+    """A folder with train (60 normal, 60 pneumonia) and test (20, 20)."""
+    root = tmp_path_factory.mktemp("data") / "chests"
+    draw_folder(root, "train", 60, 60)
+    draw_folder(root, "test", 20, 20, first=500)
+    return root
+
+
+def pneumojax(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Runs the command line as a user would, from `cwd`."""
+    return subprocess.run(
+        [sys.executable, "-m", "pneumojax.main", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Overrides that make a run small."""
+    return ["--config.model.image_size=32", "--config.epochs=2", "--config.batch_size=12"]

@@ -1,0 +1,288 @@
+"""Class folders as people really have them: the right images with the right labels, or one clear line."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumojax.data import sources
+from pneumojax.data.images import UnreadableImage
+from pneumojax.data.sources import open_source, patient_of
+from pneumojax.errors import UserError
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "kermany_224"
+
+
+def put(root, *names):
+    """Files that only look like images: opening a source decodes none."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\xff\xd8\xff")
+
+
+def found(root):
+    """{id: (label, split)} of the source at `root`."""
+    return {record.id: (record.label, record.split) for record in open_source(str(root)).records}
+
+
+def refusal(location):
+    with pytest.raises(UserError) as caught:
+        open_source(str(location))
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("train", "train"),
+        ("Train", "train"),
+        ("TRAIN", "train"),
+        ("training", "train"),
+        ("val", "val"),
+        ("Val", "val"),
+        ("valid", "val"),
+        ("validation", "val"),
+        ("Test", "test"),
+    ],
+)
+@pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("Normal", "Pneumonia"), ("normal", "pneumonia")])
+def test_spellings_of_splits_and_classes(tmp_path, folder, split, classes):
+    normal, pneumonia = classes
+    put(tmp_path, f"{folder}/{normal}/a.png", f"{folder}/{pneumonia}/b.png")
+    assert found(tmp_path) == {f"{folder}/{normal}/a.png": (0, split), f"{folder}/{pneumonia}/b.png": (1, split)}
+
+
+def test_without_split_level_everything_is_one_split(tmp_path):
+    put(tmp_path, "Normal/a.png", "Pneumonia/b.png")
+    assert found(tmp_path) == {"Normal/a.png": (0, "all"), "Pneumonia/b.png": (1, "all")}
+
+
+def test_suffixes_in_any_case_and_nothing_but_images(tmp_path):
+    wanted = [f"NORMAL/{name}" for name in ("a.jpeg", "b.JPG", "c.Png", "d.e.jpg")]
+    put(tmp_path, *wanted, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.dcm")
+    (tmp_path / "NORMAL" / "folder.png").mkdir()
+    assert list(found(tmp_path)) == wanted
+
+
+def test_hidden_files_and_what_archives_leave_are_no_images(tmp_path):
+    put(
+        tmp_path,
+        "train/NORMAL/a.jpeg",
+        "train/NORMAL/._a.jpeg",
+        "train/NORMAL/.DS_Store",
+        "train/NORMAL/.thumbnails/a.jpeg",
+        "train/NORMAL/__MACOSX/a.jpeg",
+        "train/.cache/NORMAL/b.jpeg",
+        "__MACOSX/train/NORMAL/a.jpeg",
+        ".git/train/NORMAL/a.jpeg",
+    )
+    assert list(found(tmp_path)) == ["train/NORMAL/a.jpeg"]
+
+
+def test_only_the_names_below_the_source_can_hide_it(tmp_path):
+    put(tmp_path / ".cache" / "data", "NORMAL/a.png")
+    assert list(found(tmp_path / ".cache" / "data")) == ["NORMAL/a.png"]
+
+
+def test_a_folder_that_an_archive_added_is_looked_through(tmp_path):
+    put(tmp_path, "archive/chest_xray/train/NORMAL/a.jpeg", "__MACOSX/chest_xray/train/NORMAL/._a.jpeg")
+    assert found(tmp_path) == {"archive/chest_xray/train/NORMAL/a.jpeg": (0, "train")}
+
+
+def test_unknown_folders_beside_are_left_alone(tmp_path):
+    # The archive of Kermany et al. on Kaggle holds a second copy of itself.
+    put(tmp_path, "train/NORMAL/a.jpeg", "chest_xray/train/NORMAL/a.jpeg", "train/OTHER/b.jpeg", "masks/c.png")
+    assert list(found(tmp_path)) == ["train/NORMAL/a.jpeg"]
+
+
+def test_folders_within_a_class_belong_to_it(tmp_path):
+    put(tmp_path, "Pneumonia/patient1/study1/view1.jpg")
+    assert found(tmp_path) == {"Pneumonia/patient1/study1/view1.jpg": (1, "all")}
+
+
+def test_an_unlabelled_split_folder_does_not_hide_the_classes_beside_it(tmp_path):
+    put(tmp_path, "NORMAL/a.png", "test/b.png")
+    assert found(tmp_path) == {"NORMAL/a.png": (0, "all")}
+
+
+def test_classes_both_in_splits_and_beside_them_are_refused(tmp_path):
+    put(tmp_path, "NORMAL/a.png", "test/NORMAL/b.png")
+    assert "which count?" in refusal(tmp_path)
+
+
+def test_symbolic_links_to_folders_are_followed(tmp_path):
+    put(tmp_path, "store/x/a.png", "store/val/NORMAL/b.png")
+    source = tmp_path / "source"
+    (source / "train").mkdir(parents=True)
+    (source / "train" / "NORMAL").symlink_to(tmp_path / "store" / "x")
+    (source / "val").symlink_to(tmp_path / "store" / "val")
+    (tmp_path / "link").symlink_to(source)
+    expected = {"train/NORMAL/a.png": (0, "train"), "val/NORMAL/b.png": (0, "val")}
+    assert found(source) == found(tmp_path / "link") == expected
+    assert open_source(str(tmp_path / "link")).location == open_source(str(source)).location
+
+
+def test_a_folder_linked_into_itself_ends(tmp_path):
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert "holds no images" in refusal(tmp_path)
+
+
+def test_a_link_to_nowhere_is_unreadable_not_forgotten(tmp_path):
+    put(tmp_path, "NORMAL/a.png")
+    (tmp_path / "NORMAL" / "b.png").symlink_to(tmp_path / "gone.png")
+    source = open_source(str(tmp_path))
+    assert len(source.records) == 2
+    with pytest.raises(UnreadableImage, match="No such file"):
+        source.read(source.records[1], 8)
+
+
+def test_spaces_and_unicode(tmp_path):
+    names = ["NORMAL/röntgen bild.png", "NORMAL/胸部\u3000写真.png", "NORMAL/q'\"$;.png"]
+    put(tmp_path / "my data é", *names)
+    assert list(found(tmp_path / "my data é")) == sorted(names)
+
+
+def test_a_name_that_cannot_be_written_is_refused(tmp_path):
+    put(tmp_path, "NORMAL/a.png")
+    broken = os.fsencode(tmp_path / "NORMAL") + b"/\xff.png"
+    try:
+        os.close(os.open(broken, os.O_CREAT))
+    except OSError as error:
+        pytest.skip(f"this file system takes no such name: {error}")
+    assert "not UTF-8" in refusal(tmp_path)
+
+
+def test_records_are_unique_relative_and_in_order_of_id(tmp_path):
+    names = ["NORMAL/s/1.png", "NORMAL/s-1/1.png", "NORMAL/s 1/1.png", "NORMAL/s.png", "PNEUMONIA/s/1.png"]
+    put(tmp_path, *(f"{split}/{name}" for split in ("val", "train") for name in names))
+    ids = [record.id for record in open_source(str(tmp_path)).records]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 10, "the same stem in two splits is two images"
+    assert all((tmp_path / id).is_file() for id in ids)
+
+
+def test_read_decodes_the_record_asked_for(tmp_path):
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        (tmp_path / name).mkdir()
+        Image.new("L", (5, 5), 100 + label).save(tmp_path / name / "same.png")
+    source = open_source(str(tmp_path))
+    for record in source.records:
+        np.testing.assert_array_equal(source.read(record, 8), np.full((8, 8), 100 + record.label, np.uint8))
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "", "~nobody-of-this-name/x", "x" * 5000, "a\0b"])
+def test_nothing_there(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, "NORMAL/a.png")  # an empty location is not the working folder
+    assert refusal(name).startswith(("no such data", "cannot open"))
+
+
+def test_a_file_is_no_folder(tmp_path):
+    put(tmp_path, "NORMAL/a.png")
+    assert "is a file" in refusal(tmp_path / "NORMAL" / "a.png")
+
+
+@pytest.mark.parametrize("content", [[], ["a.png"], ["cats/a.png"], ["train/cats/a.png"], ["NORMAL/notes.txt"]])
+def test_nothing_recognised(tmp_path, content):
+    put(tmp_path, *content)
+    line = refusal(tmp_path)
+    assert "normal and pneumonia" in line
+    assert str(tmp_path) in line
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    put(tmp_path, "NORMAL/a.png")
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert refusal(tmp_path) == f"cannot open {tmp_path}: Permission denied"
+
+
+def test_one_class_alone_is_a_source(tmp_path):
+    """Evaluation scores it, with an undefined AUC; training refuses it (see test_splits)."""
+    put(tmp_path, "NORMAL/a.png")
+    assert found(tmp_path) == {"NORMAL/a.png": (0, "all")}
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("person1_bacteria_2.jpeg", "person1_bacteria"),
+        ("person1_bacteria_12.jpeg", "person1_bacteria"),
+        ("person1_virus_6.jpeg", "person1_virus"),
+        ("person1438_virus_2453_1.jpeg", "person1438_virus"),
+        ("person12_bacteria_2.jpeg", "person12_bacteria"),
+        ("IM-0115-0001.jpeg", "IM-0115"),
+        ("IM-0115-0001-0002.jpeg", "IM-0115"),
+        ("NORMAL2-IM-0383-0001-0002.jpeg", "NORMAL2-IM-0383"),
+        ("NORMAL-1003233-0001.jpeg", "NORMAL-1003233"),
+        ("BACTERIA-1003233-0001.jpeg", "BACTERIA-1003233"),
+        ("VIRUS-123-0001.jpeg", "VIRUS-123"),
+        ("patient00012_study1_view1_frontal.jpg", "patient00012"),
+        ("patient00012/study1/view1_frontal.jpg", "patient00012"),
+        # Names that tell of no patient: each image is its own, and no two of the same name are one.
+        ("image_0001.jpeg", "train/NORMAL/image_0001.jpeg"),
+        ("person1.jpeg", "train/NORMAL/person1.jpeg"),
+        ("IM-0115x.jpeg", "train/NORMAL/IM-0115x.jpeg"),
+    ],
+)
+def test_names_tell_the_patient(name, patient):
+    assert patient_of(f"train/NORMAL/{name}") == patient
+
+
+def test_patients_do_not_depend_on_where_the_folder_lies(tmp_path):
+    patients = []
+    for place in ("here", "elsewhere/person1_virus_2"):
+        put(tmp_path / place, "NORMAL/a.png", "NORMAL/IM-1-2.png")
+        patients.append([record.patient for record in open_source(str(tmp_path / place)).records])
+    assert patients[0] == patients[1]
+
+
+def test_fingerprint_follows_the_images_and_nothing_else(tmp_path):
+    put(tmp_path, "NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png")
+    seen = [open_source(str(tmp_path)).fingerprint]
+
+    put(tmp_path, "NORMAL/notes.txt", "other/a.png", "NORMAL/.hidden.png")
+    assert open_source(str(tmp_path)).fingerprint == seen[0]
+
+    image = tmp_path / "NORMAL" / "a.png"
+    changes = [
+        lambda: image.write_bytes(b"longer than before"),
+        lambda: os.utime(image, ns=(0, image.stat().st_mtime_ns + 1)),
+        lambda: put(tmp_path, "NORMAL/new.png"),
+        lambda: (tmp_path / "NORMAL" / "b.png").unlink(),
+        lambda: (tmp_path / "PNEUMONIA" / "c.png").rename(tmp_path / "PNEUMONIA" / "d.png"),
+    ]
+    for change in changes:
+        change()
+        seen.append(open_source(str(tmp_path)).fingerprint)
+    assert len(set(seen)) == len(seen)
+    assert open_source(str(tmp_path)).fingerprint == seen[-1]
+
+
+@pytest.mark.parametrize("name", ["chest xray", "a:b*c", "Ärzte", "x.y-z"])
+def test_the_name_is_fit_for_a_file_name(tmp_path, name):
+    put(tmp_path / name, "NORMAL/a.png")
+    told = open_source(str(tmp_path / name)).name
+    assert told.replace("_", "").replace(".", "").isalnum()
+
+
+def test_the_real_set():
+    if not REAL.is_dir():
+        pytest.skip("the shared radiographs are not here")
+    source = open_source(str(REAL))
+    counts = Counter((record.split, record.label) for record in source.records)
+    assert counts == {("train", 0): 1341, ("train", 1): 3875, ("val", 0): 8, ("val", 1): 8}
+    alone = [record.id for record in source.records if record.patient == record.id]
+    assert not alone, "every name of this set tells the patient"
+    assert source.read(source.records[0], 150).shape == (150, 150)
+    assert source.notice is None
+    assert sources.CLASSES == {"normal": 0, "pneumonia": 1}

@@ -1,0 +1,150 @@
+"""Configs by name, recipe and path; overrides; what is refused, and how it is said."""
+
+import pytest
+from etils import epath
+
+from pneumojax import config as configs
+from pneumojax.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["m1", "m2", "m3"])
+@pytest.mark.parametrize("recipe", ["recommended", "paper"])
+def test_every_shipped_config_is_valid(name, recipe):
+    config = configs.load(f"{name}:{recipe}")
+    configs.check(config)
+    assert (config.name, config.recipe, config.model.name) == (name, recipe, name)
+
+
+def test_a_name_alone_is_the_recommended_recipe():
+    assert configs.load("m1").to_dict() == configs.load("m1:recommended").to_dict()
+
+
+def test_the_papers_recipe_is_literal():
+    """Huynh et al.: Adam at 1e-6, 100 epochs, binary cross-entropy; nothing is added."""
+    config = configs.load("m1:paper")
+    assert config.epochs == 100
+    assert config.batch_size == 32
+    assert config.optimizer.to_dict() == {"learning_rate": 1e-6, "schedule": "constant", "warmup_epochs": 0.0}
+    assert config.loss.class_weights == "none"
+    assert set(config.augment.values()) == {0.0}
+    assert config.model.batch_norm_momentum == 0.99
+    assert config.model.image_size == 150
+
+
+def test_a_users_own_file_builds_on_a_shipped_one(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from pneumojax.config import load\n"
+        "def get_config(recipe='short'):\n"
+        "    config = load('m2:paper')\n"
+        "    config.epochs = {'short': 3}[recipe]\n"
+        "    return config\n"
+    )
+    config = configs.load(str(path))
+    assert (config.name, config.model.name, config.epochs) == ("mine", "m2", 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("optimizer.learning_rate", "1e-4", 1e-4),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("epochs", "3", 3),
+        ("data.source", "123", "123"),
+        ("loss.class_weights", "none", "none"),
+    ],
+)
+def test_overrides_take_the_fields_type(field, text, value):
+    config = configs.load("m1")
+    configs.override(config, field, text)
+    configs.check(config)
+    for part in field.split("."):
+        config = config[part]
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("m4", "no config 'm4': there is m1, m2, m3"),
+        ("resnet", "no config 'resnet': there is m1, m2, m3"),
+        ("m1:papr", "no recipe 'papr': did you mean paper?"),
+        ("nowhere/mine.py", "no config file nowhere/mine.py"),
+    ],
+)
+def test_unknown_names_are_told_with_the_nearest(spec, says):
+    with pytest.raises(UserError) as error:
+        configs.load(spec)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "says"),
+    [
+        ("epoch", "3", "no config field 'epoch': did you mean epochs?"),
+        ("optimizer.learningrate", "3", "did you mean optimizer.learning_rate"),
+        ("epochs", "2.5", "config field 'epochs' takes a whole number, not '2.5'"),
+        ("epochs", "True", "takes a whole number"),
+        ("optimizer.learning_rate", "fast", "takes a number, not 'fast'"),
+        ("optimizer", "sgd", "'optimizer' is a group"),
+    ],
+)
+def test_a_wrong_override_is_told_in_one_line(field, text, says):
+    with pytest.raises(UserError) as error:
+        configs.override(configs.load("m1"), field, text)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("epochs", "0"),
+        ("batch_size", "-1"),
+        ("seed", "-1"),
+        ("model.name", "m7"),
+        ("model.image_size", "4"),
+        ("model.batch_norm_momentum", "1.0"),
+        ("optimizer.learning_rate", "0.0"),
+        ("optimizer.learning_rate", "1e999"),
+        ("optimizer.schedule", "step"),
+        ("optimizer.warmup_epochs", "1000.0"),
+        ("loss.class_weights", "heavy"),
+        ("augment.zoom", "1.0"),
+        ("data.val_fraction", "0.0"),
+        ("data.test_fraction", "0.95"),
+        ("evaluation.batch_size", "0"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(field, text):
+    config = configs.load("m1")
+    configs.override(config, field, text)
+    with pytest.raises(UserError, match=f"config field '{field}' must be"):
+        configs.check(config)
+
+
+def test_a_file_keeps_a_config(tmp_path):
+    path = epath.Path(tmp_path) / "config.json"
+    configs.write(configs.load("m3"), path)
+    assert configs.read(path).to_dict() == configs.load("m3").to_dict()
+
+
+def test_a_broken_file_is_told(tmp_path):
+    path = epath.Path(tmp_path) / "config.json"
+    path.write_text('{"epochs": ')
+    with pytest.raises(UserError, match="is not a config"):
+        configs.read(path)
+    path.write_text('{"epochs": 3}')
+    with pytest.raises(UserError, match="lacks a field"):
+        configs.check(configs.read(path))
+
+
+def test_only_what_results_depend_on_makes_two_runs_differ():
+    ours, theirs = configs.load("m1"), configs.load("m1")
+    configs.override(theirs, "evaluation.batch_size", "8")
+    configs.override(theirs, "data.cache_dir", "elsewhere")
+    assert configs.differences(ours, theirs) == []
+    configs.override(theirs, "seed", "1")
+    assert configs.differences(ours, theirs) == ["seed=0, not 1"]

@@ -1,0 +1,263 @@
+"""The command line as a user meets it: a whole run, other data, a second time, and each mistake."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, draw_folder, pneumojax
+from sklearn import metrics as sk
+
+PLAIN = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "bce", "majority_accuracy")
+
+
+@pytest.fixture(scope="module")
+def trained(chests, tmp_path_factory):
+    """(working folder, workdir, what was printed) of a small run on `chests`."""
+    folder = tmp_path_factory.mktemp("run")
+    result = pneumojax(
+        "--config=m1",
+        f"--data={chests}",
+        "--workdir=work",
+        "--config.model.image_size=32",
+        "--config.epochs=4",
+        "--config.batch_size=12",
+        "--config.data.cache_dir=cache",
+        cwd=folder,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, folder / "work", result.stdout
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_what_the_contract_names(trained):
+    folder, work, printed = trained
+    for name in ("config.json", "checkpoints", "metrics.jsonl", "tensorboard", "report/index.html"):
+        assert (work / name).exists(), name
+    assert {path.stem for path in (work / "evaluation").iterdir()} == {"train", "val", "test"}
+    assert {path.name for path in folder.iterdir()} == {"work", "cache"}, "nothing is written elsewhere"
+    assert "Total parameters: " in printed
+    assert "val is carved from train" in printed
+
+
+def test_the_evaluation_is_what_its_own_csv_says(trained):
+    """The files agree with each other and with scikit-learn."""
+    _, work, _ = trained
+    for split, count in (("test", 40), ("val", 12)):
+        found, table = read(work / f"evaluation/{split}.json"), rows(work / f"evaluation/{split}.csv")
+        labels = [int(row["label"]) for row in table]
+        scores = [float(row["probability"]) for row in table]
+        called = [score >= found["threshold"] for score in scores]
+        assert list(table[0]) == ["id", "label", "probability"]
+        assert found["n"] == len(table) == len({row["id"] for row in table}) == count
+        assert found["positives"] == sum(labels)
+        assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores))
+        assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
+        assert found["bce"] == pytest.approx(sk.log_loss(labels, scores), rel=1e-4)
+        tn, fp, fn, tp = sk.confusion_matrix(labels, called).ravel().tolist()
+        assert found["confusion"] == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+
+
+def test_the_metrics_lines_and_the_evaluation_tell_of_the_same_best_epoch(trained):
+    _, work, _ = trained
+    lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["auc"] for line in lines if line["split"] == "val")
+    assert read(work / "evaluation/val.json")["auc"] == pytest.approx(best)
+
+
+def test_the_same_command_again_says_that_the_run_is_complete(trained, chests, tmp_path):
+    folder, work, _ = trained
+    before = (work / "metrics.jsonl").read_bytes()
+    again = pneumojax("--workdir=work", "--config.data.cache_dir=cache", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "complete" in again.stdout
+    assert (work / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluating_other_images_needs_the_flags_alone(trained, tmp_path):
+    """Every image is scored in the split it lies in, at the stored threshold; an override changes no number."""
+    folder, work, _ = trained
+    draw_folder(tmp_path / "other set", "val", 3, 9, first=2000)
+    results = []
+    for extra in ([], ["--config.evaluation.batch_size=5"]):
+        done = pneumojax("--mode=evaluate", "--workdir=work", f"--data={tmp_path / 'other set'}", *extra, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        results.append(read(work / "evaluation/other_set-val.json"))
+    assert results[0]["n"] == 12
+    assert results[0]["threshold"] == read(work / "evaluation/val.json")["threshold"]
+    for name in PLAIN:
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5)
+    assert not (work / "evaluation/other_set-train.json").exists()
+
+
+def test_one_class_alone_is_evaluated_with_reasons(trained, tmp_path):
+    folder, work, _ = trained
+    draw_folder(tmp_path / "sick", "", 0, 5)
+    done = pneumojax("--mode=evaluate", "--workdir=work", f"--data={tmp_path / 'sick'}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found = read(work / "evaluation/sick-all.json")
+    assert found["auc"] is None
+    assert "one class" in found["auc_reason"]
+    assert found["sensitivity"] is not None
+
+
+def test_evaluating_the_runs_own_images_repeats_its_numbers(trained):
+    """Decoded anew, without TensorFlow and without shards, they are the images that were trained on."""
+    folder, work, _ = trained
+    before = {path.name: read(path) for path in (work / "evaluation").glob("t*.json")}
+    program = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None;"
+        "from pneumojax.main import run; run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--mode=evaluate", "--workdir=work"],
+        cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, found in before.items():
+        for metric in PLAIN:
+            assert read(work / "evaluation" / name)[metric] == pytest.approx(found[metric], rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_says_so_and_goes_on_from_there(chests, tmp_path, tiny, stop):
+    """Ctrl-C, or a scheduler's signal, once the first epoch is told: status 75; the same command finishes the run."""
+    arguments = ["--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache", *tiny]
+    arguments.append("--config.epochs=40")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumojax.main", *arguments],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    log = tmp_path / "work/metrics.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        time.sleep(0.05)
+    process.send_signal(stop)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 75, complaint
+    assert "Traceback" not in complaint
+    assert "same command again" in complaint
+    told = len(log.read_text().splitlines())
+    assert told < 80
+    again = pneumojax(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Resuming after epoch" in again.stdout
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["epoch"], line["split"]) for line in lines] == [
+        (epoch, split) for epoch in range(1, 41) for split in ("train", "val")
+    ]
+
+
+def refused(folder, *arguments) -> str:
+    """The one line with which the command line refuses; holds that nothing else is printed and nothing is written."""
+    before = sorted(folder.rglob("*"))
+    done = pneumojax(*arguments, cwd=folder)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    line, *rest = done.stderr.splitlines()
+    assert rest == []
+    assert line.startswith("pneumojax: ")
+    assert done.stdout == "" or "Traceback" not in done.stdout
+    assert sorted(folder.rglob("*")) == before
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give --config"),
+        (["--config=m9"], "no config 'm9': there is m1, m2, m3"),
+        (["--config=m1:best"], "no recipe 'best': there is paper, recommended"),
+        (["--config=m1", "--config.optimizer.learning_rat=1"], "did you mean optimizer.learning_rate"),
+        (["--config=m1", "--config.epochs=many"], "takes a whole number, not 'many'"),
+        (["--config=m1", "--config.epochs=0"], "'epochs' must be at least 1"),
+        (["--config=m1", "--data=nowhere"], "no such data: nowhere"),
+        (["--config=m1", "--mode=dance"], "dance"),
+        (["--config=m1", "--wrkdir=x"], "wrkdir"),
+        (["--config=m1", "stray"], "unexpected argument 'stray'"),
+        (["--mode=evaluate", "--workdir=nowhere"], "no run in nowhere"),
+        (["--mode=evaluate", "--config=m1", "--workdir=nowhere"], "no checkpoint in nowhere"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(tmp_path, arguments, says):
+    assert says in refused(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("kind", ["empty", "one class", "broken image", "file"])
+def test_a_mistake_in_the_data_is_one_line(tmp_path, tiny, kind):
+    data = tmp_path / "data"
+    if kind == "empty":
+        data.mkdir()
+        says = "holds no images"
+    elif kind == "one class":
+        draw_folder(data, "train", 0, 5)
+        says = "no normal image"
+    elif kind == "broken image":
+        draw_folder(data, "train", 30, 30)
+        for name in ("chest 003.png", "chest 007.png"):
+            (data / "train/NORMAL" / name).write_bytes((data / "train/NORMAL" / name).read_bytes()[:300])
+        says = "2 unreadable: train/NORMAL/chest 003.png"
+    else:
+        data.write_text("not a folder")
+        says = "holds no images"
+    folder = tmp_path / "here"
+    folder.mkdir()
+    done = pneumojax("--config=m1", f"--data={data}", "--config.data.cache_dir=cache", *tiny, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert says in line
+
+
+def test_other_settings_in_a_used_workdir_are_refused(trained):
+    folder, work, _ = trained
+    before = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    line = refused(folder, "--workdir=work", "--config.seed=3")
+    assert "holds a run with other settings (seed=3, not 0)" in line
+    assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == before
+
+
+def test_a_workdir_that_is_no_run_is_left_alone(chests, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    assert "is not empty" in refused(tmp_path, "--config=m1", f"--data={chests}", "--workdir=thesis")
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained):
+    folder, _, _ = trained
+    line = refused(folder, "--mode=evaluate", "--config=m2", "--workdir=work", "--config.model.image_size=32")
+    assert "holds a checkpoint of m1, not of m2" in line
+
+
+def test_a_run_without_a_checkpoint_is_told(trained, tmp_path):
+    _, work, _ = trained
+    (tmp_path / "work").mkdir()
+    shutil.copy(work / "config.json", tmp_path / "work")
+    assert "no checkpoint in work: train first" in refused(tmp_path, "--mode=evaluate", "--workdir=work")
+
+
+def test_a_wheel_runs_from_anywhere(chests, tmp_path, tiny):
+    """Built from the tree and unpacked elsewhere, with no source in reach."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        check=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
+    done = pneumojax(
+        "--config=m3:paper", f"--data={chests}", f"--workdir={tmp_path / 'work'}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.epochs=1", *tiny[:1],
+        cwd="/", PYTHONPATH=str(site), PYTHONSAFEPATH="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work/report/index.html").exists()

@@ -1,0 +1,245 @@
+"""The report: self-contained, safe, honest about the majority baseline, and written for any run there is."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from pneumojax import figures, report
+
+VOID = {"meta", "img", "br", "link", "input", "hr", "source", "col"}
+HOSTILE = '<script>alert("x")</script>&'
+
+
+class Outline(HTMLParser):
+    """Collects tags, ids and attributes; fails where an end tag closes another element than the open one."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.ids, self.attributes = [], [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+def evaluation(accuracy, interval, majority=0.625, **changes):
+    pairs = {"auc": 0.91, "balanced_accuracy": 0.85, "sensitivity": 0.9, "specificity": 0.8, "bce": 0.3}
+    found = {"n": 624, "positives": 390, "threshold": 0.4, "majority_accuracy": majority}
+    for suffix in ("", "_at_0.5"):
+        found[f"confusion{suffix}"] = {"tp": 351, "fp": 47, "fn": 39, "tn": 187}
+    for key, value in (pairs | {"accuracy": accuracy}).items():
+        found |= {key: value, f"{key}_ci": [value - 0.03, value + 0.03]}
+    return found | {"accuracy_ci": interval} | changes
+
+
+def put(workdir, name, found, labels=(0, 0, 1, 1), identifier="a"):
+    folder = workdir / "evaluation"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(found))
+    rows = [f"{identifier}{i},{label},{0.2 + 0.1 * i}" for i, label in enumerate(labels)]
+    (folder / f"{name}.csv").write_text("\n".join(["id,label,probability", *rows]) + "\n")
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    config = {"name": "m1", "recipe": "default", "seed": 0, "epochs": 3, "data": {"source": "phantom"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lines = [
+        {"step": 10 * epoch, "epoch": epoch, "split": split, "bce": 1 / epoch, "accuracy": 0.7 + epoch / 20,
+         "auc": None if epoch == 1 else 0.6 + epoch / 10}
+        for epoch in (1, 2, 3) for split in ("train", "val")
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def page_of(workdir, **changes):
+    image = np.arange(150 * 150, dtype=np.uint8).reshape(150, 150)
+    samples = [("train", label, f"image{label}{i}", image) for label in (0, 1) for i in range(8)]
+    arguments = {"layer_table": "conv1 (Conv)   320", "samples": samples} | changes
+    path = report.write(workdir, **arguments)
+    assert str(path) == str(workdir / "report" / "index.html")
+    return path.read_text()
+
+
+def row(page, name):
+    """The cells' text of each row of the metrics tables with this name."""
+    rows = re.findall(rf'<tr[^>]*><th scope="row">{name}</th>(.*?)</tr>', page, re.DOTALL)
+    return [[re.sub(r"<[^>]+>", " ", cell).split() for cell in re.findall("<td>(.*?)</td>", r)] for r in rows]
+
+
+def test_page_needs_nothing_else_and_is_well_formed(workdir):
+    for name in ("train", "val", "test"):
+        put(workdir, name, evaluation(0.9, [0.87, 0.92]))
+    page = page_of(workdir, notice="Synthetic phantom radiographs, not patients.")
+    outline = Outline(page)
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.tags.count("svg") == 3 + 3  # three curves, three ROCs
+    assert {"script", "link", "iframe", "object"}.isdisjoint(outline.tags)
+    assert not re.search(r"https?:|@import|url\((?!#)", page)
+    assert all(value.startswith("data:") for name, value in outline.attributes if name in ("src", "srcset"))
+    assert all(value.startswith("#") for name, value in outline.attributes if name.endswith("href"))
+    referred = re.findall(r'(?:href="#|url\(#)([^")]+)', page)
+    assert referred and set(referred) <= set(outline.ids)
+    assert page.index("Synthetic phantom") < page.index("Verdict on")
+    assert len(page.encode()) < 10 * 2**20
+    assert list((workdir / "report").iterdir()) == [workdir / "report" / "index.html"]
+
+
+def test_figures_follow_the_theme_and_are_described(workdir):
+    put(workdir, "val", evaluation(0.9, [0.87, 0.92]))
+    page = page_of(workdir)
+    pattern = r"<figure>\s*<svg (.*?)>(.*?)</svg>\s*<figcaption>(.*?)</figcaption>"
+    drawn = re.findall(pattern, page, re.DOTALL)
+    assert len(drawn) == 4
+    for opening, drawing, caption in drawn:
+        assert 'role="img"' in opening and re.search(r'aria-label="[^"]{20,}"', opening) and caption
+        # A colour written as such, white and black included, would vanish on one of the two screens.
+        assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)) <= {"none", *figures.THEME.values()}
+    assert "always pneumonia (val)" in drawn[0][1]
+    assert "always" not in drawn[1][1]
+
+
+def test_large_input_stays_small(workdir):
+    rng = np.random.default_rng(0)
+    put(workdir, "train", evaluation(0.9, [0.87, 0.92]), labels=rng.integers(0, 2, 8000))
+    noise = rng.integers(0, 256, (1024, 1024), dtype=np.uint8)
+    samples = [(split, i % 2, str(i), noise) for split in ("train", "val", "test") for i in range(30)]
+    page = page_of(workdir, samples=samples)
+    assert page.count("<img") == 3 * 2 * report.SAMPLES_PER_CLASS
+    assert len(page.encode()) < 1.5 * 2**20
+
+
+def test_foreign_text_is_escaped(workdir):
+    config = {"name": "m1", "data": {"source": HOSTILE}, "other": {HOSTILE: HOSTILE}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    undefined = {"auc": None, "auc_ci": None, "auc_reason": HOSTILE}
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92], **undefined), identifier=HOSTILE)
+    put(workdir, "val", evaluation(0.9, None, accuracy_ci_reason=HOSTILE))
+    put(workdir, "<script>-test", evaluation(0.9, [0.87, 0.92]))
+    put(workdir, "<script>", evaluation(0.9, [0.87, 0.92]))
+    samples = [(HOSTILE, 1, HOSTILE, np.zeros((8, 8), np.uint8))]
+    page = page_of(workdir, samples=samples, layer_table=HOSTILE, notice=HOSTILE)
+    assert "script" not in Outline(page).tags
+    assert page.count("&lt;script&gt;alert(") >= 8
+
+
+@pytest.mark.parametrize(
+    ("interval", "better"),
+    [([0.84, 0.9], True), ([0.8376, 0.9], False), ([0.78, 0.88], False), ([0.6, 0.7], False)],
+)
+def test_verdict_weighs_the_interval_against_the_majority(workdir, interval, better):
+    put(workdir, "val", evaluation(0.86, interval, majority=0.8376, n=234, positives=196))
+    page = page_of(workdir)
+    verdict = page[page.index("Verdict on val") : page.index("Every split")]
+    claim = "Better" if better else "Not shown to be better"
+    relation = "lies above" if better else "does not lie above"
+    assert f"<strong>{claim} than always answering pneumonia.</strong>" in verdict
+    assert f"interval {interval[0]:.3f}–{interval[1]:.3f} {relation} the 0.838" in verdict
+    assert ('class="verdict better"' in page) == better
+    assert row(page, "Majority baseline") == [[["0.838"]], [["0.838"]]]
+
+
+def test_verdict_names_the_larger_class_and_prefers_test(workdir):
+    put(workdir, "train", evaluation(0.99, [0.98, 1.0]))
+    put(workdir, "val", evaluation(0.99, [0.98, 1.0]))
+    put(workdir, "test", evaluation(0.7, [0.6, 0.8], majority=0.75, n=400, positives=100))
+    page = page_of(workdir)
+    assert "Verdict on test" in page and "Verdict on val" not in page
+    assert "Not shown to be better than always answering normal." in page
+    assert row(page, "Majority baseline")[0] == [["0.750"], ["0.625"], ["0.625"]]
+    assert row(page, "Accuracy")[0][0] == ["0.700", "0.600–0.800"]
+
+
+def test_undefined_shows_its_reason(workdir):
+    lost = ("auc", "balanced_accuracy", "specificity")
+    missing = dict.fromkeys(f"{key}{end}" for key in lost for end in ("", "_ci"))
+    reasons = {f"{key}_reason": "only one class present" for key in lost}
+    found = evaluation(0.95, [0.9, 0.98], majority=1.0, n=624, positives=624, **missing, **reasons)
+    put(workdir, "test", found, labels=(1, 1, 1))
+    page = page_of(workdir)
+    Outline(page)
+    assert row(page, "AUC") == [[["undefined", "only", "one", "class", "present"]]]
+    assert "undefined (only one class present). No curve: images of one class only." in page
+    assert "Not shown to be better than always answering pneumonia." in page
+    assert not re.search(r"\b(nan|None|null)\b", page.partition("</style>")[2].partition("<details>")[0])
+
+
+def test_accuracy_without_interval_proves_nothing(workdir):
+    put(workdir, "test", evaluation(0.99, None, accuracy_ci_reason="too few cases"))
+    page = page_of(workdir)
+    assert "Not shown to be better" in page and "is undefined: too few cases." in page
+
+
+def test_run_without_evaluation_metrics_or_samples(workdir):
+    page = page_of(workdir, samples=[])
+    assert "has not been evaluated yet" in page and "Confusion" not in page and "Samples" not in page
+    assert Outline(page).tags.count("svg") == 3
+    (workdir / "metrics.jsonl").unlink()
+    assert Outline(page_of(workdir, samples=[])).tags.count("svg") == 0
+
+
+def test_evaluation_without_probabilities_says_so(workdir):
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92]))
+    (workdir / "evaluation" / "test.csv").unlink()
+    assert "No curve: no probabilities recorded." in page_of(workdir)
+
+
+def test_other_sources_have_their_own_table(workdir):
+    put(workdir, "val", evaluation(0.9, [0.87, 0.92]))
+    put(workdir, "rsna-small-test", evaluation(0.511, [0.5, 0.52]))
+    page = page_of(workdir)
+    own, rest = page.split("<h2>Other data")
+    other, rest = rest.split("<h2>Training")
+    assert "Verdict on val" in own and "rsna" not in own
+    assert row(own, "Accuracy")[0] == [["0.900", "0.870–0.920"]]
+    assert '<th scope="col">rsna-small-test</th>' in other
+    assert row(other, "Accuracy")[0] == [["0.511", "0.500–0.520"]]
+    assert "rsna" not in rest
+
+
+def test_history_takes_an_epochs_last_line_and_skips_half_a_line(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 30, "epoch": 3, "split": "val", "bce": 0.123, "accuracy": 0.5}) + "\n")
+        file.write('{"step": 40, "epoch": 4, "spl')
+    page = page_of(workdir)
+    assert "val 0.123 at epoch 3" in page and "val 0.500 at epoch 3" in page
+    assert "val 0.800 at epoch 2" in page  # the last line has no AUC
+
+
+def test_equal_runs_give_equal_bytes(workdir):
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92]), labels=(0, 1) * 20)
+    first = page_of(workdir)
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92]), labels=(0, 1) * 20)
+    assert page_of(workdir) == first
+    assert str(workdir) not in first
+
+
+def test_roc_counts_ties_as_one_step_and_the_band_holds_the_curve():
+    labels = np.array([0, 1, 0, 1, 1])
+    probabilities = np.array([0.1, 0.5, 0.5, 0.5, 0.9])
+    # By hand: above 0.9 lies 1 of 3 positives; at 0.5 two positives and one of two normals together.
+    np.testing.assert_allclose(figures.roc(labels, probabilities), [[0, 0, 0.5, 1], [0, 1 / 3, 1, 1]])
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 300)
+    probabilities = 1 / (1 + np.exp(-rng.normal(labels * 1.5)))
+    grid = np.linspace(0, 1, 11)
+    low, high = figures.roc_band(labels, probabilities, grid)
+    curve = np.interp(grid, *figures.roc(labels, probabilities))
+    assert np.all(low <= curve) and np.all(curve <= high)
+    assert 0.05 < (high - low)[2] < 0.4
