@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from pneumojax.devices import Layout
@@ -63,12 +64,12 @@ def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) ->
     return like.replace(**saved.model, **saved.training), saved.facts
 
 
-def restore_best(workdir: epath.Path, name: str, like: dict, layout: Layout) -> tuple[dict, dict]:
+def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Layout) -> tuple[dict, dict]:
     """The variables of the best checkpoint by val AUC, for use.
 
     Args:
       workdir: of the run.
-      name: of the model that the checkpoint must be of.
+      model: the config's `model`: the name and image size that the checkpoint must be of.
       like: the variables' shapes, `{"params": ..., "batch_stats": ...}`.
       layout: where they go.
 
@@ -86,8 +87,9 @@ def restore_best(workdir: epath.Path, name: str, like: dict, layout: Layout) -> 
         if step is None:
             raise nothing
         facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-        if facts["model"] != name:
-            raise UserError(f"{workdir} holds a checkpoint of {facts['model']}, not of {name}: leave --config out")
+        saved, wanted = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
+        if saved != wanted:
+            raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {wanted}: leave --config out")
         variables = manager.restore(step, args=ocp.args.Composite(model=_like(like, layout))).model
     return variables, facts
 

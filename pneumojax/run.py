@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from pneumojax import checkpoint, devices, evaluate, log, models, report
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
-from pneumojax.data.sources import Source, open_source
+from pneumojax.data.sources import Source, name_of, open_source
 from pneumojax.data.split import Split, from_source
 from pneumojax.errors import UserError
 from pneumojax.train import create_model, init_variables, train
@@ -17,7 +17,7 @@ SAMPLES = 4  # images of each class and split that the report shows
 
 def default_workdir(config: ConfigDict) -> str:
     """runs/<config>-<recipe>-<source>."""
-    return f"runs/{config.name}-{config.recipe}-{open_source(config.data.source).name}"
+    return f"runs/{config.name}-{config.recipe}-{name_of(config.data.source)}"
 
 
 def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
@@ -99,7 +99,7 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split],
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
     with jax.set_mesh(layout.mesh):
-        variables, facts = checkpoint.restore_best(workdir, config.model.name, shapes, layout)
+        variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
         evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
         for name, split in splits.items():
             logits = evaluator.logits(variables, split)

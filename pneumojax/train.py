@@ -164,7 +164,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
       Whether there was anything left to train.
 
     Raises:
-      UserError: the batch does not fit the devices or the train split.
+      UserError: the batch does not fit the devices or the train split, or training diverges.
     """
     rows = devices.own_rows(layout, config.batch_size)
     per_epoch = pipeline.steps_per_epoch(len(splits["train"].ids), config.batch_size)
@@ -208,6 +208,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 started = time.perf_counter()
                 state, logits = _run_epoch(step, state, batches, layout, per_epoch, partial(_show, bar, task, config))
                 rate = per_epoch * config.batch_size / (time.perf_counter() - started)
+                _refuse_nonfinite(logits, config, (epoch - 1) * per_epoch)
                 labels = _labels_seen(splits["train"], config, epoch, per_epoch)
                 seen = _brief(labels, logits) | {"images_per_second": rate}
                 val_logits = evaluator.logits(state.variables, splits["val"])
@@ -215,7 +216,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 for split, values in (("train", seen), ("val", val)):
                     lines.write(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
                 threshold = metrics.best_threshold(splits["val"].labels, metrics.probabilities(val_logits))
-                facts = {"model": config.model.name, "epoch": epoch, "val": val, "threshold": threshold}
+                facts = {"model": config.model.to_dict(), "epoch": epoch, "val": val, "threshold": threshold}
                 checkpoint.save(manager, state, facts)
                 log.console.print(_line(epoch, config.epochs, seen, val))
     return True
@@ -233,6 +234,15 @@ def _run_epoch(step, state, batches, layout, per_epoch, show):
         jax.block_until_ready(logits[-2:][0])
         show(time.perf_counter() - started)
     return state, np.concatenate(jax.device_get(logits))
+
+
+def _refuse_nonfinite(logits, config, first):
+    bad = np.flatnonzero(~np.isfinite(logits))
+    if len(bad):
+        raise UserError(
+            f"training diverged: the logits of step {first + bad[0] // config.batch_size} are not finite; what was"
+            " saved before is kept; start anew with a lower --config.optimizer.learning_rate"
+        )
 
 
 def _show(bar, task, config, seconds):

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Many tests compile the same programs, most of them in processes of their own.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
 import jax
 import pytest
 from PIL import Image

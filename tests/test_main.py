@@ -123,7 +123,7 @@ def test_evaluating_the_runs_own_images_repeats_its_numbers(trained):
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "--mode=evaluate", "--workdir=work"],
-        cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=300,
+        cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, found in before.items():
@@ -138,7 +138,7 @@ def test_stopped_it_says_so_and_goes_on_from_there(chests, tmp_path, tiny, stop)
     arguments.append("--config.epochs=40")
     process = subprocess.Popen(
         [sys.executable, "-m", "pneumojax.main", *arguments],
-        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     log = tmp_path / "work/metrics.jsonl"
     while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 2):
@@ -235,7 +235,7 @@ def test_a_workdir_that_is_no_run_is_left_alone(chests, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(trained):
     folder, _, _ = trained
     line = refused(folder, "--mode=evaluate", "--config=m2", "--workdir=work", "--config.model.image_size=32")
-    assert "holds a checkpoint of m1, not of m2" in line
+    assert "holds a checkpoint of m1 at 32 pixels, not of m2 at 32 pixels" in line
 
 
 def test_a_run_without_a_checkpoint_is_told(trained, tmp_path):

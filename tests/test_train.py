@@ -95,7 +95,7 @@ def test_one_device_and_eight_give_the_same_numbers(config):
         patch.setattr(optax, "adam", lambda schedule, **_: optax.sgd(schedule))
         states, logits = run_steps(config, one, random_batches(2))
         states_8, logits_8 = run_steps(config, eight, random_batches(2), states)
-    np.testing.assert_allclose(logits_8, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits_8, logits, rtol=1e-4, atol=1e-4)
     for before, after, after_8 in zip(states, states[1:], states_8[1:], strict=False):
         moved, moved_8 = (jax.tree.map(np.subtract, end.params, before.params) for end in (after, after_8))
         for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(moved_8), strict=True):
@@ -155,7 +155,8 @@ def test_the_loss_is_the_weighted_mean_done_by_hand(config):
     fixed = fixed_parts(config) | {"optimizer": optax.sgd(1.0)}
     variables = init_variables(fixed["model"], SIZE, 0)
     [(images, labels)] = random_batches(1)
-    state, logits = train_step(init_state(variables, fixed["optimizer"]), images, labels, **fixed)
+    step = jax.jit(functools.partial(train_step, **fixed))
+    state, logits = step(init_state(variables, fixed["optimizer"]), images, labels)
     weights = np.where(labels == 1, 0.75, 1.5)
     expected = np.mean(weights * (labels - metrics.probabilities(np.asarray(logits))))
     moved = state.params["dense_2"]["bias"] - variables["params"]["dense_2"]["bias"]
@@ -249,6 +250,12 @@ def test_a_batch_larger_than_the_split_is_refused(config, splits, tmp_path):
 def test_a_batch_that_devices_cannot_share_is_refused(config, splits, tmp_path):
     config.batch_size = 12
     with pytest.raises(UserError, match="12 cannot be divided over 8 devices"):
+        train(config, epath.Path(tmp_path), splits, devices.layout())
+
+
+def test_a_run_that_diverges_stops_and_names_the_step(config, splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(optax, "adam", lambda *_, **__: optax.sgd(1e30))
+    with pytest.raises(UserError, match="diverged: the logits of step 1 are not finite"):
         train(config, epath.Path(tmp_path), splits, devices.layout())
 
 

@@ -72,6 +72,11 @@ def open_source(location: str) -> Source:
         raise UserError(f"cannot open {location}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def name_of(location: str) -> str:
+    """The source's short name, fit for a file name: without looking whether it is there."""
+    return re.sub(r"[^\w.]+", "_", Path(location).expanduser().resolve().name) or "data"
+
+
 def _phantom() -> Source:
     cases = {
         f"{split}/{number:04d}": (split, *case)
@@ -100,7 +105,7 @@ def _class_folders(root: Path) -> Source:
             raise UserError(f"{root} holds a file whose name is not UTF-8: {id!r}; rename it")
     files = dict(sorted(found.items()))
     return Source(
-        name=re.sub(r"[^\w.]+", "_", root.name) or "data",
+        name=name_of(str(root)),
         location=str(root),
         records=tuple(Record(id, label, patient_of(id), split) for id, (_, label, split) in files.items()),
         fingerprint=_file_fingerprint(path for path, _, _ in files.values()),

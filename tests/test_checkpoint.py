@@ -1,0 +1,75 @@
+"""What is kept of a run, and what is given back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from pneumojax import checkpoint, devices
+from pneumojax import config as configs
+from pneumojax.errors import UserError
+from pneumojax.train import create_model, create_optimizer, init_state, init_variables
+
+
+@pytest.fixture
+def config():
+    config = configs.load("m1")
+    config.model.image_size = 16
+    return config
+
+
+@pytest.fixture
+def state(config):
+    return init_state(init_variables(create_model(config), 16, 0), create_optimizer(config, 3))
+
+
+def save_all(workdir, config, state, scores):
+    with checkpoint.open_manager(workdir) as manager:
+        for step, score in enumerate(scores, start=1):
+            numbered = state.replace(step=jnp.int32(step), params=jax.tree.map(lambda x, s=step: x + s, state.params))
+            facts = {"model": config.model.to_dict(), "val": {"auc": score}, "threshold": score / 2}
+            checkpoint.save(manager, numbered, facts)
+
+
+def test_the_last_two_and_the_best_stay(tmp_path, config, state):
+    save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8, 0.7, 0.6])
+    with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
+        assert sorted(manager.all_steps()) == [2, 4, 5]
+
+
+def test_the_latest_state_comes_back_whole(tmp_path, config, state):
+    layout = devices.layout()
+    save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8])
+    with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
+        restored, facts = checkpoint.restore_latest(manager, state, layout)
+    assert int(restored.step) == 3
+    assert facts["val"] == {"auc": 0.8}
+    expected = state.replace(step=jnp.int32(3), params=jax.tree.map(lambda x: x + 3, state.params))
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.sharding == layout.everywhere
+
+
+def test_the_best_is_used_with_its_own_threshold(tmp_path, config, state):
+    save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8])
+    variables, facts = checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
+    assert facts["threshold"] == 0.95 / 2
+    np.testing.assert_array_equal(variables["params"]["dense_2"]["bias"], state.params["dense_2"]["bias"] + 2)
+
+
+def test_another_model_or_size_is_refused(tmp_path, config, state):
+    save_all(epath.Path(tmp_path), config, state, [0.9])
+    for field, value, says in (("name", "m2", "m2 at 16 pixels"), ("image_size", 32, "m1 at 32 pixels")):
+        other = config.copy_and_resolve_references()
+        other.model[field] = value
+        with pytest.raises(UserError, match=f"holds a checkpoint of m1 at 16 pixels, not of {says}"):
+            checkpoint.restore_best(epath.Path(tmp_path), other.model, state.variables, devices.layout())
+
+
+def test_nothing_saved_is_told(tmp_path, config, state):
+    with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
+        assert checkpoint.restore_latest(manager, state, devices.layout()) is None
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
