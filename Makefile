@@ -7,7 +7,7 @@ train: install
 	$(BIN)/python -m pneumojax.main --config=m1
 
 test: install
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 install: .venv/installed
 

@@ -7,13 +7,13 @@
 Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
 """
 
-import signal
 import sys
 
 from absl import app, flags, logging
 from etils import epath
 
 from pneumojax import config as configs
+from pneumojax import interrupt
 from pneumojax.errors import UserError
 
 MODES = ("train", "evaluate")
@@ -81,8 +81,7 @@ def _guarded(argv: list[str]) -> None:
 
 def run() -> None:
     """The command line. A scheduler's SIGTERM stops it as Ctrl-C does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    interrupt.raise_on_signals()
     app.run(_guarded, flags_parser=_parse)
 
 

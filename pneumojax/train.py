@@ -18,6 +18,7 @@ from pneumojax.data import pipeline
 from pneumojax.data.split import Split
 from pneumojax.errors import UserError
 from pneumojax.evaluate import Evaluator
+from pneumojax.interrupt import deferred
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -165,6 +166,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
 
     Raises:
       UserError: the batch does not fit the devices or the train split, or training diverges.
+      KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished, and what was being saved is saved.
     """
     rows = devices.own_rows(layout, config.batch_size)
     per_epoch = pipeline.steps_per_epoch(len(splits["train"].ids), config.batch_size)
@@ -174,7 +176,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
             " lower --config.batch_size"
         )
     model, optimizer = create_model(config), create_optimizer(config, per_epoch)
-    with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager:
+    with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager, deferred() as stop_if_asked:
         state = init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
         state = jax.device_put(state, layout.everywhere)
         saved = checkpoint.restore_latest(manager, state, layout)
@@ -203,10 +205,15 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
         evaluator = Evaluator(model, layout, config.evaluation.batch_size)
         with log.MetricsLog(workdir, first) as lines, log.progress_bar() as bar:
             task = bar.add_task("", total=last, completed=first, epoch=0, epochs=config.epochs, rate=0.0)
+
+            def after_step(seconds):
+                bar.update(task, advance=1, rate=config.batch_size / seconds)
+                stop_if_asked()
+
             for epoch in range(first // per_epoch + 1, config.epochs + 1):
                 bar.update(task, epoch=epoch)
                 started = time.perf_counter()
-                state, logits = _run_epoch(step, state, batches, layout, per_epoch, partial(_show, bar, task, config))
+                state, logits = _run_epoch(step, state, batches, layout, per_epoch, after_step)
                 rate = per_epoch * config.batch_size / (time.perf_counter() - started)
                 _refuse_nonfinite(logits, config, (epoch - 1) * per_epoch)
                 labels = _labels_seen(splits["train"], config, epoch, per_epoch)
@@ -222,7 +229,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
     return True
 
 
-def _run_epoch(step, state, batches, layout, per_epoch, show):
+def _run_epoch(step, state, batches, layout, per_epoch, after_step):
     """(state, logits of every batch in order) after `per_epoch` steps."""
     logits = []
     for _ in range(per_epoch):
@@ -232,7 +239,7 @@ def _run_epoch(step, state, batches, layout, per_epoch, show):
         logits.append(batch_logits)
         # Waiting for the step before keeps one in flight and the bar honest.
         jax.block_until_ready(logits[-2:][0])
-        show(time.perf_counter() - started)
+        after_step(time.perf_counter() - started)
     return state, np.concatenate(jax.device_get(logits))
 
 
@@ -243,10 +250,6 @@ def _refuse_nonfinite(logits, config, first):
             f"training diverged: the logits of step {first + bad[0] // config.batch_size} are not finite; what was"
             " saved before is kept; start anew with a lower --config.optimizer.learning_rate"
         )
-
-
-def _show(bar, task, config, seconds):
-    bar.update(task, advance=1, rate=config.batch_size / seconds)
 
 
 def _labels_seen(split: Split, config: ConfigDict, epoch: int, per_epoch: int) -> np.ndarray:
