@@ -4,7 +4,7 @@
   python -m pneumojax.main --config=m2 --data=FOLDER     the same on your images
   python -m pneumojax.main --config=m2:paper             the paper's recipe, for comparison
 
-@EXPECT2@
+Expect about 1.5 times M1's time. BENCHMARKS.md has the runs.
 """
 
 from ml_collections import ConfigDict

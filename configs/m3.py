@@ -4,7 +4,7 @@
   python -m pneumojax.main --config=m3 --data=FOLDER     the same on your images
   python -m pneumojax.main --config=m3:paper             the paper's recipe, for comparison
 
-@EXPECT3@
+Expect about 3 times M1's time. BENCHMARKS.md has the runs.
 """
 
 from ml_collections import ConfigDict
