@@ -48,8 +48,8 @@ def save(manager: ocp.CheckpointManager, state: Any, facts: dict) -> None:
     )
 
 
-def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) -> tuple[Any, dict] | None:
-    """The last saved state, shaped as `like` (a TrainState or its shapes), and its facts; None if there is none."""
+def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) -> Any | None:
+    """The last saved state, shaped as `like` (a TrainState or its shapes); None if there is none."""
     step = manager.latest_step()
     if step is None:
         return None
@@ -58,10 +58,9 @@ def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) ->
         args=ocp.args.Composite(
             model=_like(like.variables, layout),
             training=_like({"step": like.step, "opt_state": like.opt_state}, layout),
-            facts=ocp.args.JsonRestore(),
         ),
     )
-    return like.replace(**saved.model, **saved.training), saved.facts
+    return like.replace(**saved.model, **saved.training)
 
 
 def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Layout) -> tuple[dict, dict]:

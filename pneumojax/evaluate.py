@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from pneumojax import devices, metrics, models
-from pneumojax.data.split import Split
+from pneumojax.data.readers import Split
 
 FOLDER = "evaluation"
 

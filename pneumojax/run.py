@@ -7,10 +7,11 @@ from ml_collections import ConfigDict
 from pneumojax import checkpoint, devices, evaluate, log, models, report
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
+from pneumojax.data.readers import Split, from_source
 from pneumojax.data.sources import Source, name_of, open_source
-from pneumojax.data.split import Split, from_source
 from pneumojax.errors import UserError
-from pneumojax.train import create_model, init_variables, train
+from pneumojax.step import create_model, init_variables
+from pneumojax.train import train
 
 SAMPLES = 4  # images of each class and split that the report shows
 

@@ -13,11 +13,16 @@ import jax
 import pytest
 from PIL import Image
 
+from pneumojax import config as configs
 from pneumojax.data import phantom
+from pneumojax.data import splits as splitting
+from pneumojax.data.readers import from_source
+from pneumojax.data.sources import open_source
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 ROOT = Path(__file__).parent.parent
+SIZE = 32  # pixels of the images that small runs see
 
 
 def draw_folder(root: Path, split: str, normal: int, pneumonia: int, first: int = 0) -> None:
@@ -55,3 +60,20 @@ def pneumojax(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
 def tiny() -> list[str]:
     """Overrides that make a run small."""
     return ["--config.model.image_size=32", "--config.epochs=2", "--config.batch_size=12"]
+
+
+@pytest.fixture
+def config():
+    config = configs.load("m1")
+    config.model.image_size = SIZE
+    config.epochs = 3
+    config.batch_size = 16
+    config.evaluation.batch_size = 16
+    return config
+
+
+@pytest.fixture
+def splits(chests):
+    source = open_source(str(chests))
+    records, _ = splitting.for_training(source.records, seed=0, val_fraction=0.2, test_fraction=0.0)
+    return {name: from_source(source, name, members, SIZE) for name, members in records.items()}

@@ -9,7 +9,7 @@ from etils import epath
 from pneumojax import checkpoint, devices
 from pneumojax import config as configs
 from pneumojax.errors import UserError
-from pneumojax.train import create_model, create_optimizer, init_state, init_variables
+from pneumojax.step import create_model, create_optimizer, init_state, init_variables
 
 
 @pytest.fixture
@@ -42,9 +42,8 @@ def test_the_latest_state_comes_back_whole(tmp_path, config, state):
     layout = devices.layout()
     save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8])
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
-        restored, facts = checkpoint.restore_latest(manager, state, layout)
+        restored = checkpoint.restore_latest(manager, state, layout)
     assert int(restored.step) == 3
-    assert facts["val"] == {"auc": 0.8}
     expected = state.replace(step=jnp.int32(3), params=jax.tree.map(lambda x: x + 3, state.params))
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):

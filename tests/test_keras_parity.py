@@ -17,7 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from pneumojax import models, train
+from pneumojax import models
+from pneumojax.step import loss_and_logits
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -231,7 +232,7 @@ def test_outputs_and_loss_in_float32(name, comparison):
 
     @jax.jit
     def compute(given):
-        loss, (statistics, logits) = train.loss_and_logits(
+        loss, (statistics, logits) = loss_and_logits(
             given["params"],
             given["batch_stats"],
             images,

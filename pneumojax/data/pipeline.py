@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from pneumojax.data.quiet_tensorflow import import_tensorflow
-from pneumojax.data.split import Split
+from pneumojax.data.readers import Split
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

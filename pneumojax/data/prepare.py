@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 
 from pneumojax.data.quiet_tensorflow import import_tfds
+from pneumojax.data.readers import Split, refuse_unreadable, try_read
 from pneumojax.data.sources import Source
-from pneumojax.data.split import Split, refuse_unreadable, try_read
 from pneumojax.data.splits import Splits
 
 FORMAT = 1  # raise it when what is written for the same source changes

@@ -8,7 +8,7 @@ import pytest
 
 from pneumojax.data import pipeline
 from pneumojax.data.quiet_tensorflow import _environment
-from pneumojax.data.split import Split
+from pneumojax.data.readers import Split
 from pneumojax.errors import UserError
 
 EXAMPLES, BATCH = 50, 8  # six batches, two examples left out

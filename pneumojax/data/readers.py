@@ -1,4 +1,4 @@
-"""A split that can be read: the one form in which training and evaluation see images."""
+"""How the images of a split are read: the one form in which training and evaluation see them."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

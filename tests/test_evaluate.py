@@ -1,0 +1,23 @@
+"""Evaluation: every image once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import SIZE
+
+from pneumojax import devices
+from pneumojax.evaluate import Evaluator, eval_step
+from pneumojax.step import create_model, init_variables
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 100])
+def test_every_image_is_evaluated_once_whatever_the_batch(config, splits, batch_size):
+    """Padding fills the last batch and never reaches a metric."""
+    model = create_model(config)
+    variables = init_variables(model, SIZE, 0)
+    layout = devices.layout()
+    with jax.set_mesh(layout.mesh):
+        logits = Evaluator(model, layout, batch_size).logits(variables, splits["val"])
+    everything = splits["val"].read(np.arange(len(splits["val"].ids)))
+    np.testing.assert_allclose(logits, eval_step(model, variables, jnp.asarray(everything)), rtol=1e-4, atol=1e-5)
