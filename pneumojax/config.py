@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pneumojax.errors import UserError, unknown
+from pneumojax.files import write_whole
 from pneumojax.models import FAMILY
 
 FILE = "config.json"
@@ -62,6 +63,21 @@ def _run(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Parts a command line into what is left, and the overrides, each as "field=value".
+
+    An override is `--config.FIELD=VALUE`, or `--config.FIELD VALUE`.
+    """
+    plain, overrides, arguments = [], [], iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.startswith("config."):
+            overrides.append(f"{name.removeprefix('config.')}={value if equals else next(arguments, '')}")
+        else:
+            plain.append(argument)
+    return plain, overrides
 
 
 def override(config: ConfigDict, field: str, text: str) -> None:
@@ -144,7 +160,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
 
 def write(config: ConfigDict, path) -> None:
     """Writes `config` as JSON to `path` (an epath)."""
-    path.write_text(config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+    write_whole(path, config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
 
 
 def read(path) -> ConfigDict:

@@ -13,6 +13,7 @@ from etils import epath
 
 from pneumojax import devices, metrics, models
 from pneumojax.data.readers import Split
+from pneumojax.files import write_whole
 
 FOLDER = "evaluation"
 
@@ -69,16 +70,26 @@ class Evaluator:
 def write(workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, threshold: float) -> dict:
     """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content (see metrics.summary)."""
     summary = metrics.summary(split.labels, logits, threshold)
-    folder = workdir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n")
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["id", "label", "probability"])
     for row in zip(split.ids, split.labels, metrics.probabilities(logits), strict=True):
         writer.writerow([str(row[0]), int(row[1]), repr(float(row[2]))])
-    (folder / f"{stem}.csv").write_text(table.getvalue())
+    write_whole(workdir / FOLDER / f"{stem}.csv", table.getvalue())
+    write_whole(workdir / FOLDER / f"{stem}.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def read(workdir: epath.Path) -> dict[str, dict]:
+    """What `write` has written: stem -> the JSON's content, with `scores`, the CSV's (labels, probabilities)."""
+    folder = workdir / FOLDER
+    paths = sorted(folder.glob("*.json")) if folder.exists() else []
+    return {path.stem: json.loads(path.read_text()) | {"scores": _scores(path.with_suffix(".csv"))} for path in paths}
+
+
+def _scores(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    return np.array([int(row["label"]) for row in rows], int), np.array([float(row["probability"]) for row in rows])
 
 
 def line(stem: str, summary: dict) -> str:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from pneumojax.files import write_whole
+
 FILE = "metrics.jsonl"
 
 console = Console(highlight=False, soft_wrap=True)
@@ -25,20 +27,36 @@ def progress_bar() -> Progress:
     )
 
 
-def keep_until(workdir: epath.Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl after `step`: what came after the checkpoint is done again."""
-    path = workdir / FILE
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+def read(workdir: epath.Path) -> dict[str, dict[int, dict]]:
+    """What metrics.jsonl tells: split -> epoch -> its line."""
+    history = {}
+    for line in _lines(workdir / FILE):
+        history.setdefault(line["split"], {})[line["epoch"]] = line
+    return history
+
+
+def _lines(path: epath.Path) -> list[dict]:
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:  # a process killed while it wrote leaves half a line
+            continue
+    return lines
+
+
+def _keep_until(path: epath.Path, step: int) -> None:
+    """Drops the lines after `step`: what came after the checkpoint is done again."""
+    kept = [line for line in _lines(path) if line["step"] <= step]
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 class MetricsLog:
     """Writes each line of metrics to metrics.jsonl and to TensorBoard."""
 
     def __init__(self, workdir: epath.Path, first_step: int):
-        keep_until(workdir, first_step)
         self._path = workdir / FILE
+        _keep_until(self._path, first_step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, *, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:

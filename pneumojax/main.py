@@ -16,45 +16,34 @@ from pneumojax import config as configs
 from pneumojax import interrupt
 from pneumojax.errors import UserError
 
-MODES = ("train", "evaluate")
-
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>.")
 flags.DEFINE_string("data", None, "A folder of class folders, or phantom.")
-flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_enum("mode", "train", ("train", "evaluate"), "What to do.")
 FLAGS = flags.FLAGS
-
-_OVERRIDES: list[tuple[str, str]] = []
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Takes the overrides out of the command line, and leaves the rest to absl."""
-    plain = []
-    arguments = iter(argv)
-    for argument in arguments:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name.startswith("config."):
-            _OVERRIDES.append((name.removeprefix("config."), value if equals else next(arguments, "")))
-        else:
-            plain.append(argument)
+    """Sets the flags, and returns the config's overrides behind the program's name."""
+    plain, overrides = configs.split_overrides(argv)
     try:
         rest = FLAGS(plain)
     except flags.Error as error:
         _stop(str(error))
     if len(rest) > 1:
         _stop(f"unexpected argument {rest[1]!r}: flags are given as --name=value")
-    return rest
+    return rest + overrides
 
 
 def _main(argv: list[str]) -> None:
-    from pneumojax import run
+    from pneumojax import run  # after the flags: it imports JAX
 
     logging.set_verbosity(logging.WARNING)
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError("give --config (such as m1), or the --workdir of a run")
     config = configs.load(FLAGS.config) if FLAGS.config else run.read_config(epath.Path(FLAGS.workdir))
-    for field, text in _OVERRIDES:
-        configs.override(config, field, text)
+    for assignment in argv[1:]:
+        configs.override(config, *assignment.split("=", 1))
     if FLAGS.mode == "train" and FLAGS.data:
         config.data.source = FLAGS.data
     configs.check(config)

@@ -1,7 +1,6 @@
 """The report of a run: one HTML page without scripts or outside resources."""
 
 import base64
-import csv
 import html
 import io
 import json
@@ -14,7 +13,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from pneumojax import figures
+from pneumojax import evaluate, figures, log
+from pneumojax.files import write_whole
 
 FILE = "report/index.html"
 CLASSES = ("normal", "pneumonia")
@@ -61,52 +61,26 @@ def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> e
       notice: one line that every reader must see, e.g. that the images are synthetic.
     """
     workdir = epath.Path(workdir)
-    evaluations = read_evaluations(workdir / "evaluation")
+    evaluations = evaluate.read(workdir)
+    by_importance = sorted(
+        evaluations, key=lambda name: (name not in IMPORTANCE, (*IMPORTANCE, name).index(name), name)
+    )
     page = render(
         config=_read_json(workdir / "config.json"),
-        history=read_history(workdir / "metrics.jsonl"),
-        own={name: found for name, found in evaluations.items() if "-" not in name},
-        other={name: found for name, found in evaluations.items() if "-" in name},
+        history=log.read(workdir),
+        own={name: evaluations[name] for name in by_importance if "-" not in name},
+        other={name: evaluations[name] for name in by_importance if "-" in name},
         layer_table=layer_table,
         samples=samples,
         notice=notice,
     )
     path = workdir / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name("index.html.unfinished")
-    unfinished.write_bytes(page.encode())
-    unfinished.replace(path)
+    write_whole(path, page)
     return path
 
 
 def _read_json(path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def read_evaluations(folder) -> dict[str, dict]:
-    """Maps each evaluation's name to its JSON, with the CSV's `scores` = (labels, probabilities)."""
-    paths = [path for path in folder.iterdir() if path.suffix == ".json"] if folder.exists() else []
-    paths.sort(key=lambda path: (IMPORTANCE.index(path.stem) if path.stem in IMPORTANCE else 9, path.stem))
-    return {path.stem: _read_json(path) | _read_scores(path.with_suffix(".csv")) for path in paths}
-
-
-def _read_scores(path) -> dict:
-    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
-    labels, probabilities = ([float(row[column]) for row in rows] for column in ("label", "probability"))
-    return {"scores": (np.array(labels, int), np.array(probabilities))}
-
-
-def read_history(path) -> dict[str, dict[int, dict]]:
-    """Maps split and epoch to the epoch's last line: a resumed run may have written an epoch twice."""
-    history: dict[str, dict[int, dict]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # a job killed while writing leaves half a line
-            continue
-        if "epoch" in entry and "split" in entry:
-            history.setdefault(entry["split"], {})[entry["epoch"]] = entry
-    return history
 
 
 def render(*, config, history, own, other, layer_table, samples, notice) -> str:

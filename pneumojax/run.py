@@ -86,7 +86,6 @@ def _claim(workdir: epath.Path, config: ConfigDict) -> None:
         return
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
     configs.write(config, path)
 
 

@@ -125,6 +125,13 @@ def test_values_out_of_range_are_refused_by_name(field, text):
         configs.check(config)
 
 
+def test_overrides_are_parted_from_the_other_flags():
+    argv = ["main", "--config=m1", "--config.data.source=a=b", "--config.epochs", "3", "-config.seed=1", "--mode=train"]
+    plain, overrides = configs.split_overrides(argv)
+    assert plain == ["main", "--config=m1", "--mode=train"]
+    assert overrides == ["data.source=a=b", "epochs=3", "seed=1"]
+
+
 def test_a_file_keeps_a_config(tmp_path):
     path = epath.Path(tmp_path) / "config.json"
     configs.write(configs.load("m3"), path)

@@ -1,0 +1,11 @@
+"""Writes a file so that whoever looks finds the old one or the new one, never a part."""
+
+from etils import epath
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes `text` to `path` under another name first; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_bytes(text.encode())
+    unfinished.replace(path)
