@@ -67,9 +67,14 @@ class Evaluator:
             yield waiting.result()
 
 
-def write(workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, threshold: float) -> dict:
-    """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content (see metrics.summary)."""
-    summary = metrics.summary(split.labels, logits, threshold)
+def write(
+    workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, threshold: float, notice: str | None = None
+) -> dict:
+    """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content.
+
+    That is `metrics.summary`, and the source's `notice` where it has one.
+    """
+    summary = ({"notice": notice} if notice else {}) | metrics.summary(split.labels, logits, threshold)
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["id", "label", "probability"])

@@ -38,7 +38,7 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     if not trained and _complete(workdir, splits):
         log.console.print(f"This run is complete: {workdir}; choose another --workdir to train anew.")
         return
-    _evaluate(config, workdir, splits, prefix="")
+    _evaluate(config, workdir, source, splits, prefix="")
     _report(config, workdir, source, splits)
 
 
@@ -50,7 +50,7 @@ def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> 
     if source.notice:
         log.console.print(source.notice)
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
-    _evaluate(config, workdir, splits, prefix="" if own else f"{source.name}-")
+    _evaluate(config, workdir, source, splits, prefix="" if own else f"{source.name}-")
     if own:
         _report(config, workdir, source, splits)
 
@@ -94,7 +94,7 @@ def _complete(workdir: epath.Path, splits: dict[str, Split]) -> bool:
     return all(path.exists() for path in written)
 
 
-def _evaluate(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], prefix: str) -> None:
+def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str) -> None:
     layout = devices.layout()
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
@@ -103,7 +103,7 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split],
         evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
         for name, split in splits.items():
             logits = evaluator.logits(variables, split)
-            summary = evaluate.write(workdir, prefix + name, split, logits, facts["threshold"])
+            summary = evaluate.write(workdir, prefix + name, split, logits, facts["threshold"], source.notice)
             log.console.print(evaluate.line(prefix + name, summary))
     log.console.print(f"Written: {workdir / evaluate.FOLDER}")
 

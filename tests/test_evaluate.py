@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import SIZE
+from etils import epath
 
-from pneumojax import devices
+from pneumojax import devices, evaluate, metrics
 from pneumojax.evaluate import Evaluator, eval_step
 from pneumojax.step import create_model, init_variables
 
@@ -21,3 +22,15 @@ def test_every_image_is_evaluated_once_whatever_the_batch(config, splits, batch_
         logits = Evaluator(model, layout, batch_size).logits(variables, splits["val"])
     everything = splits["val"].read(np.arange(len(splits["val"].ids)))
     np.testing.assert_allclose(logits, eval_step(model, variables, jnp.asarray(everything)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_path):
+    split = splits["test"]
+    logits = np.linspace(-3, 3, len(split.ids))
+    for notice in ("Synthetic.", None):
+        evaluate.write(epath.Path(tmp_path), "test", split, logits, 0.5, notice)
+        found = evaluate.read(epath.Path(tmp_path))["test"]
+        assert found.get("notice") == notice
+        labels, probabilities = found["scores"]
+        np.testing.assert_array_equal(labels, split.labels)
+        np.testing.assert_array_equal(probabilities, metrics.probabilities(logits))
