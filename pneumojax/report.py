@@ -39,7 +39,7 @@ ROW_GROUPS = {
 }
 
 OWN_NOTE = (
-    f"Small print: {figures.LEVEL} % intervals. The checkpoint and the stored threshold (best balanced accuracy) "
+    f"The small figures are {figures.LEVEL} % intervals. The checkpoint and the stored threshold (best balanced accuracy) "
     "are chosen on val, so val's own figures are a little too good. The majority baseline is the accuracy "
     "of always answering the split's larger class."
 )

@@ -13,8 +13,6 @@ from pneumojax.errors import UserError
 from pneumojax.step import create_model, init_variables
 from pneumojax.train import train
 
-SAMPLES = 4  # images of each class and split that the report shows
-
 
 def default_workdir(config: ConfigDict) -> str:
     """runs/<config>-<recipe>-<source>."""
@@ -113,7 +111,7 @@ def _report(config: ConfigDict, workdir: epath.Path, source: Source, splits: dic
         (name, label, str(split.ids[i]), split.read([i])[0, :, :, 0])
         for name, split in splits.items()
         for label in (0, 1)
-        for i in (split.labels == label).nonzero()[0][:SAMPLES]
+        for i in (split.labels == label).nonzero()[0][: report.SAMPLES_PER_CLASS]
     ]
     table = models.layer_table(create_model(config), config.model.image_size)
     path = report.write(workdir, layer_table=table, samples=samples, notice=source.notice)
