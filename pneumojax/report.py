@@ -39,8 +39,8 @@ ROW_GROUPS = {
 }
 
 OWN_NOTE = (
-    f"The small figures are {figures.LEVEL} % intervals. The checkpoint and the stored threshold (best balanced accuracy) "
-    "are chosen on val, so val's own figures are a little too good. The majority baseline is the accuracy "
+    f"The small figures are {figures.LEVEL} % intervals. The checkpoint and the stored threshold (best balanced "
+    "accuracy) are chosen on val, so val's own figures are a little too good. The majority baseline is the accuracy "
     "of always answering the split's larger class."
 )
 OTHER_NOTE = "Images of other sources than the run's own, at the threshold stored with the run."
