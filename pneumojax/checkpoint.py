@@ -53,13 +53,8 @@ def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) ->
     step = manager.latest_step()
     if step is None:
         return None
-    saved = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            model=_like(like.variables, layout),
-            training=_like({"step": like.step, "opt_state": like.opt_state}, layout),
-        ),
-    )
+    training = _like({"step": like.step, "opt_state": like.opt_state}, layout)
+    saved = _restore(manager, step, model=_like(like.variables, layout), training=training)
     return like.replace(**saved.model, **saved.training)
 
 
@@ -76,8 +71,16 @@ def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Lay
       The variables, and the facts saved with them.
 
     Raises:
-      UserError: there is no checkpoint, or it is of another model.
+      UserError: there is no checkpoint, it is of another model, or it is damaged.
     """
+    facts = best_facts(workdir, model)
+    with open_manager(workdir) as manager:
+        variables = _restore(manager, manager.best_step(), model=_like(like, layout)).model
+    return variables, facts
+
+
+def best_facts(workdir: epath.Path, model: ConfigDict) -> dict:
+    """The facts saved with the best checkpoint; raises as `restore_best` does."""
     nothing = UserError(f"no checkpoint in {workdir}: train first, with --mode=train --workdir={workdir}")
     if not (workdir / FOLDER).exists():
         raise nothing
@@ -85,12 +88,21 @@ def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Lay
         step = manager.best_step()
         if step is None:
             raise nothing
-        facts = manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-        saved, wanted = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
-        if saved != wanted:
-            raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {wanted}: leave --config out")
-        variables = manager.restore(step, args=ocp.args.Composite(model=_like(like, layout))).model
-    return variables, facts
+        facts = _restore(manager, step, facts=ocp.args.JsonRestore()).facts
+    saved, wanted = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
+    if saved != wanted:
+        raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {wanted}: leave --config out")
+    return facts
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, **items) -> Any:
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as error:  # Orbax raises whatever it stumbles over in a damaged file
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"the checkpoint {manager.directory / str(step)} cannot be read ({told}): remove it to use the one before"
+        ) from error
 
 
 def _like(tree: Any, layout: Layout) -> ocp.args.StandardRestore:

@@ -29,18 +29,22 @@ def load(spec: str) -> ConfigDict:
       The config, with `name` and `recipe` filled in, its fields locked.
 
     Raises:
-      UserError: no such config or recipe, or the file has no `get_config`.
+      UserError: no such config or recipe, or the file's `get_config` gives none.
     """
     name, _, recipe = spec.partition(":")
     path = _find(name)
-    module = _run(path)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no function get_config(recipe)")
-    config = module.get_config(recipe) if recipe else module.get_config()
-    with config.unlocked():
-        config.name = path.stem
-        config.recipe = config.get("recipe", recipe or "default")
-    return config.lock()
+    try:
+        module = _run(path)
+        config = module.get_config(recipe) if recipe else module.get_config()
+        with config.unlocked():
+            config.name = path.stem
+            config.recipe = config.get("recipe", recipe or "default")
+        return config.lock()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's own program
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} gives no config by get_config(recipe): {told}") from error
 
 
 def _find(name: str) -> Path:
@@ -130,8 +134,8 @@ def check(config: ConfigDict) -> None:
     """
     try:
         rules = _rules(config)
-    except AttributeError as missing:
-        raise UserError(f"the config lacks a field: {missing}".splitlines()[0]) from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"the config lacks a field, or one is of another type: {error}".splitlines()[0]) from None
     for field, holds, expected in rules:
         if not holds:
             raise UserError(f"config field {field!r} must be {expected}, not {_fields(config)[field]!r}")
@@ -140,7 +144,7 @@ def check(config: ConfigDict) -> None:
 def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
     share = "at least 0 and below 1"
     return [
-        ("epochs", c.epochs >= 1, "at least 1"),
+        ("epochs", 1 <= c.epochs <= 1_000_000, "from 1 to 1,000,000"),
         ("batch_size", c.batch_size >= 1, "at least 1"),
         ("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31"),
         ("model.name", c.model.name in FAMILY, f"one of {', '.join(FAMILY)}"),

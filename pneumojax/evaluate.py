@@ -68,13 +68,14 @@ class Evaluator:
 
 
 def write(
-    workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, threshold: float, notice: str | None = None
+    workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, facts: dict, notice: str | None = None
 ) -> dict:
     """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content.
 
-    That is `metrics.summary`, and the source's `notice` where it has one.
+    That is `metrics.summary` at the threshold of the checkpoint's `facts`, its epoch, and the source's `notice`.
     """
-    summary = ({"notice": notice} if notice else {}) | metrics.summary(split.labels, logits, threshold)
+    told = {"notice": notice} if notice else {}
+    summary = told | {"epoch": facts["epoch"]} | metrics.summary(split.labels, logits, facts["threshold"])
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["id", "label", "probability"])

@@ -41,13 +41,14 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if FLAGS.config is None and FLAGS.workdir is None:
         raise UserError("give --config (such as m1), or the --workdir of a run")
-    config = configs.load(FLAGS.config) if FLAGS.config else run.read_config(epath.Path(FLAGS.workdir))
+    workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
+    config = run.read_config(workdir) if FLAGS.config is None else configs.load(FLAGS.config)
     for assignment in argv[1:]:
         configs.override(config, *assignment.split("=", 1))
-    if FLAGS.mode == "train" and FLAGS.data:
+    if FLAGS.mode == "train" and FLAGS.data is not None:
         config.data.source = FLAGS.data
     configs.check(config)
-    workdir = epath.Path(FLAGS.workdir or run.default_workdir(config)).expanduser()
+    workdir = workdir or epath.Path(run.default_workdir(config))
     if FLAGS.mode == "train":
         run.train_mode(config, workdir)
     else:
@@ -64,6 +65,8 @@ def _guarded(argv: list[str]) -> None:
         _main(argv)
     except UserError as error:
         _stop(str(error))
+    except OSError as error:  # no permission, no space, a file where a folder is wanted
+        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         _stop("interrupted: run the same command again to go on from the last checkpoint", 75)
 

@@ -1,5 +1,7 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
+import json
+
 import jax
 from etils import epath
 from ml_collections import ConfigDict
@@ -10,8 +12,11 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
 from pneumojax.data.sources import Source, name_of, open_source
 from pneumojax.errors import UserError
+from pneumojax.files import write_whole
 from pneumojax.step import create_model, init_variables
 from pneumojax.train import train
+
+SPLITS_FILE = "splits.json"
 
 
 def default_workdir(config: ConfigDict) -> str:
@@ -26,14 +31,14 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     source = open_source(config.data.source)
     config.data.source = source.location
     records, notes = _run_splits(config, source)
-    _claim(workdir, config)
+    _claim(workdir, config, records)
     for sentence in [source.notice, *notes]:
         if sentence:
             log.console.print(sentence)
     log.console.print(models.layer_table(create_model(config), config.model.image_size))
     splits = prepared_splits(source, records, size=config.model.image_size, cache_dir=config.data.cache_dir)
     trained = train(config, workdir, splits, devices.layout())
-    if not trained and _complete(workdir, splits):
+    if not trained and _complete(workdir, config, splits):
         log.console.print(f"This run is complete: {workdir}; choose another --workdir to train anew.")
         return
     _evaluate(config, workdir, source, splits, prefix="")
@@ -42,9 +47,13 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
 
 def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
     """Evaluates the best checkpoint on another source as it lies there, or on the run's own splits."""
-    source = open_source(data or config.data.source)
-    own = source.location == config.data.source
-    records = _run_splits(config, source)[0] if own else splitting.as_given(source.records)
+    _refuse_other_settings(workdir, config, ("model.", "seed=", "data."))
+    saved = read_config(workdir)
+    source = open_source(saved.data.source if data is None else data)
+    own = source.location == saved.data.source
+    records = _run_splits(saved, source)[0] if own else splitting.as_given(source.records)
+    if own:
+        _refuse_other_images(workdir, records)
     if source.notice:
         log.console.print(source.notice)
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
@@ -74,22 +83,45 @@ def _run_splits(config: ConfigDict, source: Source):
     )
 
 
-def _claim(workdir: epath.Path, config: ConfigDict) -> None:
-    """Writes the config into a new workdir; refuses one that holds another run."""
-    path = workdir / configs.FILE
-    if path.exists():
-        differences = configs.differences(config, configs.read(path))
-        if differences:
-            raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differences)}): choose another")
+def _claim(workdir: epath.Path, config: ConfigDict, records: splitting.Splits) -> None:
+    """Writes config and splits into a new workdir; refuses one that holds another run."""
+    if (workdir / configs.FILE).exists():
+        _refuse_other_settings(workdir, config)
+        _refuse_other_images(workdir, records)
         return
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
-    configs.write(config, path)
+    write_whole(workdir / SPLITS_FILE, json.dumps(splitting.composition(records), indent=2) + "\n")
+    configs.write(config, workdir / configs.FILE)
 
 
-def _complete(workdir: epath.Path, splits: dict[str, Split]) -> bool:
-    written = [workdir / evaluate.FOLDER / f"{name}.json" for name in splits] + [workdir / report.FILE]
-    return all(path.exists() for path in written)
+def _refuse_other_settings(workdir: epath.Path, config: ConfigDict, fields: tuple[str, ...] = ("",)) -> None:
+    """Refuses a config that differs from the run's in a field of which the name begins with one of `fields`."""
+    differences = configs.differences(config, read_config(workdir))
+    differences = [told for told in differences if told.startswith(fields)]
+    if fields != ("",):  # the source of an evaluation is given by --data
+        differences = [told for told in differences if not told.startswith("data.source=")]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(differences)}): leave them out, or choose another"
+            " --workdir"
+        )
+
+
+def _refuse_other_images(workdir: epath.Path, records: splitting.Splits) -> None:
+    path = workdir / SPLITS_FILE
+    if not path.exists() or json.loads(path.read_text()) != splitting.composition(records):
+        raise UserError(
+            f"the images are not those that the run in {workdir} began with: bring them back, or choose another"
+            " --workdir"
+        )
+
+
+def _complete(workdir: epath.Path, config: ConfigDict, splits: dict[str, Split]) -> bool:
+    """Whether every split was evaluated by the best checkpoint, and the report written."""
+    best = checkpoint.best_facts(workdir, config.model)["epoch"]
+    evaluated = evaluate.read(workdir)
+    return (workdir / report.FILE).exists() and all(evaluated.get(name, {}).get("epoch") == best for name in splits)
 
 
 def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str) -> None:
@@ -101,7 +133,7 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
         evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
         for name, split in splits.items():
             logits = evaluator.logits(variables, split)
-            summary = evaluate.write(workdir, prefix + name, split, logits, facts["threshold"], source.notice)
+            summary = evaluate.write(workdir, prefix + name, split, logits, facts, source.notice)
             log.console.print(evaluate.line(prefix + name, summary))
     log.console.print(f"Written: {workdir / evaluate.FOLDER}")
 

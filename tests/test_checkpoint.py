@@ -67,6 +67,16 @@ def test_another_model_or_size_is_refused(tmp_path, config, state):
             checkpoint.restore_best(epath.Path(tmp_path), other.model, state.variables, devices.layout())
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path, config, state):
+    save_all(epath.Path(tmp_path), config, state, [0.9])
+    for path in (tmp_path / "checkpoints/1/model").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="checkpoints/1 cannot be read") as error:
+        checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
+    assert "\n" not in str(error.value)
+
+
 def test_nothing_saved_is_told(tmp_path, config, state):
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
         assert checkpoint.restore_latest(manager, state, devices.layout()) is None

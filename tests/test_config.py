@@ -45,6 +45,25 @@ def test_a_users_own_file_builds_on_a_shipped_one(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "program",
+    [
+        "def get_config(:",
+        "x = 1",
+        "def get_config(): return {'epochs': 3}",
+        "def get_config(): return None",
+        "from pneumojax.config import load\ndef get_config():\n  c = load('m1')\n  c.epochs = 'many'\n  return c",
+    ],
+)
+def test_a_users_file_that_gives_no_config_is_told_in_one_line(tmp_path, program):
+    path = tmp_path / "mine.py"
+    path.write_text(program)
+    with pytest.raises(UserError) as error:
+        configs.load(str(path))
+    assert "mine.py gives no config" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("field", "text", "value"),
     [
         ("optimizer.learning_rate", "1e-4", 1e-4),

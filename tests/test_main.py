@@ -45,7 +45,7 @@ def rows(path):
 
 def test_a_run_leaves_what_the_contract_names(trained):
     folder, work, printed = trained
-    for name in ("config.json", "checkpoints", "metrics.jsonl", "tensorboard", "report/index.html"):
+    for name in ("config.json", "splits.json", "checkpoints", "metrics.jsonl", "tensorboard", "report/index.html"):
         assert (work / name).exists(), name
     assert {path.stem for path in (work / "evaluation").iterdir()} == {"train", "val", "test"}
     assert {path.name for path in folder.iterdir()} == {"work", "cache"}, "nothing is written elsewhere"
@@ -185,13 +185,16 @@ def refused(folder, *arguments) -> str:
         (["--config=m1:best"], "no recipe 'best': there is paper, recommended"),
         (["--config=m1", "--config.optimizer.learning_rat=1"], "did you mean optimizer.learning_rate"),
         (["--config=m1", "--config.epochs=many"], "takes a whole number, not 'many'"),
-        (["--config=m1", "--config.epochs=0"], "'epochs' must be at least 1"),
+        (["--config=m1", "--config.epochs=0"], "'epochs' must be from 1"),
         (["--config=m1", "--data=nowhere"], "no such data: 'nowhere'"),
         (["--config=m1", "--mode=dance"], "dance"),
         (["--config=m1", "--wrkdir=x"], "wrkdir"),
         (["--config=m1", "stray"], "unexpected argument 'stray'"),
+        (["--config=m1", "--data="], "no such data: ''"),
+        (["--config="], "no config ''"),
+        (["--config=m1", "--workdir=/dev/null/run"], "/dev/null/run"),
         (["--mode=evaluate", "--workdir=nowhere"], "no run in nowhere"),
-        (["--mode=evaluate", "--config=m1", "--workdir=nowhere"], "no checkpoint in nowhere"),
+        (["--mode=evaluate", "--config=m1", "--workdir=nowhere"], "no run in nowhere"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(tmp_path, arguments, says):
@@ -231,6 +234,35 @@ def test_other_settings_in_a_used_workdir_are_refused(trained):
     assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("override", ["--config.seed=5", "--config.data.val_fraction=0.3", "--config=m1"])
+def test_evaluating_a_run_under_other_settings_is_refused(trained, override):
+    """Another seed would carve val out of the images trained on; another size is another network."""
+    folder, _, _ = trained
+    assert "with other settings" in refused(folder, "--mode=evaluate", "--workdir=work", override)
+
+
+def test_images_that_changed_since_the_run_began_are_refused(chests, tmp_path, tiny):
+    """Val would be carved anew, and a resumed run would train on what it is chosen by."""
+    shutil.copytree(chests, tmp_path / "chests")
+    arguments = ["--config=m1", "--data=chests", "--workdir=work", "--config.data.cache_dir=cache", *tiny]
+    assert pneumojax(*arguments, cwd=tmp_path).returncode == 0
+    draw_folder(tmp_path / "chests", "train", 70, 60)
+    for mode in ("train", "evaluate"):
+        line = refused(tmp_path, "--workdir=work", f"--mode={mode}")
+        assert "the images are not those that the run in work began with" in line
+
+
+def test_a_damaged_cache_is_named(chests, tmp_path, tiny):
+    arguments = ["--config=m1", f"--data={chests}", "--config.data.cache_dir=cache", *tiny]
+    assert pneumojax(*arguments, "--workdir=first", "--config.epochs=1", cwd=tmp_path).returncode == 0
+    [index] = (tmp_path / "cache").glob("*/index.json")
+    index.unlink()
+    done = pneumojax(*arguments, "--workdir=second", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert f"{index.parent.name} is damaged: remove it" in line
+
+
 def test_a_workdir_that_is_no_run_is_left_alone(chests, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("precious")
@@ -240,13 +272,14 @@ def test_a_workdir_that_is_no_run_is_left_alone(chests, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(trained):
     folder, _, _ = trained
     line = refused(folder, "--mode=evaluate", "--config=m2", "--workdir=work", "--config.model.image_size=32")
-    assert "holds a checkpoint of m1 at 32 pixels, not of m2 at 32 pixels" in line
+    assert "holds a run with other settings (model.name='m2', not 'm1')" in line
 
 
 def test_a_run_without_a_checkpoint_is_told(trained, tmp_path):
     _, work, _ = trained
     (tmp_path / "work").mkdir()
-    shutil.copy(work / "config.json", tmp_path / "work")
+    for name in ("config.json", "splits.json"):
+        shutil.copy(work / name, tmp_path / "work")
     assert "no checkpoint in work: train first" in refused(tmp_path, "--mode=evaluate", "--workdir=work")
 
 

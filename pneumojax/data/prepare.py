@@ -16,6 +16,7 @@ from pneumojax.data.quiet_tensorflow import import_tfds
 from pneumojax.data.readers import Split, refuse_unreadable, try_read
 from pneumojax.data.sources import Source
 from pneumojax.data.splits import Splits
+from pneumojax.errors import UserError
 
 FORMAT = 1  # raise it when what is written for the same source changes
 INDEX = "index.json"
@@ -42,9 +43,13 @@ def prepared_splits(source: Source, splits: Splits, *, size: int, cache_dir: str
     folder = cache / f"{source.name}-{_key(source, splits, size)}"
     if not folder.exists():
         _prepare(source, splits, size, folder)
-    index = json.loads((folder / INDEX).read_text())
-    builder = import_tfds().builder_from_directory(folder)
-    return {name: _open(builder, name, index[name]) for name in splits}
+    tfds = import_tfds()
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        builder = tfds.builder_from_directory(folder)
+        return {name: _open(builder, name, index[name]) for name in splits}
+    except Exception as error:  # whatever a damaged shard makes its readers raise
+        raise UserError(f"{folder} is damaged: remove it, and it will be written again") from error
 
 
 def _user_cache() -> str:

@@ -67,14 +67,17 @@ def open_source(location: str) -> Source:
             raise UserError(f"no such data: {location!r}; give a folder, or phantom")
         if not path.is_dir():
             raise UserError(f"{location} is a file; give the folder that holds the class folders, or phantom")
+        str(path).encode()
         return _class_folders(path.resolve())
+    except UnicodeEncodeError:
+        raise UserError(f"the name of {location!r} is not UTF-8, or the locale is not: rename it") from None
     except (OSError, RuntimeError) as error:  # such as no permission, or no such home as in ~nobody
         raise UserError(f"cannot open {location}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def name_of(location: str) -> str:
     """The source's short name, fit for a file name: without looking whether it is there."""
-    return re.sub(r"[^\w.]+", "_", Path(location).expanduser().resolve().name) or "data"
+    return re.sub(r"[^\w.]+", "_", Path(location).absolute().name) or "data"
 
 
 def _phantom() -> Source:

@@ -20,6 +20,18 @@ def as_given(records: Sequence[Record]) -> Splits:
     return {name: tuple(members) for name, members in splits.items()}
 
 
+def composition(splits: Splits) -> dict[str, dict]:
+    """What tells these splits from others: split -> numbers of images, and a digest of ids and labels."""
+    return {
+        name: {
+            "normal": _counts(records)[0],
+            "pneumonia": _counts(records)[1],
+            "sha256": hashlib.sha256("".join(f"{r.id}\0{r.label}\n" for r in records).encode()).hexdigest(),
+        }
+        for name, records in sorted(splits.items())
+    }
+
+
 def for_training(
     records: Sequence[Record], *, seed: int, val_fraction: float, test_fraction: float
 ) -> tuple[Splits, list[str]]:
