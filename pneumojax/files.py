@@ -2,10 +2,12 @@
 
 from etils import epath
 
+UNFINISHED = ".unfinished"
+
 
 def write_whole(path: epath.Path, text: str) -> None:
     """Writes `text` to `path` under another name first; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.write_bytes(text.encode())
     unfinished.replace(path)

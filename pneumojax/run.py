@@ -12,7 +12,7 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
 from pneumojax.data.sources import Source, name_of, open_source
 from pneumojax.errors import UserError
-from pneumojax.files import write_whole
+from pneumojax.files import UNFINISHED, write_whole
 from pneumojax.step import create_model, init_variables
 from pneumojax.train import train
 
@@ -47,7 +47,7 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
 
 def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
     """Evaluates the best checkpoint on another source as it lies there, or on the run's own splits."""
-    _refuse_other_settings(workdir, config, ("model.", "seed=", "data."))
+    _refuse_other_settings(workdir, config, ("model.", "seed=", "data.val_fraction=", "data.test_fraction="))
     saved = read_config(workdir)
     source = open_source(saved.data.source if data is None else data)
     own = source.location == saved.data.source
@@ -89,7 +89,8 @@ def _claim(workdir: epath.Path, config: ConfigDict, records: splitting.Splits) -
         _refuse_other_settings(workdir, config)
         _refuse_other_images(workdir, records)
         return
-    if workdir.exists() and any(workdir.iterdir()):
+    beginnings = {name + end for name in (SPLITS_FILE, configs.FILE) for end in ("", UNFINISHED)}
+    if workdir.exists() and {path.name for path in workdir.iterdir()} - beginnings:
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
     write_whole(workdir / SPLITS_FILE, json.dumps(splitting.composition(records), indent=2) + "\n")
     configs.write(config, workdir / configs.FILE)
@@ -97,10 +98,7 @@ def _claim(workdir: epath.Path, config: ConfigDict, records: splitting.Splits) -
 
 def _refuse_other_settings(workdir: epath.Path, config: ConfigDict, fields: tuple[str, ...] = ("",)) -> None:
     """Refuses a config that differs from the run's in a field of which the name begins with one of `fields`."""
-    differences = configs.differences(config, read_config(workdir))
-    differences = [told for told in differences if told.startswith(fields)]
-    if fields != ("",):  # the source of an evaluation is given by --data
-        differences = [told for told in differences if not told.startswith("data.source=")]
+    differences = [told for told in configs.differences(config, read_config(workdir)) if told.startswith(fields)]
     if differences:
         raise UserError(
             f"{workdir} holds a run with other settings ({'; '.join(differences)}): leave them out, or choose another"

@@ -269,6 +269,16 @@ def test_a_workdir_that_is_no_run_is_left_alone(chests, tmp_path):
     assert "is not empty" in refused(tmp_path, "--config=m1", f"--data={chests}", "--workdir=thesis")
 
 
+def test_a_run_killed_while_it_began_begins_anew(chests, tmp_path, tiny):
+    (tmp_path / "work").mkdir()
+    for name in ("splits.json", "config.json.unfinished"):
+        (tmp_path / "work" / name).write_text("{")
+    done = pneumojax(
+        "--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache", *tiny, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_checkpoint_of_another_model_is_refused(trained):
     folder, _, _ = trained
     line = refused(folder, "--mode=evaluate", "--config=m2", "--workdir=work", "--config.model.image_size=32")
