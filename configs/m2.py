@@ -4,7 +4,8 @@
   python -m pneumojax.main --config=m2 --data=FOLDER     the same on your images
   python -m pneumojax.main --config=m2:paper             the paper's recipe, for comparison
 
-Expect about 1.5 times M1's time. BENCHMARKS.md has the runs.
+Expect, on the radiographs of Kermany et al. and 2 busy CPU cores, val AUC 0.998 after 3 epochs in 13 minutes.
+BENCHMARKS.md has the run.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
   python -m pneumojax.main --config=m3 --data=FOLDER     the same on your images
   python -m pneumojax.main --config=m3:paper             the paper's recipe, for comparison
 
-Expect about 3 times M1's time. BENCHMARKS.md has the runs.
+Expect, on the radiographs of Kermany et al. and 2 busy CPU cores, val AUC 0.992 after 2 epochs in 14 minutes.
+BENCHMARKS.md has the run.
 """
 
 from ml_collections import ConfigDict
