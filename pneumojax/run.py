@@ -10,7 +10,8 @@ from pneumojax import checkpoint, devices, evaluate, log, models, report
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
-from pneumojax.data.sources import Source, name_of, open_source
+from pneumojax.data.records import Source, name_of
+from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError
 from pneumojax.files import UNFINISHED, write_whole
 from pneumojax.step import create_model, init_variables

@@ -14,7 +14,7 @@ from etils import epath
 
 from pneumojax.data.quiet_tensorflow import import_tfds
 from pneumojax.data.readers import Split, refuse_unreadable, try_read
-from pneumojax.data.sources import Source
+from pneumojax.data.records import Source
 from pneumojax.data.splits import Splits
 from pneumojax.errors import UserError
 

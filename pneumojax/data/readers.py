@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pneumojax.data.images import UnreadableImage
-from pneumojax.data.sources import Record, Source
+from pneumojax.data.records import Record, Source
 from pneumojax.errors import UserError
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pneumojax.data.sources import WHOLE, Record
+from pneumojax.data.records import WHOLE, Record
 from pneumojax.errors import UserError
 
 MIN_PER_CLASS = 50  # a val split with fewer images of either class is too small to choose a model by

@@ -14,7 +14,8 @@ from pneumojax.data import prepare
 from pneumojax.data.images import UnreadableImage
 from pneumojax.data.prepare import prepared_splits
 from pneumojax.data.readers import from_source
-from pneumojax.data.sources import Record, Source, open_source
+from pneumojax.data.records import Record, Source
+from pneumojax.data.sources import open_source
 from pneumojax.data.splits import as_given, for_training
 from pneumojax.errors import UserError
 

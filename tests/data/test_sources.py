@@ -10,7 +10,8 @@ from PIL import Image
 
 from pneumojax.data import sources
 from pneumojax.data.images import UnreadableImage
-from pneumojax.data.sources import open_source, patient_of
+from pneumojax.data.records import patient_of
+from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "kermany_224"

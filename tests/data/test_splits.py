@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pneumojax.data import splits
-from pneumojax.data.sources import Record, open_source
+from pneumojax.data.records import Record
+from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "kermany_224"
