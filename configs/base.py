@@ -37,9 +37,18 @@ def recommended() -> ConfigDict:
             },
             "data": {
                 "source": "phantom",  # see --data
-                "cache_dir": "",  # prepared shards; empty: the user's cache folder
+                "label_rule": "abnormal",  # of CheXpert; or pneumonia-ones, pneumonia-zeros, pneumonia-ignore
+                "views": "all",  # of CheXpert; or "frontal"
+                "labels": "",  # the label CSV of a folder of DICOM or other files; empty: the one that is found there
+                "subset": "all",  # of train; "paper", or NORMAL,PNEUMONIA as numbers of images, drawn by seed
+                "on_error": "fail",  # of unreadable images in training; or "skip"
+                "allow_leakage": False,  # of one patient or picture into several of the given splits
                 "val_fraction": 0.1,  # carved from train where no val split is given
                 "test_fraction": 0.0,  # carved likewise, on request
+                "cache_dir": "",  # prepared shards; empty: the user's cache folder
+                "workers": 0,  # processes that prepare; 0: one for each core
+                "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
+                "beam_options": "",  # its flags, such as "--project=P --region=R"
             },
             "evaluation": {"batch_size": 64},
         }

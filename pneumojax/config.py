@@ -3,18 +3,32 @@
 import ast
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from pneumojax.data import chexpert
+from pneumojax.data.records import Options
+from pneumojax.data.splits import PAPERS_SUBSET
 from pneumojax.errors import UserError, unknown
 from pneumojax.files import write_whole
 from pneumojax.models import FAMILY
 
 FILE = "config.json"
 
+_WITHOUT_EFFECT = (
+    "data.allow_leakage",
+    "data.beam_options",
+    "data.beam_runner",
+    "data.cache_dir",
+    "data.on_error",
+    "data.workers",
+    "evaluation.",
+)
+_SUBSET = re.compile(r"all|paper|\d+,\d+")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -156,10 +170,27 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced"),
         ("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180"),
         *((f"augment.{name}", 0 <= c.augment[name] < 1, share) for name in c.augment if name != "rotation"),
+        ("data.label_rule", c.data.label_rule in chexpert.RULES, f"one of {', '.join(chexpert.RULES)}"),
+        ("data.views", c.data.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS)),
+        ("data.subset", bool(_SUBSET.fullmatch(c.data.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517"),
+        ("data.on_error", c.data.on_error in ("fail", "skip"), "fail or skip"),
+        ("data.workers", 0 <= c.data.workers <= 1024, "from 0 to 1024"),
         ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
     ]
+
+
+def source_options(config: ConfigDict) -> Options:
+    """What the config says of reading a source."""
+    return Options(**{name: config.data[name] for name in Options._fields})
+
+
+def subset(config: ConfigDict) -> tuple[int, int] | None:
+    """How many normal and pneumonia images to train on; None for all."""
+    named = {"all": None, "paper": PAPERS_SUBSET}
+    text = config.data.subset
+    return named[text] if text in named else tuple(map(int, text.split(",")))
 
 
 def write(config: ConfigDict, path) -> None:
@@ -181,10 +212,10 @@ def read(path) -> ConfigDict:
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     """The fields that two configs do not agree on, as "field=ours, not theirs", but for those that no result
-    depends on: where shards are cached, and how evaluation is done."""
+    depends on: how and where shards are made, what is refused, and how evaluation is done."""
     left, right = _fields(ours), _fields(theirs)
     return [
         f"{field}={left.get(field)!r}, not {right.get(field)!r}"
         for field in sorted(left | right)
-        if left.get(field) != right.get(field) and field != "data.cache_dir" and not field.startswith("evaluation.")
+        if left.get(field) != right.get(field) and not field.startswith(_WITHOUT_EFFECT)
     ]

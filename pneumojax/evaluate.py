@@ -13,7 +13,7 @@ from etils import epath
 
 from pneumojax import devices, metrics, models
 from pneumojax.data.readers import Split
-from pneumojax.files import write_whole
+from pneumojax.files import csv_table, write_whole
 
 FOLDER = "evaluation"
 
@@ -76,12 +76,8 @@ def write(
     """
     told = {"notice": notice} if notice else {}
     summary = told | {"epoch": facts["epoch"]} | metrics.summary(split.labels, logits, facts["threshold"])
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "label", "probability"])
-    for row in zip(split.ids, split.labels, metrics.probabilities(logits), strict=True):
-        writer.writerow([str(row[0]), int(row[1]), repr(float(row[2]))])
-    write_whole(workdir / FOLDER / f"{stem}.csv", table.getvalue())
+    rows = zip(split.ids.tolist(), split.labels.tolist(), metrics.probabilities(logits).tolist(), strict=True)
+    write_whole(workdir / FOLDER / f"{stem}.csv", csv_table(("id", "label", "probability"), rows))
     write_whole(workdir / FOLDER / f"{stem}.json", json.dumps(summary, indent=2) + "\n")
     return summary
 

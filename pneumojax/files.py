@@ -1,4 +1,8 @@
-"""Writes a file so that whoever looks finds the old one or the new one, never a part."""
+"""Text of tables, and writing a file so that whoever looks finds the old one or the new one, never a part."""
+
+import csv
+import io
+from collections.abc import Iterable
 
 from etils import epath
 
@@ -11,3 +15,10 @@ def write_whole(path: epath.Path, text: str) -> None:
     unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.write_bytes(text.encode())
     unfinished.replace(path)
+
+
+def csv_table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
+    """A table as CSV text with LF line ends."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

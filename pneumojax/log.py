@@ -1,10 +1,13 @@
 """What a run tells while it goes: the terminal, metrics.jsonl, TensorBoard."""
 
 import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from etils import epath
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from pneumojax.files import write_whole
@@ -25,6 +28,27 @@ def progress_bar() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def watching() -> Callable[[Iterable, int], Iterator]:
+    """A function that yields (results, how many there will be) unchanged, and tells how many come a second.
+
+    It tells by a bar on a terminal, and by a line at the end; on the standard output of now, whatever that is later.
+    """
+    out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn())
+
+    def watched(results, total):
+        started = time.perf_counter()
+        with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as bar:
+            task = bar.add_task("", total=total, rate=0.0)
+            for done, result in enumerate(results, 1):
+                bar.update(task, completed=done, rate=done / (time.perf_counter() - started))
+                yield result
+        seconds = time.perf_counter() - started
+        out.print(f"{total:,} images read in {seconds:.1f} s: {total / seconds:.0f} images/s")
+
+    return watched
 
 
 def read(workdir: epath.Path) -> dict[str, dict[int, dict]]:

@@ -3,6 +3,8 @@
   python -m pneumojax.main --config=m1                          train on the embedded phantoms
   python -m pneumojax.main --config=m1 --data=FOLDER            train on your images
   python -m pneumojax.main --mode=evaluate --workdir=DIR        evaluate a run; with --data, on other images
+  python -m pneumojax.main --mode=audit --data=FOLDER           look for what is wrong with images and splits
+  python -m pneumojax.main --mode=prepare --data=FOLDER         write the images into the cache that training reads
 
 Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
 """
@@ -12,20 +14,21 @@ import sys
 from absl import app, flags, logging
 from etils import epath
 
-from pneumojax import config as configs
 from pneumojax import interrupt
 from pneumojax.errors import UserError
 
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>.")
-flags.DEFINE_string("data", None, "A folder of class folders, or phantom.")
-flags.DEFINE_enum("mode", "train", ("train", "evaluate"), "What to do.")
+flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
+flags.DEFINE_enum("mode", "train", ("train", "evaluate", "audit", "prepare"), "What to do.")
 FLAGS = flags.FLAGS
 
 
 def _parse(argv: list[str]) -> list[str]:
     """Sets the flags, and returns the config's overrides behind the program's name."""
-    plain, overrides = configs.split_overrides(argv)
+    from pneumojax.config import split_overrides
+
+    plain, overrides = split_overrides(argv)
     try:
         rest = FLAGS(plain)
     except flags.Error as error:
@@ -36,23 +39,29 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
-    from pneumojax import run  # after the flags: it imports JAX
+    # Here, not above: processes that read images import this module anew, and need no JAX.
+    from pneumojax import config as configs
+    from pneumojax import run, workdirs
 
     logging.set_verbosity(logging.WARNING)
-    if FLAGS.config is None and FLAGS.workdir is None:
-        raise UserError("give --config (such as m1), or the --workdir of a run")
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
-    config = run.read_config(workdir) if FLAGS.config is None else configs.load(FLAGS.config)
+    config = workdirs.config_for(FLAGS.mode, FLAGS.config, workdir)
     for assignment in argv[1:]:
         configs.override(config, *assignment.split("=", 1))
-    if FLAGS.mode == "train" and FLAGS.data is not None:
+    if FLAGS.mode != "evaluate" and FLAGS.data is not None:
         config.data.source = FLAGS.data
     configs.check(config)
-    workdir = workdir or epath.Path(run.default_workdir(config))
+    workdir = workdir or workdirs.default(FLAGS.mode, config)
     if FLAGS.mode == "train":
         run.train_mode(config, workdir)
-    else:
+    elif FLAGS.mode == "evaluate":
         run.evaluate_mode(config, workdir, FLAGS.data)
+    elif FLAGS.mode == "prepare":
+        run.prepare_mode(config)
+    elif FLAGS.data is None:
+        raise UserError("give --data: what is to be audited")
+    else:
+        sys.exit(run.audit_mode(config, workdir))
 
 
 def _stop(line: str, status: int = 2) -> None:
@@ -68,7 +77,7 @@ def _guarded(argv: list[str]) -> None:
     except OSError as error:  # no permission, no space, a file where a folder is wanted
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        _stop("interrupted: run the same command again to go on from the last checkpoint", 75)
+        _stop("interrupted: run the same command again to go on", 75)
 
 
 def run() -> None:

@@ -1,19 +1,14 @@
 """The report of a run: one HTML page without scripts or outside resources."""
 
-import base64
-import html
-import io
 import json
 import math
 import platform
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
-from pneumojax import evaluate, figures, log
+from pneumojax import evaluate, figures, log, page
 from pneumojax.files import write_whole
 
 FILE = "report/index.html"
@@ -65,7 +60,7 @@ def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> e
     by_importance = sorted(
         evaluations, key=lambda name: (name not in IMPORTANCE, (*IMPORTANCE, name).index(name), name)
     )
-    page = render(
+    content = render(
         config=_read_json(workdir / "config.json"),
         history=log.read(workdir),
         own={name: evaluations[name] for name in by_importance if "-" not in name},
@@ -75,7 +70,7 @@ def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> e
         notice=notice,
     )
     path = workdir / FILE
-    write_whole(path, page)
+    write_whole(path, content)
     return path
 
 
@@ -87,58 +82,36 @@ def render(*, config, history, own, other, layer_table, samples, notice) -> str:
     """Returns the whole page as a string; equal arguments give equal pages."""
     parts = [
         _header(config, history),
-        f'<p class="notice" role="note">{_text(notice)}</p>' if notice else "",
+        page.notice(notice),
     ]
     if own:
         parts.append(_verdict(*next(iter(own.items()))))
-        parts.append(_section("Every split", _metrics_table(own, OWN_NOTE)))
+        parts.append(page.section("Every split", _metrics_table(own, OWN_NOTE)))
     else:
-        parts.append(_section("Verdict", "<p>This run has not been evaluated yet.</p>"))
+        parts.append(page.section("Verdict", "<p>This run has not been evaluated yet.</p>"))
     if other:
-        parts.append(_section("Other data", _metrics_table(other, OTHER_NOTE)))
+        parts.append(page.section("Other data", _metrics_table(other, OTHER_NOTE)))
     if history:
-        parts.append(_section("Training", _panels(_curves(history, own))))
+        parts.append(page.section("Training", _panels(_curves(history, own))))
     if own:
-        parts.append(_section("ROC curves", _panels(_roc_figure(*item) for item in own.items())))
-        parts.append(_section("Confusion matrices", _panels(_confusions(*item) for item in own.items())))
+        parts.append(page.section("ROC curves", _panels(_roc_figure(*item) for item in own.items())))
+        parts.append(page.section("Confusion matrices", _panels(_confusions(*item) for item in own.items())))
     if grids := _samples(samples):
-        parts.append(_section("Samples of the data", grids))
+        parts.append(page.section("Samples of the data", grids))
     parts += [
-        _section("Layers", _scroll(f"<pre>{_text(layer_table)}</pre>", "Layers of the model")),
-        _section(
+        page.section("Layers", page.scroll(f"<pre>{page.text(layer_table)}</pre>", "Layers of the model")),
+        page.section(
             "Configuration and versions",
             _details("Configuration", config),
             _details("Versions that wrote this report", _versions()),
         ),
-        _section("Limits of use", f"<p>{LIMITS}</p>"),
+        page.section("Limits of use", f"<p>{LIMITS}</p>"),
     ]
-    css = Path(__file__).with_name("report.css").read_text()
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{_text(_title(config))}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _text(value) -> str:
-    return html.escape(str(value))
-
-
-def _section(title, *parts) -> str:
-    return f"<section>\n<h2>{_text(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+    return page.document(_title(config), parts)
 
 
 def _panels(parts) -> str:
     return '<div class="panels">\n' + "\n".join(part for part in parts if part) + "\n</div>"
-
-
-def _scroll(content, label) -> str:
-    # Focusable, so that a keyboard can scroll it too.
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(label)}">{content}</div>'
 
 
 def _source(config) -> str:
@@ -156,7 +129,7 @@ def _header(config, history) -> str:
         f"Pneumonia or normal on chest radiographs · source {_source(config)} · "
         f"seed {config.get('seed', 'unknown')} · {done} of {config.get('epochs', 'unknown')} epochs"
     )
-    return f"<header>\n<h1>{_text(_title(config))}</h1>\n<p>{_text(facts)}</p>\n</header>"
+    return f"<header>\n<h1>{page.text(_title(config))}</h1>\n<p>{page.text(facts)}</p>\n</header>"
 
 
 def _number(value) -> float | None:
@@ -186,7 +159,7 @@ def _value(found, key) -> str:
     if key not in found:
         return "–"
     if _number(found[key]) is None:
-        return f'undefined<span class="reason">{_text(_reason(found, key))}</span>'
+        return f'undefined<span class="reason">{page.text(_reason(found, key))}</span>'
     pair = _interval(found, key)
     value = f"{found[key]:,}" if key in COUNTS else f"{found[key]:.3f}"
     return value + (f"<small>{pair[0]:.3f}–{pair[1]:.3f}</small>" if pair else "")
@@ -215,13 +188,13 @@ def _verdict(split, found) -> str:
     }
     shown = "".join(f"<div><dt>{name}</dt><dd>{_value(found, k)}</dd></div>" for k, name in tiles.items())
     return (
-        f'<section class="verdict{" better" if better else ""}">\n<h2>Verdict on {_text(split)}</h2>\n'
-        f'<p><strong>{claim}.</strong> {_text(sentence)}</p>\n<dl class="tiles">{shown}</dl>\n</section>'
+        f'<section class="verdict{" better" if better else ""}">\n<h2>Verdict on {page.text(split)}</h2>\n'
+        f'<p><strong>{claim}.</strong> {page.text(sentence)}</p>\n<dl class="tiles">{shown}</dl>\n</section>'
     )
 
 
 def _metrics_table(evaluations, note) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in evaluations)
+    head = "".join(f'<th scope="col">{page.text(name)}</th>' for name in evaluations)
     body = []
     for title, rows in ROW_GROUPS.items():
         span = len(evaluations) + 1
@@ -234,7 +207,7 @@ def _metrics_table(evaluations, note) -> str:
         f'<table class="metrics"><thead><tr><th scope="col">Metric</th>{head}</tr></thead>\n'
         "<tbody>" + "\n".join(body) + "</tbody></table>"
     )
-    return f'<p class="note">{note}</p>\n' + _scroll(table, "Metrics by split")
+    return f'<p class="note">{note}</p>\n' + page.scroll(table, "Metrics by split")
 
 
 def _curves(history, own) -> list[str]:
@@ -255,7 +228,7 @@ def _roc_figure(split, found) -> str:
     if len(np.unique(labels)) < 2:
         missing = "images of one class only" if len(labels) else "no probabilities recorded"
         described += f" No curve: {missing}."
-        return f"<figure><figcaption><b>{_text(split)}</b>: {_text(described)}</figcaption></figure>"
+        return f"<figure><figcaption><b>{page.text(split)}</b>: {page.text(described)}</figcaption></figure>"
     points = [
         (found[f"sensitivity{suffix}"], found[f"specificity{suffix}"], meaning)
         for suffix, meaning in (("", "stored threshold"), ("_at_0.5", "threshold 0.5"))
@@ -268,7 +241,7 @@ def _roc_figure(split, found) -> str:
 
 def _confusions(split, found) -> str:
     thresholds = {"": f"stored threshold {_value(found, 'threshold')}", "_at_0.5": "threshold 0.5"}
-    captions = {f"confusion{suffix}": f"<b>{_text(split)}</b>, {at}" for suffix, at in thresholds.items()}
+    captions = {f"confusion{suffix}": f"<b>{page.text(split)}</b>, {at}" for suffix, at in thresholds.items()}
     tables = (_confusion(found[key], text) for key, text in captions.items() if key in found)
     return f"<div>{''.join(tables)}</div>"
 
@@ -298,22 +271,15 @@ def _samples(samples) -> str:
             shown.append(_sample(name, image, f"{split}, {CLASSES[int(label)]}"))
     parts = []
     for split, classes in groups.items():
-        parts.append(f"<h3>{_text(split)}</h3>")
+        parts.append(f"<h3>{page.text(split)}</h3>")
         for label, shown in sorted(classes.items()):
             parts.append(f'<p class="class">{CLASSES[label]}</p>\n<div class="strip">{"".join(shown)}</div>')
     return "\n".join(parts)
 
 
 def _sample(name, image, alt) -> str:
-    picture = Image.fromarray(np.asarray(image, np.uint8))
-    picture.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=85)
-    data = base64.b64encode(out.getvalue()).decode()
-    return (
-        f'<figure><img alt="{_text(alt)}" src="data:image/jpeg;base64,{data}">'
-        f'<figcaption title="{_text(name)}">{_text(name)}</figcaption></figure>'
-    )
+    shown = page.picture(image, SAMPLE_SIDE, alt)
+    return f'<figure>{shown}<figcaption title="{page.text(name)}">{page.text(name)}</figcaption></figure>'
 
 
 def _versions() -> dict[str, str]:
@@ -327,5 +293,5 @@ def _versions() -> dict[str, str]:
 
 
 def _details(title, tree) -> str:
-    listing = f"<pre>{_text(json.dumps(tree, indent=2, ensure_ascii=False))}</pre>"
-    return f"<details><summary>{title}</summary>{_scroll(listing, title)}</details>"
+    listing = f"<pre>{page.text(json.dumps(tree, indent=2, ensure_ascii=False))}</pre>"
+    return f"<details><summary>{title}</summary>{page.scroll(listing, title)}</details>"

@@ -45,7 +45,7 @@ def rows(path):
 
 def test_a_run_leaves_what_the_contract_names(trained):
     folder, work, printed = trained
-    for name in ("config.json", "splits.json", "checkpoints", "metrics.jsonl", "tensorboard", "report/index.html"):
+    for name in ("config.json", "splits.csv", "checkpoints", "metrics.jsonl", "tensorboard", "report/index.html"):
         assert (work / name).exists(), name
     assert {path.stem for path in (work / "evaluation").iterdir()} == {"train", "val", "test"}
     assert {path.name for path in folder.iterdir()} == {"work", "cache"}, "nothing is written elsewhere"
@@ -217,7 +217,7 @@ def test_a_mistake_in_the_data_is_one_line(tmp_path, tiny, kind):
         says = "2 unreadable: train/NORMAL/chest 003.png"
     else:
         data.write_text("not a folder")
-        says = "is a file"
+        says = "neither an .npz file nor an image"
     folder = tmp_path / "here"
     folder.mkdir()
     done = pneumojax("--config=m1", f"--data={data}", "--config.data.cache_dir=cache", *tiny, cwd=folder)
@@ -271,7 +271,7 @@ def test_a_workdir_that_is_no_run_is_left_alone(chests, tmp_path):
 
 def test_a_run_killed_while_it_began_begins_anew(chests, tmp_path, tiny):
     (tmp_path / "work").mkdir()
-    for name in ("splits.json", "config.json.unfinished"):
+    for name in ("splits.csv", "config.json.unfinished"):
         (tmp_path / "work" / name).write_text("{")
     done = pneumojax(
         "--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache", *tiny, cwd=tmp_path
@@ -288,7 +288,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained):
 def test_a_run_without_a_checkpoint_is_told(trained, tmp_path):
     _, work, _ = trained
     (tmp_path / "work").mkdir()
-    for name in ("config.json", "splits.json"):
+    for name in ("config.json", "splits.csv"):
         shutil.copy(work / name, tmp_path / "work")
     assert "no checkpoint in work: train first" in refused(tmp_path, "--mode=evaluate", "--workdir=work")
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from pneumojax.data import images
+from pneumojax.data.patients import patients_of
 from pneumojax.data.records import (
     CLASSES,
     SPLITS,
@@ -13,7 +14,6 @@ from pneumojax.data.records import (
     Source,
     file_fingerprint,
     name_of,
-    patient_of,
     read_file,
 )
 from pneumojax.errors import UserError
@@ -32,10 +32,11 @@ def open_folders(root: Path) -> Source | None:
         if not id.isascii() and os.fsencode(id) != id.encode(errors="replace"):
             raise UserError(f"{root} holds a file whose name is not UTF-8: {id!r}; rename it")
     files = dict(sorted(found.items()))
+    patients = patients_of(root, files)
     return Source(
         name=name_of(str(root)),
         location=str(root),
-        records=tuple(Record(id, label, patient_of(id), split) for id, (_, label, split) in files.items()),
+        records=tuple(Record(id, label, patients[id], split) for id, (_, label, split) in files.items()),
         fingerprint=file_fingerprint(path for path, _, _ in files.values()),
         read=partial(read_file, root),
         root=root,

@@ -5,90 +5,167 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import socket
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from pneumojax.data.duplicates import identical, near_equal, perceptual_hash, thumbnail
 from pneumojax.data.quiet_tensorflow import import_tfds
-from pneumojax.data.readers import Split, refuse_unreadable, try_read
-from pneumojax.data.records import Source
-from pneumojax.data.splits import Splits
+from pneumojax.data.readers import Split, refuse_unreadable, split_of, try_read
+from pneumojax.data.records import Record, Source
+from pneumojax.data.unreadable import UnreadableImage
+from pneumojax.data.workers import in_parallel
 from pneumojax.errors import UserError
 
-FORMAT = 1  # raise it when what is written for the same source changes
+FORMAT = 2  # raise it when what is written for the same source changes
 INDEX = "index.json"
-_CHUNK = 256  # images decoded before the next are handed to the threads
+_SHARDS = "images"  # TFDS's name for the one split that holds all; what is trained on is chosen afterwards
 
 
-def prepared_splits(source: Source, splits: Splits, *, size: int, cache_dir: str) -> dict[str, Split]:
-    """The splits, read from shards of grey uint8 images, which are written first where they are missing.
+class Means(NamedTuple):
+    """By what means a source is prepared; what is written does not depend on it.
 
-    They lie in a folder named by all that they depend on: the source's fingerprint, the size, and which
-    record is in which split. The folder gets its name when it is complete, so that a killed preparation is
-    never taken for a whole one.
+    Attributes:
+      workers: processes; 0 for one for each core, or threads of this one where there are few images.
+      beam_runner: the name of an Apache Beam runner, which then does the work; empty for none.
+      beam_options: flags for Beam, as on a command line.
+      watched: (results, how many there will be) -> the same results, told of on the way; see `log.watching`.
+    """
+
+    workers: int = 0
+    beam_runner: str = ""
+    beam_options: str = ""
+    watched: Callable[[Iterable, int], Iterable] = lambda results, total: results
+
+
+HERE = Means()
+
+
+class Prepared(NamedTuple):
+    """A source's images in shards.
+
+    Attributes:
+      folder: where they lie.
+      places: id -> the image's place in the shards, for those that could be read.
+      unreadable: id -> why the image could not be read.
+      identical: groups of ids whose images are the same at this size.
+      near_equal: groups of ids whose images are the same picture, though not the same pixels.
+      read: places (k,) int -> images (k, size, size, 1) uint8.
+    """
+
+    folder: epath.Path
+    places: Mapping[str, int]
+    unreadable: Mapping[str, str]
+    identical: Sequence[Sequence[str]]
+    near_equal: Sequence[Sequence[str]]
+    read: Callable[[np.ndarray], np.ndarray]
+
+    def split(self, name: str, records: Sequence[Record]) -> Split:
+        """A split of `records`, all of which must be readable."""
+        places = np.array([self.places[record.id] for record in records])
+        return split_of(name, records, lambda indices: self.read(places[indices]))
+
+
+def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "fail", means: Means = HERE) -> Prepared:
+    """The source's images from shards of grey uint8 squares, which are written first where they are missing.
+
+    They lie in a folder named by all that they depend on: the source's fingerprint, ids and labels, and the size.
+    The folder gets its name when it is complete, so that a killed preparation is never taken for a whole one.
 
     Args:
-      source: where the images come from.
-      splits: the records of each split.
+      source: where the images come from; every record has a label.
       size: side of the images in pixels.
       cache_dir: a folder; empty for the user's cache folder.
+      on_error: "fail" or "skip", of unreadable images.
+      means: how it is done.
 
     Raises:
-      UserError: images are unreadable; all of them are counted, the first few named.
+      UserError: images are unreadable and `on_error` is "fail"; all of them are counted, the first few named. Or the
+        shards are damaged, or Apache Beam is asked for and not installed.
     """
     cache = epath.Path(cache_dir or _user_cache()).expanduser()
-    folder = cache / f"{source.name}-{_key(source, splits, size)}"
-    if not folder.exists():
-        _prepare(source, splits, size, folder)
-    tfds = import_tfds()
+    folder = cache / f"{source.name}-{_key(source, size)}"
+    if folder.exists():
+        prepared = _open(folder)
+        if on_error == "skip" or not prepared.unreadable:
+            return prepared
+        folder.rmtree()  # what could not be read then may be mended now
+    _write(source, size, folder, on_error, means)
+    return _open(folder)
+
+
+def _open(folder: epath.Path) -> Prepared:
     try:
         index = json.loads((folder / INDEX).read_text())
-        builder = tfds.builder_from_directory(folder)
-        return {name: _open(builder, name, index[name]) for name in splits}
+        shards = _shards(folder)
+        places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
+        told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
+        return Prepared(folder, places, read=partial(_read, shards), **told)
     except Exception as error:  # whatever a damaged shard makes its readers raise
         raise UserError(f"{folder} is damaged: remove it, and it will be written again") from error
+
+
+def _shards(folder):
+    """The shards as a random access sequence of dicts."""
+    return import_tfds().builder_from_directory(folder).as_data_source(_SHARDS)
+
+
+def _read(shards, places):
+    return np.stack([row["image"] for row in shards.__getitems__(np.asarray(places).tolist())])
 
 
 def _user_cache() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "pneumojax")
 
 
-def _key(source: Source, splits: Splits, size: int) -> str:
-    members = {name: [record[:3] for record in splits[name]] for name in sorted(splits)}
+def _key(source: Source, size: int) -> str:
+    members = [record[:2] for record in source.records]
     told = json.dumps([FORMAT, size, source.location, source.fingerprint, members])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _prepare(source: Source, splits: Splits, size: int, folder: epath.Path) -> None:
+def _write(source: Source, size: int, folder: epath.Path, on_error: str, means: Means) -> None:
     _remove_abandoned(folder.parent)
-    partial = folder.parent / f"{folder.name}{_partial_suffix(os.getpid())}-{uuid.uuid4().hex[:8]}"
-    failures = []
+    partial_folder = folder.parent / f"{folder.name}{_partial_suffix(os.getpid())}-{uuid.uuid4().hex[:8]}"
     try:
-        builder = _builder_to(partial, source, splits, size, failures)
-        _write_shards(builder, failures)
-        (builder.data_path / INDEX).write_text(json.dumps({name: _index(builder, name) for name in splits}))
+        builder = _builder_to(partial_folder, source, size, means)
+        _build(builder, means)
+        index = _index(builder.data_path)
+        if on_error == "fail":
+            refuse_unreadable(index["unreadable"])
+        (builder.data_path / INDEX).write_text(json.dumps(index))
         try:
             builder.data_path.rename(folder)
         except OSError:
             if not folder.exists():  # otherwise another process was faster, and wrote the same
                 raise
     finally:
-        if partial.exists():
-            partial.rmtree()
+        if partial_folder.exists():
+            partial_folder.rmtree()
 
 
-def _write_shards(builder, failures) -> None:
-    downloads = import_tfds().download.DownloadConfig(try_download_gcs=False)
+def _build(builder, means: Means) -> None:
+    settings = {"try_download_gcs": False}
+    if means.beam_runner:
+        options = _import_beam().options.pipeline_options.PipelineOptions(shlex.split(means.beam_options))
+        settings |= {"beam_runner": means.beam_runner, "beam_options": options}
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces what it does
+        builder.download_and_prepare(download_config=import_tfds().download.DownloadConfig(**settings))
+
+
+def _import_beam():
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces what it does
-            builder.download_and_prepare(download_config=downloads)
-    except Exception:
-        refuse_unreadable(failures)  # TFDS stumbles over a split of which nothing is left
-        raise
-    refuse_unreadable(failures)
+        import apache_beam
+    except ImportError:
+        raise UserError("Apache Beam is not installed: pip install pneumojax[beam]") from None
+    return apache_beam
 
 
 def _partial_suffix(process: int) -> str:
@@ -98,10 +175,10 @@ def _partial_suffix(process: int) -> str:
 def _remove_abandoned(cache: epath.Path) -> None:
     """Removes what killed preparations on this machine left."""
     prefix = _partial_suffix(0).removesuffix("0")
-    for partial in cache.glob(f"*{prefix}*"):
-        process = partial.name.partition(prefix)[2].partition("-")[0]
+    for abandoned in cache.glob(f"*{prefix}*"):
+        process = abandoned.name.partition(prefix)[2].partition("-")[0]
         if process.isdecimal() and not _runs(int(process)):
-            partial.rmtree(missing_ok=True)
+            abandoned.rmtree(missing_ok=True)
 
 
 def _runs(process: int) -> bool:
@@ -114,8 +191,10 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _builder_to(folder, source, splits, size, failures):
+def _builder_to(folder, source, size, means):
     tfds = import_tfds()
+    squares = {"shape": (size, size, 1), "dtype": np.uint8, "encoding": tfds.features.Encoding.BYTES}
+    read = partial(try_read, source._replace(records=()), size)  # records are many, and go to the workers by chunks
 
     class Radiographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Grey radiographs at a model's size."""
@@ -126,52 +205,55 @@ def _builder_to(folder, source, splits, size, failures):
             return self.dataset_info_from_configs(
                 features=tfds.features.FeaturesDict(
                     {
-                        "image": tfds.features.Tensor(
-                            shape=(size, size, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
-                        ),
+                        "image": tfds.features.Tensor(**squares),
                         "label": tfds.features.Scalar(np.uint8),
                         "id": tfds.features.Text(),
-                        "patient": tfds.features.Text(),
+                        "unreadable": tfds.features.Text(doc="why the image could not be read; it is black then"),
                     }
                 )
             )
 
         def _split_generators(self, download_manager):
-            return {name: self._generate_examples(records) for name, records in splits.items()}
+            return {_SHARDS: self._generate_examples(source.records)}
 
         def _generate_examples(self, records):
-            with ThreadPoolExecutor() as pool:
-                for start in range(0, len(records), _CHUNK):
-                    chunk = records[start : start + _CHUNK]
-                    decoded = pool.map(lambda record: try_read(source, record, size), chunk)
-                    for record, image in zip(chunk, decoded, strict=True):
-                        if isinstance(image, Exception):
-                            failures.append((record, image))
-                            continue
-                        yield (
-                            record.id,
-                            {
-                                "image": image[..., None],
-                                "label": record.label,
-                                "id": record.id,
-                                "patient": record.patient,
-                            },
-                        )
+            if means.beam_runner:
+                beam = _import_beam()
+                return beam.Create(records) | beam.Map(partial(_read_to_example, read, size))
+            images = means.watched(in_parallel(read, records, means.workers), len(records))
+            return (_example(size, record, image) for record, image in zip(records, images, strict=True))
 
     return Radiographs(data_dir=folder, file_format="array_record")
 
 
-def _index(builder, name) -> dict[str, list]:
-    """Ids and labels in the order of the shards."""
-    rows = [(row["id"].decode(), int(row["label"])) for row in builder.as_data_source(name)]
-    return {"ids": [id for id, _ in rows], "labels": [label for _, label in rows]}
+def _read_to_example(read, size, record):
+    return _example(size, record, read(record))
 
 
-def _open(builder, name, index) -> Split:
-    shards = builder.as_data_source(name)
-    return Split(
-        name,
-        np.array(index["ids"]),
-        np.array(index["labels"], np.uint8),
-        lambda indices: np.stack([row["image"] for row in shards.__getitems__(np.asarray(indices).tolist())]),
-    )
+def _example(size, record, image):
+    """(key, features) of one record, of which `image` is the square, or why there is none."""
+    readable = not isinstance(image, UnreadableImage)
+    return record.id, {
+        "image": image[..., None] if readable else np.zeros((size, size, 1), np.uint8),
+        "label": record.label,
+        "id": record.id,
+        "unreadable": "" if readable else str(image),
+    }
+
+
+def _index(folder: epath.Path) -> dict:
+    """What is known of the shards without reading them all again."""
+    ids, unreadable, seen = [], {}, []
+    for row in _shards(folder):
+        ids.append(row["id"].decode())
+        if row["unreadable"]:
+            unreadable[ids[-1]] = row["unreadable"].decode()
+            continue
+        image = row["image"][..., 0]
+        seen.append((ids[-1], hashlib.sha256(image).digest(), perceptual_hash(image), thumbnail(image)))
+    names, digests, hashes, thumbnails = zip(*sorted(seen, key=itemgetter(0)), strict=True) if seen else ((),) * 4
+    near = [group for group in near_equal(hashes, thumbnails) if len({digests[i] for i in group}) > 1]
+    groups = {"identical": identical(digests), "near_equal": near}
+    return {"ids": ids, "unreadable": unreadable} | {
+        kind: [[names[i] for i in group] for group in found] for kind, found in groups.items()
+    }

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -82,18 +82,6 @@ def read_file(root: Path, record: Record, size: int) -> np.ndarray:
 def name_of(location: str) -> str:
     """The source's short name, fit for a file name: without looking whether it is there."""
     return re.sub(r"[^\w.]+", "_", Path(location).absolute().name) or "data"
-
-
-# Kermany et al. in both of their releases, and CheXpert: the prefix is the patient, what follows the image.
-_PATIENT = re.compile(
-    r"(person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+|(?:NORMAL|BACTERIA|VIRUS)-\d+|patient\d+)(?=[-_.]|$)"
-)
-
-
-def patient_of(id: str) -> str:
-    """The patient that the name of an image or of a folder above it tells; otherwise the image is its own."""
-    matches = filter(None, map(_PATIENT.match, PurePosixPath(id).parts))
-    return next((match[1] for match in matches), id)
 
 
 def file_fingerprint(paths: Iterable[Path]) -> str:

@@ -2,40 +2,60 @@
 
 from pathlib import Path
 
-from pneumojax.data import phantom
+from pneumojax.data import images, phantom
+from pneumojax.data.chexpert import open_chexpert
 from pneumojax.data.folders import open_folders
+from pneumojax.data.npz import open_npz
 from pneumojax.data.records import CLASSES, DEFAULTS, Options, Record, Source, file_fingerprint
+from pneumojax.data.table import open_single, open_table
 from pneumojax.errors import UserError
 
 
 def open_source(location: str, options: Options = DEFAULTS) -> Source:
-    """Recognises what lies at `location`: "phantom", or a path to class folders.
+    """Recognises what lies at `location`.
+
+    Args:
+      location: "phantom"; "tfds:NAME"; or a path to an NPZ file with MedMNIST's keys, to one image file, or to a
+        folder: a CheXpert tree, class folders, or images with a CSV of labels.
+      options: for what a source leaves to choose.
 
     Raises:
       UserError: there is nothing there, or nothing that is recognised.
     """
     if location == "phantom":
         return _phantom()
+    if location.startswith("tfds:"):
+        from pneumojax.data.tfds_source import open_tfds  # it imports TensorFlow
+
+        return open_tfds(location)
     try:
         path = Path(location).expanduser()
         if not location or not path.exists():
-            raise UserError(f"no such data: {location!r}; give a folder, or phantom")
-        if not path.is_dir():
-            raise UserError(f"{location} is a file; give the folder that holds the class folders, or phantom")
+            raise UserError(f"no such data: {location!r}; give a folder, an .npz file, tfds:NAME, or phantom")
         str(path).encode()
-        return _open_folder(path.resolve(), options)
+        return (_open_folder if path.is_dir() else _open_file)(path.resolve(), options)
     except UnicodeEncodeError:
         raise UserError(f"the name of {location!r} is not UTF-8, or the locale is not: rename it") from None
     except (OSError, RuntimeError) as error:  # such as no permission, or no such home as in ~nobody
         raise UserError(f"cannot open {location}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _open_file(path: Path, options: Options) -> Source:
+    if path.suffix.lower() == ".npz":
+        return open_npz(path)
+    if path.suffix.lower() in images.SUFFIXES:
+        return open_single(path)
+    raise UserError(f"{path} is neither an .npz file nor an image: give one, or a folder of images")
+
+
 def _open_folder(root: Path, options: Options) -> Source:
-    source = open_folders(root)
+    if options.labels:
+        return open_table(root, options.labels)
+    source = open_chexpert(root, options) or open_folders(root) or open_table(root, "")
     if source is None:
         raise UserError(
-            f"{root} holds no images in folders named {' and '.join(CLASSES)}, with or without train, val,"
-            " test above: arrange them so"
+            f"{root} holds no images in folders named {' and '.join(CLASSES)}, with or without train, val, test above,"
+            " and no CSV with ids and labels: arrange them so"
         )
     return source
 

@@ -173,8 +173,8 @@ BROKEN = {
     "PNG cut in its header": (encoded(PHOTO)[:20], None),
     "only a magic number": (b"\xff\xd8\xff", None),
     "empty": (b"", "empty"),
-    "text": (b"this is\nno image\n", "neither JPEG nor PNG"),
-    "another format": (encoded(PHOTO, "BMP"), "neither JPEG nor PNG"),
+    "text": (b"this is\nno image\n", "neither JPEG, PNG nor DICOM"),
+    "another format": (encoded(PHOTO, "BMP"), "neither JPEG, PNG nor DICOM"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Prepared splits: written once, equal to the source to the bit, and never half."""
+"""Prepared images: written once, equal to the source to the bit, and never half."""
 
 import os
 import signal
@@ -9,81 +9,75 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pneumojax.data import prepare
-from pneumojax.data.images import UnreadableImage
-from pneumojax.data.prepare import prepared_splits
-from pneumojax.data.readers import from_source
+from pneumojax.data import phantom, prepare
+from pneumojax.data.prepare import Means
 from pneumojax.data.records import Record, Source
 from pneumojax.data.sources import open_source
-from pneumojax.data.splits import as_given, for_training
+from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")  # TFDS of Protobuf
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "kermany_224"
-SIZE = 6
+SIZE = 16
 
-RECORDS = tuple(
-    Record(f"{split}/{i:03d}", i % 3 % 2, f"p{i // 2}", split)
-    for split, count in (("train", 40), ("val_given", 7))
-    for i in range(count)
-)
+RECORDS = tuple(Record(f"train/{i:03d}", i % 3 % 2, f"p{i // 2}", "train") for i in range(47))
+
+
+def noise(record, size):
+    return np.random.default_rng([int(record.id[-3:]), size]).integers(0, 256, (size, size), dtype=np.uint8)
 
 
 class Toy:
     """A source that counts its reads; every image differs. `bad` ids are unreadable."""
 
-    def __init__(self, *, fingerprint="1", bad=(), before_read=lambda count: None):
+    def __init__(self, *, fingerprint="1", bad=(), before_read=lambda count: None, records=RECORDS, draw=noise):
         self.reads = 0
-        self._bad, self._before_read = bad, before_read
-        self.source = Source("toy", "/toy", RECORDS, fingerprint, self._read)
+        self._bad, self._before_read, self._draw = bad, before_read, draw
+        self.source = Source("toy", "/toy", records, fingerprint, self._read)
 
     def _read(self, record, size):
         self.reads += 1
         self._before_read(self.reads)
         if record.id in self._bad:
             raise UnreadableImage(f"mean trick no {self._bad.index(record.id)}")
-        seed = RECORDS.index(record)
-        return np.random.default_rng([seed, size]).integers(0, 256, (size, size), dtype=np.uint8)
+        return self._draw(record, size)
 
 
-def prepared(toy, cache, size=SIZE, splits=None):
-    return prepared_splits(toy.source, splits or as_given(toy.source.records), size=size, cache_dir=str(cache))
+def prepared(toy, cache, size=SIZE, **options):
+    return prepare.prepare(toy.source, size=size, cache_dir=str(cache), **options)
 
 
-def everything(split):
-    return split.read(np.arange(len(split.ids)))
+def everything(result, records=RECORDS):
+    return result.split("train", records).read(np.arange(len(records)))
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """(cache folder, the prepared splits of a plain Toy): for tests that only read."""
+    """(cache folder, what is prepared of a plain Toy): for tests that only read."""
     cache = tmp_path_factory.mktemp("cache")
     return cache, prepared(Toy(), cache)
 
 
-def test_equal_to_reading_the_source_and_in_matching_order(shared):
-    splits = shared[1]
-    assert set(splits) == {"train", "val_given"}
-    for name, members in as_given(RECORDS).items():
-        split = splits[name]
-        assert split.name == name
-        assert sorted(split.ids) == sorted(record.id for record in members)
-        by_id = {record.id: record for record in members}
-        direct = from_source(Toy().source, name, [by_id[id] for id in split.ids], SIZE)
-        images = everything(split)
-        assert images.shape == (len(members), SIZE, SIZE, 1)
-        assert images.dtype == np.uint8
-        np.testing.assert_array_equal(images, everything(direct))
-        np.testing.assert_array_equal(split.labels, direct.labels)
-        assert split.labels.dtype == np.uint8
+def test_equal_to_the_source_in_the_order_of_the_records(shared):
+    chosen = RECORDS[::-2]
+    split = shared[1].split("val", chosen)
+    assert split.name == "val"
+    assert split.ids.tolist() == [record.id for record in chosen]
+    assert split.labels.tolist() == [record.label for record in chosen]
+    assert split.labels.dtype == np.uint8
+    images = split.read(np.arange(len(chosen)))
+    assert images.shape == (len(chosen), SIZE, SIZE, 1)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images[..., 0], [noise(record, SIZE) for record in chosen])
 
 
 def test_reads_any_indices_in_the_order_asked_for(shared):
-    split = shared[1]["train"]
-    images = everything(split)
+    images = everything(shared[1])
+    split = shared[1].split("train", RECORDS)
     for indices in ([39, 0, 7, 7], [5], np.array([3, 1], np.int64)):
         np.testing.assert_array_equal(split.read(indices), images[np.asarray(indices)])
 
@@ -93,8 +87,7 @@ def test_the_second_time_decodes_nothing(shared):
     again = Toy()
     second = prepared(again, cache)
     assert again.reads == 0
-    np.testing.assert_array_equal(second["train"].ids, first["train"].ids)
-    np.testing.assert_array_equal(everything(second["train"]), everything(first["train"]))
+    np.testing.assert_array_equal(everything(second), everything(first))
 
 
 def test_nothing_but_the_shards_stays(shared):
@@ -103,37 +96,76 @@ def test_nothing_but_the_shards_stays(shared):
     assert folder.name.startswith("toy-")
 
 
-@pytest.mark.parametrize("change", ["fingerprint", "size", "split", "label"])
+@pytest.mark.parametrize("change", ["fingerprint", "size", "label", "records"])
 def test_whatever_it_depends_on_prepares_anew(shared, change):
-    toy, size, splits = Toy(), SIZE, as_given(RECORDS)
+    toy, size = Toy(), SIZE
     if change == "fingerprint":
         toy = Toy(fingerprint="2")
     elif change == "size":
         size = SIZE + 1
-    elif change == "split":
-        splits = {"train": splits["train"][:-1], "val": splits["train"][-1:], "val_given": splits["val_given"]}
+    elif change == "label":
+        toy = Toy(records=(RECORDS[0]._replace(label=1), *RECORDS[1:]))
     else:
-        first = splits["train"][0]
-        splits["train"] = (first._replace(label=1 - first.label), *splits["train"][1:])
-        toy.source = toy.source._replace(read=lambda record, size: np.zeros((size, size), np.uint8))
+        toy = Toy(records=RECORDS[:-1])
     before = set(shared[0].iterdir())
-    result = prepared(toy, shared[0], size, splits)
+    result = prepared(toy, shared[0], size)
     assert len(set(shared[0].iterdir()) - before) == 1
-    assert {name: len(split.ids) for name, split in result.items()} == {n: len(m) for n, m in splits.items()}
-    assert everything(result["train"]).shape[1] == size
+    assert toy.reads == len(toy.source.records)
+    assert everything(result, toy.source.records).shape[1] == size
 
 
-@pytest.mark.parametrize("bad", [("train/001", "train/020", "val_given/003"), tuple(r.id for r in RECORDS[40:])])
+def test_carving_anew_prepares_nothing(shared):
+    """Which image is trained on and which is looked at is not the shards' matter."""
+    toy = Toy(records=tuple(record._replace(split="all", patient="x") for record in RECORDS))
+    prepared(toy, shared[0])
+    assert toy.reads == 0
+
+
+def test_pictures_that_are_alike_are_found(tmp_path):
+    """Equal squares are identical; a picture encoded anew is nearly so; others are neither."""
+
+    def draw(record, size):
+        number = RECORDS.index(record)
+        image = phantom.render(0, {5: 3, 9: 4}.get(number, number), 0, 64)[0]
+        return image if number != 9 else np.clip(image * 0.97 + 2, 0, 255).astype(np.uint8)
+
+    found = prepared(Toy(draw=draw), tmp_path, 64)
+    assert found.identical == [["train/003", "train/005"]]
+    assert found.near_equal == [["train/004", "train/009"]]
+
+
+@pytest.mark.parametrize("bad", [("train/001", "train/020", "train/043"), tuple(record.id for record in RECORDS)])
 def test_all_unreadable_images_are_told_at_once_and_nothing_stays(tmp_path, bad):
-    """Also where they leave nothing of a split."""
+    """Also where they leave nothing."""
     toy = Toy(bad=bad)
     with pytest.raises(UserError, match=f"^{len(bad)} unreadable") as caught:
         prepared(toy, tmp_path)
     assert toy.reads == len(RECORDS)
-    for i, id in enumerate(bad[:5]):
-        assert f"{id} (mean trick no {i})" in str(caught.value)
+    named = [id for i, id in enumerate(bad) if f"{id} (mean trick no {i})" in str(caught.value)]
+    assert len(named) == min(5, len(bad))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_images_are_skipped_on_request_and_never_forgotten(tmp_path):
+    bad = ("train/001", "train/020")
+    skipped = prepared(Toy(bad=bad), tmp_path, on_error="skip")
+    assert dict(skipped.unreadable) == {id: f"mean trick no {i}" for i, id in enumerate(bad)}
+    assert set(skipped.places) == {record.id for record in RECORDS} - set(bad)
+    assert not skipped.identical, "what could not be read is no picture"
+    kept = [record for record in RECORDS if record.id not in bad]
+    np.testing.assert_array_equal(everything(skipped, kept)[..., 0], [noise(record, SIZE) for record in kept])
+    again = Toy(bad=bad)
+    assert prepared(again, tmp_path, on_error="skip").unreadable == skipped.unreadable
+    assert again.reads == 0
+    with pytest.raises(UserError, match="^2 unreadable"):
+        prepared(again, tmp_path)
+
+
+def test_what_was_unreadable_once_is_tried_again(tmp_path):
+    """A disk that was away leaves no trace in the files' times."""
+    prepared(Toy(bad=("train/001",)), tmp_path, on_error="skip")
+    assert not prepared(Toy(), tmp_path).unreadable
 
 
 def test_an_error_that_is_not_the_images_leaves_nothing_either(tmp_path):
@@ -144,7 +176,59 @@ def test_an_error_that_is_not_the_images_leaves_nothing_either(tmp_path):
     with pytest.raises(RuntimeError, match="the disk is gone"):
         prepared(Toy(before_read=break_down), tmp_path)
     assert not list(tmp_path.iterdir())
-    assert len(prepared(Toy(), tmp_path)["train"].ids) == 40
+    assert everything(prepared(Toy(), tmp_path)).shape[0] == len(RECORDS)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A source of 30 drawn files, one of them broken."""
+    root = tmp_path_factory.mktemp("files") / "drawn"
+    for i in range(30):
+        path = root / ("NORMAL", "PNEUMONIA")[i % 2] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(phantom.render(0, i, i % 2, 48)[0]).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    return open_source(str(root))
+
+
+def shards(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if "array_record" in path.name}
+
+
+@pytest.fixture(scope="module")
+def by_threads(files, tmp_path_factory):
+    return prepare.prepare(files, size=32, cache_dir=str(tmp_path_factory.mktemp("threads")), on_error="skip")
+
+
+def test_processes_write_the_same_shards(files, by_threads, tmp_path):
+    told = []
+
+    def watched(results, total):
+        told.append(total)
+        return results
+
+    means = Means(workers=2, watched=watched)
+    result = prepare.prepare(files, size=32, cache_dir=str(tmp_path), on_error="skip", means=means)
+    assert shards(result.folder) == shards(by_threads.folder)
+    assert list(result.unreadable) == ["PNEUMONIA/29.png"]
+    assert told == [30]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam", "ignore::ResourceWarning")
+def test_beam_prepares_the_same(files, by_threads, tmp_path):
+    means = Means(beam_runner="DirectRunner", beam_options="--direct_num_workers=2")
+    result = prepare.prepare(files, size=32, cache_dir=str(tmp_path), on_error="skip", means=means)
+    assert result.unreadable == by_threads.unreadable
+    assert result.places.keys() == by_threads.places.keys()
+    records = [record for record in files.records if record.id in result.places]
+    np.testing.assert_array_equal(everything(result, records), everything(by_threads, records))
+
+
+def test_beam_that_is_not_installed_is_one_line(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"pip install pneumojax\[beam\]"):
+        prepare.prepare(files, size=32, cache_dir=str(tmp_path), means=Means(beam_runner="DirectRunner"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_setting_means_the_users_cache_folder(tmp_path, monkeypatch):
@@ -166,8 +250,7 @@ def wait(count):
         while not (Path({signals!r}) / "go on").exists():
             time.sleep(0.02)
 
-splits = prepared(Toy(before_read=wait), {cache!r})
-assert everything(splits["train"]).any()
+assert everything(prepared(Toy(before_read=wait), {cache!r})).any()
 """
 
 
@@ -195,9 +278,10 @@ def test_a_killed_preparation_is_never_taken_for_a_whole_one(other, tmp_path):
     os.kill(other.pid, signal.SIGKILL)
     assert other.wait() == -signal.SIGKILL
     toy = Toy()
-    splits = prepared(toy, cache)
+    killed_and_run_again = prepared(toy, cache)
     assert toy.reads == len(RECORDS)
-    assert len(everything(splits["train"])) == 40
+    undisturbed = prepared(Toy(), tmp_path / "another")
+    assert shards(killed_and_run_again.folder) == shards(undisturbed.folder)
     (folder,) = cache.iterdir()
     assert "partial" not in folder.name, "what the killed process left is removed"
 
@@ -205,7 +289,7 @@ def test_a_killed_preparation_is_never_taken_for_a_whole_one(other, tmp_path):
 def test_two_preparations_at_once_both_end_well_and_quietly(other, tmp_path):
     """Processes of one machine start together. The first to end must not disturb the other."""
     toy = Toy()
-    ours = everything(prepared(toy, tmp_path / "cache")["train"])
+    ours = everything(prepared(toy, tmp_path / "cache"))
     assert toy.reads == len(RECORDS)
     assert other.poll() is None
     (tmp_path / "signals" / "go on").touch()
@@ -213,7 +297,7 @@ def test_two_preparations_at_once_both_end_well_and_quietly(other, tmp_path):
     assert (other.returncode, stdout, stderr) == (0, "", "")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     again = Toy()
-    np.testing.assert_array_equal(everything(prepared(again, tmp_path / "cache")["train"]), ours)
+    np.testing.assert_array_equal(everything(prepared(again, tmp_path / "cache")), ours)
     assert again.reads == 0
 
 
@@ -226,12 +310,6 @@ def test_the_real_set(tmp_path):
     if not REAL.is_dir():
         pytest.skip("the shared radiographs are not here")
     source = open_source(str(REAL))
-    few = [record for record in source.records if record.split == "val"]
-    few += [record for record in source.records if record.split == "train"][::100]
-    splits, _ = for_training(few, seed=0, val_fraction=0.2, test_fraction=0.0)
-    result = prepared_splits(source, splits, size=150, cache_dir=str(tmp_path))
-    for name, members in splits.items():
-        by_id = {record.id: record for record in members}
-        direct = [source.read(by_id[id], 150) for id in result[name].ids]
-        np.testing.assert_array_equal(everything(result[name])[..., 0], direct)
-        np.testing.assert_array_equal(result[name].labels, ["PNEUMONIA" in id for id in result[name].ids])
+    few = source.records[::100]
+    result = prepare.prepare(source._replace(records=few), size=150, cache_dir=str(tmp_path))
+    np.testing.assert_array_equal(everything(result, few)[..., 0], [source.read(record, 150) for record in few])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumojax.data import sources
+from pneumojax.data import records
 from pneumojax.data.images import UnreadableImage
-from pneumojax.data.records import patient_of
+from pneumojax.data.patients import patient_of
 from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError
 
@@ -65,8 +65,8 @@ def test_without_split_level_everything_is_one_split(tmp_path):
 
 
 def test_suffixes_in_any_case_and_nothing_but_images(tmp_path):
-    wanted = [f"NORMAL/{name}" for name in ("a.jpeg", "b.JPG", "c.Png", "d.e.jpg")]
-    put(tmp_path, *wanted, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.dcm")
+    wanted = [f"NORMAL/{name}" for name in ("a.jpeg", "b.JPG", "c.Png", "d.e.jpg", "e.DCM")]
+    put(tmp_path, *wanted, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.tiff")
     (tmp_path / "NORMAL" / "folder.png").mkdir()
     assert list(found(tmp_path)) == wanted
 
@@ -184,9 +184,9 @@ def test_nothing_there(tmp_path, monkeypatch, name):
     assert refusal(name).startswith(("no such data", "cannot open"))
 
 
-def test_a_file_is_no_folder(tmp_path):
-    put(tmp_path, "NORMAL/a.png")
-    assert "is a file" in refusal(tmp_path / "NORMAL" / "a.png")
+def test_a_file_that_is_no_image(tmp_path):
+    put(tmp_path, "notes.txt")
+    assert "neither an .npz file nor an image" in refusal(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize("content", [[], ["a.png"], ["cats/a.png"], ["train/cats/a.png"], ["NORMAL/notes.txt"]])
@@ -286,4 +286,4 @@ def test_the_real_set():
     assert not alone, "every name of this set tells the patient"
     assert source.read(source.records[0], 150).shape == (150, 150)
     assert source.notice is None
-    assert sources.CLASSES == {"normal": 0, "pneumonia": 1}
+    assert records.CLASSES == {"normal": 0, "pneumonia": 1}

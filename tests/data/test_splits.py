@@ -165,15 +165,51 @@ def test_a_source_without_splits_is_carved_from():
         (records(normal=0), "train split has no normal"),
         (records(pneumonia=0), "train split has no pneumonia"),
         (records("all", pneumonia=0), "train split has no pneumonia"),
+        ([*records(), Record("odd one", None, "x", "train")], "1 images have no label, such as odd one"),
+    ],
+)
+def test_what_cannot_be_trained_on(given, says):
+    with pytest.raises(UserError, match=says) as caught:
+        splits.require_trainable(given)
+    assert "\n" not in str(caught.value)
+    splits.require_trainable(records())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
         (records(normal=30, per_patient=30), "val split has no normal image: too few patients"),
         (records(normal=3, pneumonia=3), "val split has no normal image: too few patients"),
         ([Record(f"{i}", i % 2, "the only one", "train") for i in range(100)], "too few patients"),
     ],
 )
-def test_what_cannot_be_trained_on(given, says):
-    with pytest.raises(UserError, match=says) as caught:
+def test_what_cannot_be_carved(given, says):
+    with pytest.raises(UserError, match=says):
         training(given)
-    assert "\n" not in str(caught.value)
+
+
+def test_a_subset_has_the_numbers_asked_for_and_leaves_other_splits_alone():
+    given = records() + records("val", 60, 60)
+    drawn = splits.subset(given, (10, 70), seed=0)
+    assert counts([record for record in drawn if record.split == "train"]) == (10, 70)
+    assert [record for record in drawn if record.split == "val"] == records("val", 60, 60)
+    assert drawn == splits.subset(given, (10, 70), seed=0)
+    assert ids(drawn) < ids(splits.subset(given, (11, 71), seed=0)), "a larger one holds the smaller"
+    assert len(ids(drawn) & ids(splits.subset(given, (10, 70), seed=1))) < 120 + 30
+    with pytest.raises(UserError, match="301 normal images is asked for, and train has 300"):
+        splits.subset(given, (301, 1), seed=0)
+
+
+def test_the_table_of_splits_brings_them_back():
+    given = [*records(normal=3, pneumonia=4), Record('comma, "quote"\nline', 1, "x", "train")]
+    before = {"train": tuple(given[:4]), "val": tuple(given[5:])}
+    table = splits.to_csv(before, given)
+    assert table.startswith("id,label,split\n")
+    assert f"\n{given[4].id},1,\n" in table, "one that is in no split is listed too"
+    assert splits.from_csv(table, given) == before
+    for changed in (given[1:], [given[0]._replace(label=1), *given[1:]], [*given, Record("new", 0, "y", "train")]):
+        with pytest.raises(ValueError):
+            splits.from_csv(table, changed)
 
 
 def test_a_share_that_leaves_nothing_to_train_on():

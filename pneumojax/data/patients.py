@@ -1,0 +1,49 @@
+"""Whose image is it: as far as names of files, or headers of DICOM files, tell."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+# Kermany et al. in both of their releases, and CheXpert: the prefix is the patient, what follows the image.
+_PATIENT = re.compile(
+    r"(person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+|(?:NORMAL|BACTERIA|VIRUS)-\d+|patient\d+)(?=[-_.]|$)"
+)
+
+
+def patient_of(id: str) -> str:
+    """The patient that the name of an image or of a folder above it tells; otherwise the image is its own."""
+    matches = filter(None, map(_PATIENT.match, PurePosixPath(id).parts))
+    return next((match[1] for match in matches), id)
+
+
+def patients_of(root: Path, ids: Iterable[str]) -> dict[str, str]:
+    """The patient of each image file `root / id`: by its header if it is DICOM, otherwise by its name."""
+    with ThreadPoolExecutor() as pool:
+        return dict(pool.map(lambda id: (id, _from_header(root / id) or patient_of(id)), ids))
+
+
+def hashed(identifier: str) -> str:
+    """16 hex digits in place of an identifier: the same in every run, and none that others would compute."""
+    return hashlib.blake2b(identifier.encode(), digest_size=8, key=b"pneumojax: patients of one data set").hexdigest()
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether the file begins as DICOM does, whatever it is called."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _from_header(file: Path) -> str | None:
+    suffix = file.suffix.lower()
+    if suffix in (".jpg", ".jpeg", ".png") or (suffix not in DICOM_SUFFIXES and not is_dicom(file)):
+        return None
+    from pneumojax.data import dicom  # a second's import, for those who have such files
+
+    return dicom.patient_key(file)

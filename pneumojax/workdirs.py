@@ -1,0 +1,98 @@
+"""A folder holds one run: begun with certain settings and images, and refused to others."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax import config as configs
+from pneumojax.data import audit_page
+from pneumojax.data import splits as splitting
+from pneumojax.data.records import Source, name_of
+from pneumojax.errors import UserError
+from pneumojax.files import UNFINISHED, write_whole
+
+SPLITS_FILE = "splits.csv"
+
+
+def default(mode: str, config: ConfigDict) -> epath.Path:
+    """runs/<config>-<recipe>-<source>, or runs/audit-<source>."""
+    begin = "audit" if mode == "audit" else f"{config.name}-{config.recipe}"
+    return epath.Path(f"runs/{begin}-{name_of(config.data.source)}")
+
+
+def config_for(mode: str, spec: str | None, workdir: epath.Path | None) -> ConfigDict:
+    """The config that `spec` names; where there is none, the workdir's.
+
+    What concerns images alone needs neither: there, m1, m2 and m3 agree.
+
+    Raises:
+      UserError: neither gives a config.
+    """
+    if spec is not None:
+        return configs.load(spec)
+    if workdir is not None and (mode != "audit" or (workdir / configs.FILE).exists()):
+        return read_config(workdir)
+    if mode in ("audit", "prepare"):
+        return configs.load("m1")
+    raise UserError("give --config (such as m1), or the --workdir of a run")
+
+
+def read_config(workdir: epath.Path) -> ConfigDict:
+    """The config that the run in `workdir` was started with.
+
+    Raises:
+      UserError: there is no run.
+    """
+    path = workdir / configs.FILE
+    if not path.exists():
+        raise UserError(f"no run in {workdir}: give --config to start one, or the --workdir of one")
+    return configs.read(path)
+
+
+def own_splits(workdir: epath.Path, source: Source) -> splitting.Splits:
+    """The splits that the run in `workdir` began with.
+
+    Raises:
+      UserError: `source` had other images then, or other labels.
+    """
+    path = workdir / SPLITS_FILE
+    try:
+        return splitting.from_csv(path.read_text(), source.records)
+    except (OSError, ValueError):
+        raise _other_images(workdir) from None
+
+
+def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) -> None:
+    """Raises UserError if the workdir holds a run with other settings or images, or anything but a run or an audit."""
+    if (workdir / configs.FILE).exists():
+        refuse_other_settings(workdir, config)
+        own_splits(workdir, source)
+        return
+    beginnings = {name + end for name in (SPLITS_FILE, configs.FILE) for end in ("", UNFINISHED)} | {audit_page.FOLDER}
+    if workdir.exists() and {path.name for path in workdir.iterdir()} - beginnings:
+        raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
+
+
+def claim(workdir: epath.Path, config: ConfigDict, splits: splitting.Splits, source: Source) -> None:
+    """Writes config and splits into a new workdir; raises UserError if a run there began with other splits."""
+    path, table = workdir / SPLITS_FILE, splitting.to_csv(splits, source.records)
+    if not (workdir / configs.FILE).exists():
+        write_whole(path, table)
+        configs.write(config, workdir / configs.FILE)
+    elif not path.exists() or path.read_text() != table:
+        raise _other_images(workdir)
+
+
+def _other_images(workdir: epath.Path) -> UserError:
+    return UserError(
+        f"the images are not those that the run in {workdir} began with: bring them back, or choose another --workdir"
+    )
+
+
+def refuse_other_settings(workdir: epath.Path, config: ConfigDict, fields: tuple[str, ...] = ("",)) -> None:
+    """Refuses a config that differs from the run's in a field of which the name begins with one of `fields`."""
+    differences = [told for told in configs.differences(config, read_config(workdir)) if told.startswith(fields)]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(differences)}): leave them out, or choose another"
+            " --workdir"
+        )

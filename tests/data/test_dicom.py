@@ -1,0 +1,370 @@
+"""DICOM radiographs: the shades that the standard asks for, or a reason that tells nothing of the patient."""
+
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders import RLELosslessEncoder
+
+from pneumojax.data import dicom, phantom
+from pneumojax.data.unreadable import UnreadableImage
+
+pytestmark = [  # a user sees none of them: see test_no_warning_reaches_the_user
+    pytest.mark.filterwarnings(f"ignore::UserWarning:pydicom.{module}") for module in ("charset", "filereader")
+]
+
+GREY = phantom.render(0, 0, 1, 64)[0]
+WIDE = (GREY.astype(np.uint16) << 4) | (GREY >> 4)  # 12 bits
+SECRETS = ("Doe^Jane", "ID-4711", "19700101", "Hospital")
+
+
+def header(pixels, bits, **elements):
+    told = Dataset()
+    told.SOPClassUID, told.SOPInstanceUID = uid.DigitalXRayImageStorageForPresentation, "1.2.3.4"
+    told.PatientName, told.PatientID, told.PatientBirthDate, told.InstitutionName = SECRETS
+    told.Modality, told.BodyPartExamined = "DX", "CHEST"
+    told.Rows, told.Columns = pixels.shape[:2]
+    told.SamplesPerPixel, told.PhotometricInterpretation = 1, "MONOCHROME2"
+    told.BitsAllocated, told.BitsStored, told.HighBit = 8 if bits <= 8 else 16, bits, bits - 1
+    told.PixelRepresentation = 0
+    for name, value in elements.items():
+        setattr(told, name, value)
+    return told
+
+
+def write(path, pixels, bits, syntax=uid.ExplicitVRLittleEndian, stream=None, **elements):
+    """Writes a radiograph; `stream` are its compressed pixels."""
+    told = header(pixels, bits, **elements)
+    told.file_meta = FileMetaDataset()
+    told.file_meta.TransferSyntaxUID = syntax
+    told.PixelData = encapsulate([stream]) if stream else pixels.tobytes()
+    told["PixelData"].VR = "OW" if bits > 8 else "OB"
+    told["PixelData"].is_undefined_length = stream is not None
+    told.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def shades(tmp_path):
+    """The decoded shades of pixels with these elements in the header, in the range 0 to 1."""
+
+    def shades(pixels, bits=12, **elements):
+        image = dicom.decode(write(tmp_path / "x.dcm", np.atleast_2d(pixels), bits, **elements))
+        return np.asarray(image) / (65535 if image.mode == "I;16" else 255)
+
+    return shades
+
+
+def refusal(path):
+    with pytest.raises(UnreadableImage) as caught:
+        dicom.decode(path)
+    reason = str(caught.value)
+    assert reason and "\n" not in reason and len(reason) < 120
+    assert not any(secret.lower() in reason.lower() for secret in (*SECRETS, str(path.parent)))
+    return reason
+
+
+def lut(data, first, bits):
+    item = Dataset()
+    item.LUTDescriptor = [len(data), first, bits]
+    item.add_new("LUTData", "OW", np.array(data, "<u2").tobytes())
+    return [item]
+
+
+RAMP = np.array([0, 1000, 2000, 4000], np.uint16)
+
+
+def test_more_than_8_bits_without_a_window_are_stretched(shades):
+    np.testing.assert_allclose(shades(RAMP + 50), [[0, 0.25, 0.5, 1]], atol=1e-5)
+
+
+def test_8_bits_without_a_window_are_shown_as_they_are(shades):
+    np.testing.assert_allclose(shades(np.array([51, 102, 204], np.uint8), 8), [[0.2, 0.4, 0.8]], atol=1e-5)
+
+
+def test_a_window(shades):
+    # PS3.3 C.11.2.1.2.1: ((x - (c - 0.5)) / (w - 1) + 0.5)
+    expected = [[0, (1000 - 1499.5) / 1999 + 0.5, (2000 - 1499.5) / 1999 + 0.5, 1]]
+    np.testing.assert_allclose(shades(RAMP, WindowCenter="1500", WindowWidth="2000"), expected, atol=1e-5)
+
+
+def test_the_first_of_several_windows(shades):
+    one, several = ({"WindowCenter": c, "WindowWidth": w} for c, w in (("1500", "2000"), ([1500, 99], [2000, 7])))
+    np.testing.assert_array_equal(shades(RAMP, **one), shades(RAMP, **several))
+
+
+def test_exact_and_sigmoid_windows(shades):
+    window = {"WindowCenter": "1500", "WindowWidth": "4000"}
+    exact = shades(RAMP, **window, VOILUTFunction="LINEAR_EXACT")
+    np.testing.assert_allclose(exact, [[0.125, 0.375, 0.625, 1]], atol=1e-5)
+    sigmoid = shades(RAMP, **window, VOILUTFunction="SIGMOID")
+    np.testing.assert_allclose(sigmoid, [1 / (1 + np.exp(-4 * (RAMP - 1500.0) / 4000))], atol=1e-5)
+
+
+@pytest.mark.parametrize("centre, width", [("1500", "0"), ("1500", "-5"), ("90000", "10"), ("", ""), ("x", "10")])
+def test_a_senseless_window_is_left_out(tmp_path, centre, width):
+    write(tmp_path / "x.dcm", np.atleast_2d(RAMP), 12, WindowCenter="1111", WindowWidth="2222")
+    content = (tmp_path / "x.dcm").read_bytes()
+    for old, new in (("1111", centre), ("2222", width)):
+        element = len(old).to_bytes(2, "little") + old.encode()
+        padded = (new + " " * (len(new) % 2)).encode()
+        content = content.replace(element, len(padded).to_bytes(2, "little") + padded)
+    (tmp_path / "x.dcm").write_bytes(content)
+    shown = np.asarray(dicom.decode(tmp_path / "x.dcm")) / 65535
+    np.testing.assert_allclose(shown, [[0, 0.25, 0.5, 1]], atol=1e-5)
+
+
+def test_rescaling_comes_before_the_window(shades):
+    plain = shades(RAMP, WindowCenter="1500", WindowWidth="2001", VOILUTFunction="LINEAR_EXACT")
+    rescaled = shades(
+        RAMP,
+        RescaleSlope="2",
+        RescaleIntercept="-1000",
+        VOILUTFunction="LINEAR_EXACT",
+        WindowCenter="2000",
+        WindowWidth="4002",
+    )
+    np.testing.assert_allclose(plain, rescaled, atol=1e-5)
+
+
+def test_a_negative_slope_inverts(shades):
+    np.testing.assert_allclose(shades(RAMP, RescaleSlope="-1", RescaleIntercept="0"), 1 - shades(RAMP), atol=2e-5)
+
+
+def test_monochrome1_is_inverted(shades):
+    window = {"WindowCenter": "1500", "WindowWidth": "2000"}
+    inverted = shades(RAMP, PhotometricInterpretation="MONOCHROME1", **window)
+    np.testing.assert_allclose(inverted, 1 - shades(RAMP, **window), atol=2e-5)
+
+
+def test_signed_values(shades):
+    signed = np.array([-2000, -1000, 0, 2000], np.int16)
+    np.testing.assert_allclose(shades(signed, 16, PixelRepresentation=1), [[0, 0.25, 0.5, 1]], atol=1e-5)
+
+
+def test_bits_above_those_stored_are_left_out(shades):
+    np.testing.assert_array_equal(shades(RAMP | 0xF000), shades(RAMP))
+    signed = np.array([-2000, -1000, 0, 2000], np.int16)
+    dirty = signed.view(np.uint16) & 0x0FFF | 0x5000
+    expected = shades(signed, PixelRepresentation=1)
+    np.testing.assert_array_equal(shades(dirty, PixelRepresentation=1), expected)
+    np.testing.assert_allclose(expected, [[0, 0.25, 0.5, 1]], atol=1e-5)
+
+
+def test_a_voi_lut_wins_over_a_window(shades):
+    told = {"VOILUTSequence": lut([0, 15, 60, 255], 1000, 8), "WindowCenter": "1", "WindowWidth": "2"}
+    shown = shades(np.array([999, 1001, 1002, 4000], np.uint16), **told)
+    np.testing.assert_allclose(shown, [[0, 15 / 255, 60 / 255, 1]], atol=1e-5)
+
+
+def test_a_modality_lut(shades):
+    shown = shades(np.array([0, 1, 2, 3], np.uint16), ModalityLUTSequence=lut([100, 140, 120, 200], 0, 8))
+    np.testing.assert_allclose(shown, [[0, 0.4, 0.2, 1]], atol=1e-5)
+
+
+def test_padding_is_black_and_does_not_count(shades):
+    padded = np.array([4095, 100, 200, 300], np.uint16)
+    np.testing.assert_allclose(shades(padded, PixelPaddingValue=4095), [[0, 0, 0.5, 1]], atol=1e-5)
+    inverted = shades(padded, PixelPaddingValue=4095, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_allclose(inverted, [[0, 1, 0.5, 0]], atol=1e-5)
+    band = shades(np.array([4000, 4095, 0, 100], np.uint16), PixelPaddingValue=4095, PixelPaddingRangeLimit=4000)
+    np.testing.assert_allclose(band, [[0, 0, 0, 1]], atol=1e-5)
+
+
+def test_one_shade(shades):
+    assert (shades(np.full((3, 4), 7, np.uint16)) == 0).all()
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+@pytest.mark.parametrize("planar", [0, 1])
+def test_colour_becomes_luma(shades, photometric, planar):
+    rgb = np.stack([np.full((4, 6), value, np.uint8) for value in (200, 100, 50)], -1)
+    luma = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    stored = rgb if photometric == "RGB" else np.asarray(Image.fromarray(rgb).convert("YCbCr"))
+    stored = np.moveaxis(stored, -1, 0).reshape(rgb.shape) if planar else stored
+    told = {"SamplesPerPixel": 3, "PhotometricInterpretation": photometric, "PlanarConfiguration": planar}
+    np.testing.assert_allclose(shades(stored, 8, Modality="SC", **told) * 255, luma, atol=1)
+
+
+def run_lengths(pixels):
+    told = {"rows": 64, "columns": 64, "samples_per_pixel": 1, "bits_allocated": 16, "bits_stored": 12}
+    told |= {"pixel_representation": 0, "photometric_interpretation": "MONOCHROME2", "number_of_frames": 1}
+    return RLELosslessEncoder.encode(pixels.tobytes(), encoding_plugin="pydicom", **told)
+
+
+LOSSLESS = {
+    uid.ImplicitVRLittleEndian: lambda pixels: None,
+    uid.DeflatedExplicitVRLittleEndian: lambda pixels: None,
+    uid.JPEGLossless: lambda p: imagecodecs.jpeg8_encode(p, lossless=True, bitspersample=12, predictor=4),
+    uid.JPEGLosslessSV1: lambda p: imagecodecs.jpeg8_encode(p, lossless=True, bitspersample=12, predictor=1),
+    uid.JPEGLSLossless: imagecodecs.jpegls_encode,
+    uid.JPEG2000Lossless: lambda p: imagecodecs.jpeg2k_encode(p, codecformat="j2k", reversible=True, level=0),
+    uid.RLELossless: run_lengths,
+}
+LOSSY = {
+    uid.JPEGExtended12Bit: lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95, bitspersample=12),
+    uid.JPEGLSNearLossless: lambda pixels: imagecodecs.jpegls_encode(pixels, level=4),
+    uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=90),
+}
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_lossless_syntaxes_give_the_same_image(tmp_path, syntax, signed):
+    told = {"WindowCenter": "1000", "WindowWidth": "2500", "PixelRepresentation": int(signed)}
+    plain = dicom.decode(write(tmp_path / "plain", WIDE, 12, **told))
+    packed = dicom.decode(write(tmp_path / "packed", WIDE, 12, syntax, LOSSLESS[syntax](WIDE), **told))
+    np.testing.assert_array_equal(packed, plain)
+    assert np.ptp(np.asarray(plain)) > 30_000
+
+
+@pytest.mark.parametrize("syntax", LOSSY, ids=lambda syntax: syntax.name)
+def test_lossy_syntaxes_give_nearly_the_same_image(tmp_path, syntax):
+    told = {"WindowCenter": "2048", "WindowWidth": "4096"}
+    plain = dicom.decode(write(tmp_path / "plain", WIDE, 12, **told))
+    packed = dicom.decode(write(tmp_path / "packed", WIDE, 12, syntax, LOSSY[syntax](WIDE), **told))
+    assert 0 < np.abs(np.asarray(packed).astype(int) - np.asarray(plain)).mean() < 65535 / 100
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "YBR_FULL_422"])
+def test_baseline_jpeg(tmp_path, photometric):
+    colour = photometric != "MONOCHROME2"
+    stream = imagecodecs.jpeg8_encode(np.stack([GREY] * 3, -1) if colour else GREY, level=95)
+    told = {"SamplesPerPixel": 3 if colour else 1, "PhotometricInterpretation": photometric, "PlanarConfiguration": 0}
+    image = dicom.decode(write(tmp_path / "x", GREY, 8, uid.JPEGBaseline8Bit, stream, **told))
+    shown = np.asarray(image) / (1 if colour else 257)
+    assert np.abs(shown - GREY).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("elements", "says"),
+    [
+        ({"Modality": "CT"}, "not a radiograph: its modality is CT"),
+        ({"Modality": "MG"}, "not a radiograph: its modality is MG"),
+        ({"Modality": "JANE DOE"}, "not a radiograph: its modality is unknown"),
+        ({"BodyPartExamined": "KNEE"}, "not a chest: its body part is KNEE"),
+        ({"BodyPartExamined": "SKULL"}, "not a chest: its body part is SKULL"),
+        ({"NumberOfFrames": "2"}, "more than one frame"),
+        ({"Rows": 60000, "Columns": 60000}, "60000x60000 pixels, more than 100,000,000"),
+        ({"Rows": 0}, "no pixel data"),
+        ({"Rows": 65}, "cut short"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation"),
+        ({"PhotometricInterpretation": "RGB"}, "1 samples a pixel do not fit"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, "32 of 32 bits"),
+        ({"RescaleSlope": "1e308", "RescaleIntercept": "1e308"}, "out of all bounds"),
+    ],
+)
+def test_refused_by_name(tmp_path, elements, says):
+    assert says in refusal(write(tmp_path / "secret.dcm", WIDE, 12, **elements))
+
+
+@pytest.mark.parametrize("part", ["CHEST", "THORAX", "LUNG", "RIBS", "", "CHEST AP"])
+@pytest.mark.parametrize("modality", ["CR", "DX", "DR", "RG", "RF", "OT", "SC", ""])
+def test_what_may_be_a_chest_is_read(tmp_path, part, modality):
+    assert dicom.decode(write(tmp_path / "x", WIDE, 12, BodyPartExamined=part, Modality=modality)).size == (64, 64)
+
+
+def test_no_pixel_data(tmp_path):
+    told = header(WIDE, 12)
+    told.file_meta = FileMetaDataset()
+    told.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    told.save_as(tmp_path / "x", enforce_file_format=True)
+    assert "no pixel data" in refusal(tmp_path / "x")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\xff" * 50])
+def test_no_dicom(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    refusal(tmp_path / "x")
+    assert dicom.patient_key(tmp_path / "x") is None
+    assert refusal(tmp_path / "missing") == "No such file or directory"
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *LOSSLESS, *LOSSY], ids=lambda syntax: syntax.name)
+def test_truncated_files_are_refused(tmp_path, syntax):
+    packed = (LOSSLESS | LOSSY).get(syntax, lambda pixels: None)(WIDE)
+    whole = write(tmp_path / "x", WIDE, 12, syntax, packed).read_bytes()
+    for share in (0.3, 0.6, 0.95):
+        (tmp_path / "x").write_bytes(whole[: int(len(whole) * share)])
+        refusal(tmp_path / "x")
+    if packed:  # the container is whole, the stream in it is not
+        refusal(write(tmp_path / "x", WIDE, 12, syntax, packed[: len(packed) // 2]))
+
+
+STREAMS = [syntax for syntax in LOSSLESS | LOSSY if (LOSSLESS | LOSSY)[syntax](WIDE)]
+
+
+@pytest.mark.parametrize("syntax", [syntax for syntax in STREAMS if syntax != uid.RLELossless], ids=lambda s: s.name)
+def test_a_stream_that_claims_another_size_is_refused(tmp_path, syntax):
+    packed = (LOSSLESS | LOSSY)[syntax](WIDE)
+    huge = packed.replace(b"\0\x40\0\x40", b"\xff\xff\xff\xff").replace(b"\0\0\0\x40", b"\x7f\xff\xff\xff")
+    assert huge != packed
+    assert "another size" in refusal(write(tmp_path / "x", WIDE, 12, syntax, huge))
+
+
+def test_what_inflates_without_end_is_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "x", WIDE, 12, uid.DeflatedExplicitVRLittleEndian)
+    start = 132 + 12 + int.from_bytes(path.read_bytes()[140:144], "little")
+    assert path.read_bytes()[start:] and zlib.decompress(path.read_bytes()[start:], -15)
+    monkeypatch.setattr(dicom, "_MAX_BYTES", path.stat().st_size + 1)
+    assert "inflates to more than" in refusal(path)
+
+
+def test_broken_bytes_never_tell_of_the_patient(tmp_path):
+    rng = np.random.default_rng(0)
+    packs = (LOSSLESS | LOSSY).items()
+    whole = [write(tmp_path / "x", WIDE, 12, syntax, pack(WIDE)).read_bytes() for syntax, pack in packs]
+    refused = 0
+    for data in map(bytearray, whole * 12):
+        for place in rng.integers(132, len(data), 4):
+            data[place] = rng.integers(256)
+        (tmp_path / "x").write_bytes(data)
+        dicom.patient_key(tmp_path / "x")
+        try:
+            assert dicom.decode(tmp_path / "x").mode in ("I;16", "L")
+        except UnreadableImage as reason:
+            refused += 1
+            assert "\n" not in str(reason) and not any(secret in str(reason) for secret in SECRETS)
+    assert refused > 20
+
+
+def test_patients_have_keys_that_do_not_name_them(tmp_path):
+    keys = [
+        dicom.patient_key(write(tmp_path / str(number), WIDE, 12, PatientID=patient))
+        for number, patient in enumerate(["A1", "A1 ", "A2", "", " "])
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[3] is None and keys[4] is None
+    assert len(keys[0]) == 16 and int(keys[0], 16) and "A1" not in keys[0]
+    assert keys[0] == dicom.hashed(b"A1")
+
+
+def test_no_warning_reaches_the_user(tmp_path):
+    """pydicom warns of encodings that are spelt wrong and of files that end too early, and names the file."""
+    path = write(tmp_path / "secret name", WIDE, 12, PatientName="x")
+    content = path.read_bytes().replace(b"\x08\0\x16\0UI", b"\x08\0\5\0CS\x0a\0ISO-IR 100\x08\0\x16\0UI", 1)
+    path.write_bytes(content)
+    cut = write(tmp_path / "cut", WIDE, 12, uid.RLELossless, run_lengths(WIDE))
+    cut.write_bytes(cut.read_bytes()[:-9])
+    code = (
+        "import logging, sys; logging.basicConfig(level=0); from pathlib import Path\n"
+        "from pneumojax.data import dicom\n"
+        "print(dicom.decode(Path(sys.argv[1])).size)\n"
+        "try: dicom.decode(Path(sys.argv[2]))\nexcept dicom.UnreadableImage as reason: print(reason)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code, path, cut],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "(64, 64)\nno pixel data, or it is cut short\n"
+    assert "secret" not in done.stderr and "pydicom" not in done.stderr and "Warning" not in done.stderr
