@@ -167,6 +167,8 @@ def is_colour(image: Image.Image) -> bool:
     if image.mode in _GREY or image.width * image.height > MAX_PIXELS:
         return False
     image.draft("RGB", (SIDE, SIDE))
+    if image.mode == "P":  # where it has transparency, Pillow would warn
+        image = image.convert("RGBA")
     channels = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).split()
     return bool(np.ptp([np.asarray(channel) for channel in channels], axis=0).mean() > MIN_COLOUR)
 

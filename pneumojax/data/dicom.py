@@ -15,12 +15,10 @@ import pydicom
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing, get_decoder
-from pydicom.pixels.utils import get_expected_length
+from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
 from pneumojax.data import dicom_codecs
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
@@ -28,10 +26,6 @@ from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 # Of files that bend the standard pydicom warns, and names them; what cannot be read is told in our own words.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-
-_PLUGIN = "imagecodecs"
-for _syntax in dicom_codecs.DECODER_DEPENDENCIES:
-    get_decoder(_syntax).add_plugin(_PLUGIN, (dicom_codecs.__name__, dicom_codecs.decode_frame.__name__))
 
 _MAX_BYTES = 4 * MAX_PIXELS  # of a file, and of what it inflates to
 _WHITE = 65535
@@ -49,22 +43,11 @@ _OTHER_PARTS = {
 }
 # fmt: on
 _PHOTOMETRIC = {"MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
-_DEFAULTS = {  # where the header has no value, or none that can be read
-    "Modality": "",
-    "BodyPartExamined": "",
-    "NumberOfFrames": 1,
-    "SamplesPerPixel": 1,
-    "PhotometricInterpretation": "MONOCHROME2",
-    "PlanarConfiguration": 0,
-    "Rows": 0,
-    "Columns": 0,
-    "BitsAllocated": 0,
-    "BitsStored": 0,
-    "PixelRepresentation": 0,
-    "RescaleSlope": 1,
-    "RescaleIntercept": 0,
-    "VOILUTFunction": "LINEAR",
-}
+# What counts where the header has no value, or none that can be read.
+_DEFAULTS = dict.fromkeys(["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"], 0)
+_DEFAULTS |= {"NumberOfFrames": 1, "SamplesPerPixel": 1, "PlanarConfiguration": 0}
+_DEFAULTS |= {"RescaleSlope": 1, "RescaleIntercept": 0, "VOILUTFunction": "LINEAR"}
+_DEFAULTS |= {"Modality": "", "BodyPartExamined": "", "PhotometricInterpretation": "MONOCHROME2"}
 _ELEMENTS = [*_DEFAULTS, "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"]
 _ELEMENTS += ["WindowCenter", "WindowWidth", "PixelData"]
 
@@ -118,7 +101,7 @@ def _decode(path):
         setattr(header, keyword, (fits and value) or default)
     header.BitsStored = header.BitsStored or header.BitsAllocated
     _refuse_unfit(header)
-    pixels, photometric = _pixels(header)
+    pixels, photometric = dicom_codecs.stored_values(header)
     if pixels.ndim == 2:
         return Image.fromarray(_shades(pixels, header))
     if photometric.startswith("YBR"):
@@ -175,34 +158,6 @@ def _refuse_unfit(header):
         raise UnreadableImage(f"{bits:d} of {allocated:d} bits in {samples:d} samples a pixel are not supported")
 
 
-def _pixels(header) -> tuple[np.ndarray, str]:
-    """The stored values, (rows, columns) or (rows, columns, 3), and the photometric interpretation they have now."""
-    syntax = header.file_meta.get("TransferSyntaxUID") or uid.ImplicitVRLittleEndian
-    data = header.get("PixelData")
-    if not data:
-        raise UnreadableImage("no pixel data, or it is cut short")
-    if syntax in uid.UncompressedTransferSyntaxes:
-        if len(data) < get_expected_length(header):
-            raise UnreadableImage("its pixel data is cut short")
-    elif syntax in dicom_codecs.DECODER_DEPENDENCIES or syntax == uid.RLELossless:
-        stream = b"".join(list(generate_fragments(data))[1:])  # the first is the table of offsets
-        if syntax != uid.RLELossless:
-            stream = dicom_codecs.checked(stream, syntax, (header.Rows, header.Columns, header.SamplesPerPixel))
-        elif len(stream) > 2 * get_expected_length(header) + 1024:  # runs can swell to 64 times of what they are
-            raise UnreadableImage("its pixel data is longer than its image")
-        header.PixelData = encapsulate([stream])
-    else:
-        raise UnreadableImage("its transfer syntax is not supported")
-    decoder, plugin = get_decoder(syntax), "pydicom" if syntax == uid.RLELossless else _PLUGIN
-    # Of signed values, and of bits above those stored, streams tell less surely than the header.
-    told = {"apply_j2k_sign_correction": False, "apply_jls_sign_correction": False, "correct_unused_bits": True}
-    try:
-        pixels, told = decoder.as_array(header, index=0, raw=True, decoding_plugin=plugin, **told)
-    except RuntimeError:
-        raise UnreadableImage("the compressed image is broken, or of another form than the header tells") from None
-    return pixels, told["photometric_interpretation"]
-
-
 def _shades(pixels, header) -> np.ndarray:
     """Shades, (rows, columns) uint16: every stored value is looked up in a table of all that there can be."""
     pixels = pixels.astype(np.int16 if header.PixelRepresentation else np.uint16)
@@ -238,7 +193,7 @@ def _padding(stored, header) -> np.ndarray:
 def _table(stored, seen, header) -> np.ndarray:
     """The brightness, 0 to 1, of every stored value; `seen` are the values that the image has."""
     for item in (*(header.get("ModalityLUTSequence") or ()), *(header.get("VOILUTSequence") or ())):
-        # With other widths pydicom fails (its issue 2317), or cannot count further than 256 entries.
+        # With other widths pydicom fails (its issue 2317), or cannot count further than to 256 entries.
         item.LUTDescriptor[2] = 16
     values = apply_modality_lut(stored, header).astype(float)
     table = _viewed(values, header)
@@ -254,9 +209,10 @@ def _viewed(values, header) -> np.ndarray | None:
     """The brightness, 0 to 1, that the VOI LUT or else the first window gives; None where there is neither."""
     if header.get("VOILUTSequence"):
         count, first, _ = header.VOILUTSequence[0].LUTDescriptor
-        indices = np.rint(np.clip(values, first, first + (count or 1 << 16) - 1))
-        table = apply_voi(indices.astype(np.int64), header).astype(float)
-        return table / (table.max() or 1)  # the width of entries that some devices tell is that of their storage
+        entries = np.arange(first, first + (count or 1 << 16))
+        lut = apply_voi(entries, header).astype(float)
+        lut /= lut.max() or 1  # the width that some devices tell of is not that of the entries, but of their storage
+        return lut[np.rint(np.clip(values, first, entries[-1])).astype(int) - first]
     if None in (_first(header, "WindowCenter"), _first(header, "WindowWidth")):
         return None
     window = Dataset()  # of one bit, for a range of 0 to 1

@@ -1,11 +1,15 @@
-"""A decoding plug-in of pydicom's that hands compressed pixels to imagecodecs, and what is refused before that."""
+"""The pixels that a DICOM file stores: pydicom decodes them, by a plug-in here that hands streams to imagecodecs."""
 
 import struct
 
 import imagecodecs
 import numpy as np
 from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_fragments
+from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.utils import get_expected_length
 
 from pneumojax.data.unreadable import UnreadableImage
 
@@ -14,37 +18,84 @@ _JPEG = {*_LOSSY_JPEG, uid.JPEGLossless, uid.JPEGLosslessSV1}
 _JPEG_LS = set(uid.JPEGLSTransferSyntaxes)
 _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000}
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
+_PLUGINS = dict.fromkeys((*_JPEG, *_JPEG_LS, *_JPEG_2000), "pneumojax") | {uid.RLELossless: "pydicom"}
 
-DECODER_DEPENDENCIES = dict.fromkeys((*_JPEG, *_JPEG_LS, *_JPEG_2000), ("imagecodecs",))
+
+def stored_values(header: Dataset) -> tuple[np.ndarray, str]:
+    """The pixels as they are stored, but for their compression.
+
+    Args:
+      header: what pydicom needs of the header to decode its `PixelData`.
+
+    Returns:
+      (rows, columns) or (rows, columns, 3) of 8 or 16 bits, and their photometric interpretation: streams that are
+      decoded to RGB differ from the header in it.
+
+    Raises:
+      UnreadableImage: the data is missing, cut short, broken, or none of the image that the header tells of.
+    """
+    syntax = header.file_meta.get("TransferSyntaxUID") or uid.ImplicitVRLittleEndian
+    if not header.get("PixelData"):
+        raise UnreadableImage("no pixel data, or it is cut short")
+    if syntax in _PLUGINS:
+        # The first fragment is the table of offsets, which may mislead where there is but one frame.
+        stream = b"".join(list(generate_fragments(header.PixelData))[1:])
+        header.PixelData = encapsulate([_checked(stream, syntax, header)])
+    elif syntax not in uid.UncompressedTransferSyntaxes:
+        raise UnreadableImage("its transfer syntax is not supported")
+    elif len(header.PixelData) < get_expected_length(header):
+        raise UnreadableImage("its pixel data is cut short")
+    # Of signed values, and of bits above those stored, streams tell less surely than the header.
+    trust = {"apply_j2k_sign_correction": False, "apply_jls_sign_correction": False, "correct_unused_bits": True}
+    plugin = _PLUGINS.get(syntax, "")
+    try:
+        values, told = get_decoder(syntax).as_array(header, index=0, raw=True, decoding_plugin=plugin, **trust)
+    except RuntimeError:
+        raise UnreadableImage("the compressed image is broken, or of another form than the header tells") from None
+    return values, told["photometric_interpretation"]
+
+
+def _checked(stream, syntax, header) -> bytes:
+    """The stream, which it is safe to decode: decoders reserve memory for whatever size it claims."""
+    if syntax == uid.RLELossless:
+        if len(stream) > 2 * get_expected_length(header) + 1024:  # runs swell to up to 64 times their length
+            raise UnreadableImage("the compressed image is of another size than the header tells, or broken")
+        return stream
+    if syntax in _JPEG_2000:  # some writers put a JP2 container around it, whose boxes pydicom may follow for ever
+        stream = stream[max(stream.find(_JPEG_2000_START), 0) :]
+    # Where the end is missing libjpeg paints grey, and CharLS, which decodes JPEG-LS, may search for it for minutes.
+    elif b"\xff\xd9" not in stream[-16:]:
+        raise UnreadableImage("its pixel data is cut short")
+    if _declared(stream) != (header.Rows, header.Columns, header.SamplesPerPixel):
+        raise UnreadableImage("the compressed image is of another size than the header tells, or broken")
+    return stream
+
+
+def _declared(stream) -> tuple[int, int, int]:
+    """(rows, columns, samples) that a JPEG, JPEG-LS or JPEG 2000 stream claims."""
+    if stream.startswith(_JPEG_2000_START):
+        right, bottom, left, top = struct.unpack(">4I", stream[8:24])
+        return bottom - top, right - left, int.from_bytes(stream[40:42])
+    place = 2
+    while stream[place] == 0xFF:
+        marker, length = struct.unpack(">BH", stream[place + 1 : place + 4])
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return struct.unpack(">HHB", stream[place + 5 : place + 10])
+        place += 2 + length
+    raise UnreadableImage("the compressed image is broken")
+
+
+# What pydicom asks of a plug-in: https://pydicom.github.io/pydicom/stable/guides/decoding/decoder_plugins.html
+
+DECODER_DEPENDENCIES = {syntax: ("imagecodecs",) for syntax in _PLUGINS if syntax != uid.RLELossless}
 
 
 def is_available(syntax: str) -> bool:
     return syntax in DECODER_DEPENDENCIES
 
 
-def checked(stream: bytes, syntax: str, shape: tuple[int, int, int]) -> bytes:
-    """The code stream, which it is safe to decode.
-
-    Args:
-      stream: one compressed frame.
-      syntax: one of `DECODER_DEPENDENCIES`.
-      shape: the rows, columns and samples a pixel that the header tells.
-
-    Raises:
-      UnreadableImage: the stream ends too early, is broken or claims another shape: decoders reserve memory for it.
-    """
-    if syntax in _JPEG_2000:  # some writers put a JP2 container around it, whose boxes pydicom may follow without end
-        stream = stream[max(stream.find(_JPEG_2000_START), 0) :]
-    # Where the end is missing libjpeg paints grey, and CharLS, which decodes JPEG-LS, may search for it for minutes.
-    elif b"\xff\xd9" not in stream[-16:]:
-        raise UnreadableImage("its pixel data is cut short")
-    if _declared(stream) != shape:
-        raise UnreadableImage("the compressed image is of another size than the header tells, or broken")
-    return stream
-
-
-def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
-    """The pixels of a `checked` stream, in the order of rows, columns and samples."""
+def decode_frame(stream: bytes, runner: DecodeRunner) -> memoryview:
+    """The pixels of a stream, in the order of rows, columns and samples."""
     syntax, samples = runner.transfer_syntax, runner.samples_per_pixel
     if syntax in _JPEG_2000:
         pixels = imagecodecs.jpeg2k_decode(stream, planar=False)
@@ -60,7 +111,7 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
         stored = None if says else "RGB" if runner.photometric_interpretation == "RGB" else "YCBCR"
         pixels = imagecodecs.jpeg8_decode(stream, colorspace=stored, outcolorspace="RGB")
     size = runner.bits_allocated // 8
-    if pixels.shape != (runner.rows, runner.columns) + (samples,) * (samples > 1) or pixels.dtype.itemsize > size:
+    if pixels.shape != (runner.rows, runner.columns) + (samples,) * (samples > 1) or pixels.itemsize > size:
         raise ValueError("of another form than the header tells")
     if syntax in _LOSSY_JPEG or runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
         runner.set_option("photometric_interpretation", "RGB")
@@ -68,15 +119,5 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
     return np.ascontiguousarray(pixels, f"<u{size}").data.cast("B")
 
 
-def _declared(stream: bytes) -> tuple[int, int, int]:
-    """(rows, columns, samples) that the stream claims."""
-    if stream.startswith(_JPEG_2000_START):
-        right, bottom, left, top = struct.unpack(">4I", stream[8:24])
-        return bottom - top, right - left, int.from_bytes(stream[40:42])
-    place = 2
-    while stream[place] == 0xFF:
-        marker, length = struct.unpack(">BH", stream[place + 1 : place + 4])
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return struct.unpack(">HHB", stream[place + 5 : place + 10])
-        place += 2 + length
-    raise UnreadableImage("the compressed image is broken")
+for _syntax in DECODER_DEPENDENCIES:
+    get_decoder(_syntax).add_plugin(_PLUGINS[_syntax], (__name__, decode_frame.__name__))

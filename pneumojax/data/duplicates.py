@@ -58,7 +58,8 @@ def near_equal(hashes: Sequence[bytes], thumbnails: Sequence[np.ndarray]) -> lis
       hashes: `perceptual_hash` of each of n images.
       thumbnails: `thumbnail` of each.
     """
-    kept = np.array([index for index, thumbnail in enumerate(thumbnails) if _detail(thumbnail).any()], np.intp)
+    # Images of one even grey all have much the same hash, and each would be compared with each.
+    kept = np.array([index for index, thumbnail in enumerate(thumbnails) if thumbnail.std() >= MIN_DETAIL], np.intp)
     bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, HASH_BITS)[kept]
     signs = 2 * bits.astype(np.float32) - 1
     pairs = [np.empty((0, 2), np.intp)]

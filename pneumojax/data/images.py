@@ -1,5 +1,6 @@
 """One image file becomes one grey square: the same way for training and for prediction."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
+
+# Pillow warns of corrupt EXIF and the like. Once and for all, as to silence it for a while is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
 
@@ -51,7 +55,7 @@ def read(path: Path, size: int) -> np.ndarray:
 
 def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
     """The image, shrunk while it was decoded where that is exact enough, and which part of it counts."""
-    # Not `Image.open`: it warns of large images, and to silence a warning is not safe in threads.
+    # Not `Image.open`: it has a limit of its own.
     try:
         with path.open("rb") as file:
             opener = _opener(file.read(sum(map(len, _DICOM_MAGIC[1:])) + _DICOM_MAGIC[0]))

@@ -10,13 +10,12 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from pneumojax.data.duplicates import identical, near_equal, perceptual_hash, thumbnail
+from pneumojax.data.duplicates import HASH_BITS, THUMBNAIL, identical, near_equal, perceptual_hash, thumbnail
 from pneumojax.data.quiet_tensorflow import import_tfds
 from pneumojax.data.readers import Split, refuse_unreadable, split_of, try_read
 from pneumojax.data.records import Record, Source
@@ -26,6 +25,10 @@ from pneumojax.errors import UserError
 
 FORMAT = 2  # raise it when what is written for the same source changes
 INDEX = "index.json"
+_READ = 256  # images read from shards at a time
+_DIGEST = 32  # bytes of a signature that are the SHA-256
+_HASHED = _DIGEST + HASH_BITS // 8  # bytes of it before the thumbnail
+_SIGNATURE = _HASHED + THUMBNAIL**2
 _SHARDS = "images"  # TFDS's name for the one split that holds all; what is trained on is chosen afterwards
 
 
@@ -193,8 +196,11 @@ def _runs(process: int) -> bool:
 
 def _builder_to(folder, source, size, means):
     tfds = import_tfds()
-    squares = {"shape": (size, size, 1), "dtype": np.uint8, "encoding": tfds.features.Encoding.BYTES}
-    read = partial(try_read, source._replace(records=()), size)  # records are many, and go to the workers by chunks
+    read = partial(_example, source._replace(records=()), size)  # records are many, and go to the workers by chunks
+
+    def array(*shape, doc=None):
+        encoding = tfds.features.Encoding.BYTES
+        return tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=encoding, doc=doc)
 
     class Radiographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Grey radiographs at a model's size."""
@@ -205,10 +211,11 @@ def _builder_to(folder, source, size, means):
             return self.dataset_info_from_configs(
                 features=tfds.features.FeaturesDict(
                     {
-                        "image": tfds.features.Tensor(**squares),
+                        "image": array(size, size, 1),
                         "label": tfds.features.Scalar(np.uint8),
                         "id": tfds.features.Text(),
                         "unreadable": tfds.features.Text(doc="why the image could not be read; it is black then"),
+                        "signature": array(_SIGNATURE, doc="its SHA-256, perceptual hash and thumbnail"),
                     }
                 )
             )
@@ -219,41 +226,63 @@ def _builder_to(folder, source, size, means):
         def _generate_examples(self, records):
             if means.beam_runner:
                 beam = _import_beam()
-                return beam.Create(records) | beam.Map(partial(_read_to_example, read, size))
-            images = means.watched(in_parallel(read, records, means.workers), len(records))
-            return (_example(size, record, image) for record, image in zip(records, images, strict=True))
+                return beam.Create(records) | beam.Map(read)
+            found = in_parallel(read, records, means.workers)
+            examples = (
+                _blank(size, record, example) if isinstance(example, UnreadableImage) else example
+                for record, example in zip(records, found, strict=True)
+            )
+            return means.watched(examples, len(records))
 
     return Radiographs(data_dir=folder, file_format="array_record")
 
 
-def _read_to_example(read, size, record):
-    return _example(size, record, read(record))
-
-
-def _example(size, record, image):
-    """(key, features) of one record, of which `image` is the square, or why there is none."""
-    readable = not isinstance(image, UnreadableImage)
+def _example(source, size, record):
+    """(key, features) of one record."""
+    image = try_read(source, size, record)
+    if isinstance(image, UnreadableImage):
+        return _blank(size, record, image)
+    signature = hashlib.sha256(image).digest() + perceptual_hash(image) + thumbnail(image).tobytes()
     return record.id, {
-        "image": image[..., None] if readable else np.zeros((size, size, 1), np.uint8),
+        "image": image[..., None],
         "label": record.label,
         "id": record.id,
-        "unreadable": "" if readable else str(image),
+        "unreadable": "",
+        "signature": np.frombuffer(signature, np.uint8),
+    }
+
+
+def _blank(size, record, reason):
+    """(key, features) of a record that cannot be read."""
+    return record.id, {
+        "image": np.zeros((size, size, 1), np.uint8),
+        "label": record.label,
+        "id": record.id,
+        "unreadable": str(reason),
+        "signature": np.zeros(_SIGNATURE, np.uint8),
     }
 
 
 def _index(folder: epath.Path) -> dict:
     """What is known of the shards without reading them all again."""
-    ids, unreadable, seen = [], {}, []
-    for row in _shards(folder):
-        ids.append(row["id"].decode())
-        if row["unreadable"]:
-            unreadable[ids[-1]] = row["unreadable"].decode()
-            continue
-        image = row["image"][..., 0]
-        seen.append((ids[-1], hashlib.sha256(image).digest(), perceptual_hash(image), thumbnail(image)))
-    names, digests, hashes, thumbnails = zip(*sorted(seen, key=itemgetter(0)), strict=True) if seen else ((),) * 4
+    shards = _shards(folder)
+    ids, unreadable, signatures = [], {}, {}
+    for start in range(0, len(shards), _READ):
+        for row in shards.__getitems__(list(range(start, min(start + _READ, len(shards))))):
+            ids.append(row["id"].decode())
+            if row["unreadable"]:
+                unreadable[ids[-1]] = row["unreadable"].decode()
+            else:
+                signatures[ids[-1]] = row["signature"].tobytes()
+    return {"ids": ids, "unreadable": unreadable} | _same_pictures(dict(sorted(signatures.items())))
+
+
+def _same_pictures(signatures: Mapping[str, bytes]) -> dict[str, list[list[str]]]:
+    names = list(signatures)
+    digests = [signature[:_DIGEST] for signature in signatures.values()]
+    hashes = [signature[_DIGEST:_HASHED] for signature in signatures.values()]
+    shape = (THUMBNAIL, THUMBNAIL)
+    thumbnails = [np.frombuffer(signature[_HASHED:], np.uint8).reshape(shape) for signature in signatures.values()]
     near = [group for group in near_equal(hashes, thumbnails) if len({digests[i] for i in group}) > 1]
     groups = {"identical": identical(digests), "near_equal": near}
-    return {"ids": ids, "unreadable": unreadable} | {
-        kind: [[names[i] for i in group] for group in found] for kind, found in groups.items()
-    }
+    return {kind: [[names[i] for i in group] for group in found] for kind, found in groups.items()}

@@ -1,0 +1,235 @@
+"""How fast images come in: decoding beside what others use, the whole preparation, and the feed of prepared shards.
+
+  python -m pneumojax.benchmark.loading --large=FOLDER --small=FOLDER
+
+Both are class folders of JPEGs: radiographs at their own size, and radiographs near the model's. Prints the tables of
+BENCHMARKS.md. What is compared takes turns, and every ratio is of one turn.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from PIL import Image
+
+from pneumojax import devices
+from pneumojax.config import load
+from pneumojax.data import images
+from pneumojax.data.folders import open_folders
+from pneumojax.data.pipeline import feed
+from pneumojax.data.prepare import prepare
+from pneumojax.data.quiet_tensorflow import import_tensorflow
+from pneumojax.step import class_weights, compile_step, create_model, create_optimizer, init_state, init_variables
+
+flags.DEFINE_string("large", None, "Class folders of JPEGs at their own size.", required=True)
+flags.DEFINE_string("small", None, "Class folders of JPEGs near the model's size.", required=True)
+flags.DEFINE_integer("rounds", 7, "Turns that each way of decoding takes.")
+FLAGS = flags.FLAGS
+
+SIZE = 150  # px
+BATCH = 16
+OURS = "pneumojax"
+Decoder = Callable[[Path], np.ndarray]
+
+
+def decoders() -> dict[str, Decoder]:
+    """Ways from a JPEG file to a grey (SIZE, SIZE) uint8 square."""
+    tf = import_tensorflow()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+    def pillow(path):
+        return np.asarray(Image.open(path).convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+    def tensorflow(antialias):
+        def decode(path):
+            image = tf.io.decode_jpeg(tf.io.read_file(str(path)), channels=1)
+            square = tf.image.resize(image, (SIZE, SIZE), antialias=antialias)
+            return tf.cast(tf.round(square), tf.uint8).numpy()[..., 0]
+
+        return decode
+
+    return {
+        OURS: lambda path: images.read(path, SIZE),
+        "Pillow, antialiased": pillow,
+        "TensorFlow, antialiased": tensorflow(True),
+        "TensorFlow, not antialiased": tensorflow(False),
+    }
+
+
+def decoding(name: str, paths: Sequence[Path], rounds: int) -> str:
+    """A table of images a second on one core, ratios, and errors against a full decode by Pillow."""
+    ways = decoders()
+    squares = {way: [decode(path).astype(int) for path in paths] for way, decode in ways.items()}
+    errors = {
+        way: [np.abs(ours - full).mean() for ours, full in zip(own, squares["Pillow, antialiased"], strict=True)]
+        for way, own in squares.items()
+    }
+    turns = [{way: _seconds(decode, paths) for way, decode in ways.items()} for _ in range(rounds)]
+    lines = [
+        f"{name}: {len(paths)} files, {rounds} turns, one core\n",
+        "| way | images/s | ours is faster by (worst to best turn) | mean error | worst image |",
+        "|---|---|---|---|---|",
+    ]
+    for way in ways:
+        rate = statistics.median(len(paths) / turn[way] for turn in turns)
+        ratios = sorted(turn[way] / turn[OURS] for turn in turns)
+        told = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})" if way != OURS else ""
+        lines.append(f"| {way} | {rate:.0f} | {told} | {np.mean(errors[way]):.2f} | {max(errors[way]):.2f} |")
+    return "\n".join(lines)
+
+
+def _seconds(decode, paths):
+    started = time.perf_counter()
+    for path in paths:
+        decode(path)
+    return time.perf_counter() - started
+
+
+def preparing(sources: Sequence[tuple[str, str, int, int]], scratch: Path) -> str:
+    """A table of whole preparations, each by the command line in a process of its own.
+
+    Args:
+      sources: (what it is, class folders, how many images to make of them by links, processes).
+      scratch: an empty folder.
+    """
+    lines = ["| images | processes | reading, images/s | start to end, images/s | peak memory | of it buffered |"]
+    lines.append("|---|---|---|---|---|---|")
+    for number, (what, folder, count, workers) in enumerate(sources):
+        linked = scratch / f"{number}-{count}"
+        _link(Path(folder), linked, count)
+        command = [sys.executable, "-m", "pneumojax.main", "--mode=prepare", f"--data={linked}"]
+        command += [f"--config.data.cache_dir={scratch / 'cache'}", f"--config.data.workers={workers}"]
+        started = time.perf_counter()
+        printed, peak = _watched(command)
+        seconds = time.perf_counter() - started
+        reading = printed.splitlines()[0].rpartition(": ")[2].removesuffix(" images/s")
+        buffered = min(count * SIZE**2, 1000 << 20) / 1e9
+        lines.append(
+            f"| {count:,} {what} | {workers} | {reading} | {count / seconds:.0f} | {peak / 1e9:.2f} GB"
+            f" | {buffered:.2f} GB |"
+        )
+    return "\n".join(lines)
+
+
+def _link(source: Path, target: Path, count: int) -> None:
+    """Makes class folders of `count` images, the same ones again and again under other names."""
+    opened = open_folders(source)
+    for number, record in enumerate(islice(cycle(opened.records), count)):
+        link = target / ("NORMAL", "PNEUMONIA")[record.label] / f"{number:06d}.jpeg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(opened.root / record.id)
+
+
+def _watched(command: list[str]) -> tuple[str, int]:
+    """What a command prints, and the most memory (bytes) that it and its children shared out among them."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peak, ended = 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not ended.wait(0.2):
+            peak = max(peak, sum(map(_memory, _family(process.pid))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    printed = process.communicate()[0]
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{command} ended with status {process.returncode}")
+    return printed, peak
+
+
+def _family(pid):
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+def _memory(pid):
+    try:
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith("Pss:"))
+
+
+def feeding(folder: str, scratch: Path) -> str:
+    """Sentences on the feed from prepared shards: its first batch, its rate, and what M1's training step takes."""
+    source = open_folders(Path(folder))
+    prepared = prepare(source, size=SIZE, cache_dir=str(scratch / "fed"))
+    split = prepared.split("train", source.records)
+    steps = 20 * len(source.records) // BATCH
+    started = time.perf_counter()
+    batches = feed(split, batch_size=BATCH, seed=0, first_step=0, last_step=steps, rows=slice(0, BATCH))
+    batch = next(batches)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    count = sum(len(labels) for _, labels in islice(batches, 20_000 // BATCH))
+    rate = count / (time.perf_counter() - started)
+    consumed = _training_rate(*batch)
+    return (
+        f"First batch {first:.2f} s after the pipeline's start; {rate:.0f} images/s, the feed alone; M1's training"
+        f" step, by itself on all cores, {consumed:.1f} images/s: the feed gives {rate / consumed:.0f} times as many."
+    )
+
+
+def _training_rate(images, labels, steps=20) -> float:
+    """Images a second of M1's step on one batch again and again, without the two steps that warm it up."""
+    config = load("m1")
+    layout = devices.layout()
+    model, optimizer = create_model(config), create_optimizer(config, steps)
+    with jax.set_mesh(layout.mesh):
+        state = jax.device_put(init_state(init_variables(model, SIZE, 0), optimizer), layout.everywhere)
+        weights = class_weights(config, labels)
+        step = compile_step(layout, model=model, optimizer=optimizer, strength=config.augment, weights=weights, seed=0)
+        placed = [devices.place(layout, rows) for rows in (images, labels)]
+        for number in range(steps + 2):
+            if number == 2:
+                started = time.perf_counter()
+            state, logits = step(state, *placed)
+            logits.block_until_ready()
+    return steps * len(labels) / (time.perf_counter() - started)
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    large, small = (
+        sorted(found.root / record.id for found in [open_folders(Path(folder))] for record in found.records)
+        for folder in (FLAGS.large, FLAGS.small)
+    )
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    print(decoding("At their own size", large, FLAGS.rounds), flush=True)
+    print("\n" + decoding("Near the model's size", small[:: max(1, len(small) // 500)], FLAGS.rounds), flush=True)
+    os.sched_setaffinity(0, cores)
+    with tempfile.TemporaryDirectory() as scratch:
+        table = preparing(
+            [
+                ("large", FLAGS.large, 2_000, 1),
+                ("large", FLAGS.large, 2_000, 2),
+                ("small", FLAGS.small, 2_000, 2),
+                ("small", FLAGS.small, 20_000, 1),
+                ("small", FLAGS.small, 20_000, 2),
+            ],
+            Path(scratch),
+        )
+        print("\n" + table, flush=True)
+        print("\n" + feeding(FLAGS.small, Path(scratch)))
+
+
+if __name__ == "__main__":
+    app.run(main)
