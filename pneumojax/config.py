@@ -14,8 +14,8 @@ from pneumojax.data import chexpert
 from pneumojax.data.records import Options
 from pneumojax.data.splits import PAPERS_SUBSET
 from pneumojax.errors import UserError, unknown
+from pneumojax.family import FAMILY
 from pneumojax.files import write_whole
-from pneumojax.models import FAMILY
 
 FILE = "config.json"
 

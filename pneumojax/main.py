@@ -39,29 +39,25 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
-    # Here, not above: processes that read images import this module anew, and need no JAX.
-    from pneumojax import config as configs
-    from pneumojax import run, workdirs
+    from pneumojax import curate, workdirs  # not above: processes that read images import this module anew
 
     logging.set_verbosity(logging.WARNING)
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
-    config = workdirs.config_for(FLAGS.mode, FLAGS.config, workdir)
-    for assignment in argv[1:]:
-        configs.override(config, *assignment.split("=", 1))
-    if FLAGS.mode != "evaluate" and FLAGS.data is not None:
-        config.data.source = FLAGS.data
-    configs.check(config)
+    if FLAGS.mode == "audit" and FLAGS.data is None:
+        raise UserError("give --data: what is to be audited")
+    config = workdirs.config_for(FLAGS.mode, FLAGS.config, workdir, FLAGS.data, overrides=argv[1:])
     workdir = workdir or workdirs.default(FLAGS.mode, config)
+    if FLAGS.mode == "audit":
+        sys.exit(curate.audit_mode(config, workdir))
+    if FLAGS.mode == "prepare":
+        curate.prepare_mode(config)
+        return
+    from pneumojax import run  # JAX, which images alone do not need
+
     if FLAGS.mode == "train":
         run.train_mode(config, workdir)
-    elif FLAGS.mode == "evaluate":
-        run.evaluate_mode(config, workdir, FLAGS.data)
-    elif FLAGS.mode == "prepare":
-        run.prepare_mode(config)
-    elif FLAGS.data is None:
-        raise UserError("give --data: what is to be audited")
     else:
-        sys.exit(run.audit_mode(config, workdir))
+        run.evaluate_mode(config, workdir, FLAGS.data)
 
 
 def _stop(line: str, status: int = 2) -> None:

@@ -1,5 +1,7 @@
 """A folder holds one run: begun with certain settings and images, and refused to others."""
 
+from collections.abc import Iterable
+
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -19,21 +21,30 @@ def default(mode: str, config: ConfigDict) -> epath.Path:
     return epath.Path(f"runs/{begin}-{name_of(config.data.source)}")
 
 
-def config_for(mode: str, spec: str | None, workdir: epath.Path | None) -> ConfigDict:
-    """The config that `spec` names; where there is none, the workdir's.
+def config_for(
+    mode: str, spec: str | None, workdir: epath.Path | None, data: str | None, overrides: Iterable[str]
+) -> ConfigDict:
+    """The config that `spec` names; where there is none, the workdir's; with `overrides`, and checked.
 
     What concerns images alone needs neither: there, m1, m2 and m3 agree.
 
     Raises:
-      UserError: neither gives a config.
+      UserError: neither gives a config, or an override or a field is wrong.
     """
     if spec is not None:
-        return configs.load(spec)
-    if workdir is not None and (mode != "audit" or (workdir / configs.FILE).exists()):
-        return read_config(workdir)
-    if mode in ("audit", "prepare"):
-        return configs.load("m1")
-    raise UserError("give --config (such as m1), or the --workdir of a run")
+        config = configs.load(spec)
+    elif workdir is not None and (mode != "audit" or (workdir / configs.FILE).exists()):
+        config = read_config(workdir)
+    elif mode in ("audit", "prepare"):
+        config = configs.load("m1")
+    else:
+        raise UserError("give --config (such as m1), or the --workdir of a run")
+    for assignment in overrides:
+        configs.override(config, *assignment.split("=", 1))
+    if data is not None and mode != "evaluate":
+        config.data.source = data
+    configs.check(config)
+    return config
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:

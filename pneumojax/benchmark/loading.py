@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -100,26 +101,38 @@ def preparing(sources: Sequence[tuple[str, str, int, int]], scratch: Path) -> st
     """A table of whole preparations, each by the command line in a process of its own.
 
     Args:
-      sources: (what it is, class folders, how many images to make of them by links, processes).
+      sources: (what it is, class folders, how many images to make of them by links, cores).
       scratch: an empty folder.
     """
-    lines = ["| images | processes | reading, images/s | start to end, images/s | peak memory | of it buffered |"]
-    lines.append("|---|---|---|---|---|---|")
-    for number, (what, folder, count, workers) in enumerate(sources):
+    lines = [
+        "| images | cores | reading, images/s | start to end, images/s | peak memory | of it TFDS's buffer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, (what, folder, count, cores) in enumerate(sources):
         linked = scratch / f"{number}-{count}"
         _link(Path(folder), linked, count)
         command = [sys.executable, "-m", "pneumojax.main", "--mode=prepare", f"--data={linked}"]
-        command += [f"--config.data.cache_dir={scratch / 'cache'}", f"--config.data.workers={workers}"]
+        command += [f"--config.data.cache_dir={scratch / 'cache'}", f"--config.data.workers={cores}"]
         started = time.perf_counter()
-        printed, peak = _watched(command)
+        with on_cores(cores):
+            printed, peak = _watched(command)
         seconds = time.perf_counter() - started
         reading = printed.splitlines()[0].rpartition(": ")[2].removesuffix(" images/s")
-        buffered = min(count * SIZE**2, 1000 << 20) / 1e9
-        lines.append(
-            f"| {count:,} {what} | {workers} | {reading} | {count / seconds:.0f} | {peak / 1e9:.2f} GB"
-            f" | {buffered:.2f} GB |"
-        )
+        shuffled = min(count * SIZE**2, 1000 << 20) / 1e9
+        cells = (f"{count:,} {what}", cores, reading, f"{count / seconds:.0f}", f"{peak / 1e9:.2f} GB")
+        lines.append(f"| {' | '.join(map(str, cells))} | {shuffled:.2f} GB |")
     return "\n".join(lines)
+
+
+@contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Keeps this process, and those that it starts, to some of its cores for a while."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(cores)[:count]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _link(source: Path, target: Path, count: int) -> None:
@@ -211,11 +224,9 @@ def main(argv: list[str]) -> None:
         sorted(found.root / record.id for found in [open_folders(Path(folder))] for record in found.records)
         for folder in (FLAGS.large, FLAGS.small)
     )
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    print(decoding("At their own size", large, FLAGS.rounds), flush=True)
-    print("\n" + decoding("Near the model's size", small[:: max(1, len(small) // 500)], FLAGS.rounds), flush=True)
-    os.sched_setaffinity(0, cores)
+    with on_cores(1):
+        print(decoding("At their own size", large, FLAGS.rounds), flush=True)
+        print("\n" + decoding("Near the model's size", small[:: max(1, len(small) // 500)], FLAGS.rounds), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         table = preparing(
             [

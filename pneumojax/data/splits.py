@@ -24,11 +24,19 @@ def as_given(records: Sequence[Record]) -> Splits:
     return {name: tuple(members) for name, members in splits.items()}
 
 
-def require_trainable(records: Sequence[Record]) -> None:
-    """Raises UserError if there is nothing to train on, or one class only, or an image without a label."""
+def require_labels(records: Sequence[Record]) -> None:
+    """Raises UserError if an image has no label."""
     unlabelled = [record.id for record in records if record.label is None]
     if unlabelled:
-        raise UserError(f"{len(unlabelled)} images have no label, such as {unlabelled[0]}: training needs one of each")
+        raise UserError(
+            f"{len(unlabelled)} images have no label, such as {unlabelled[0]}: put them into folders named by class, or"
+            " a CSV beside them"
+        )
+
+
+def require_trainable(records: Sequence[Record]) -> None:
+    """Raises UserError if there is nothing to train on, or one class only, or an image without a label."""
+    require_labels(records)
     train = [record for record in records if record.split in ("train", WHOLE)]
     if not train:
         raise UserError(f"the source has no train split, only {', '.join(as_given(records))}")

@@ -1,0 +1,114 @@
+"""What is done with images before there is a model: they are looked at, prepared, and divided into splits."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax import config as configs
+from pneumojax import log
+from pneumojax.data import audit, audit_page, leakage
+from pneumojax.data import splits as splitting
+from pneumojax.data.readers import try_read
+from pneumojax.data.records import Record, Source
+from pneumojax.data.sources import open_source
+from pneumojax.data.unreadable import UnreadableImage
+from pneumojax.data.workers import in_parallel
+from pneumojax.interrupt import deferred
+
+
+def audit_mode(config: ConfigDict, workdir: epath.Path) -> int:
+    """Looks for what is wrong with the source's images and splits; the exit status is 1 where anything is."""
+    source = open_own(config)
+    for sentence in said_of(source):
+        log.console.print(sentence)
+    look = partial(audit.examine, source._replace(records=()))
+    with _watching() as watched:
+        facts = watched(in_parallel(look, source.records, config.data.workers), len(source.records))
+        found = audit.audit(source, facts)
+    records = {record.id: record for record in source.records}
+    page = audit_page.write(workdir, found, lambda id: _thumbnail(source, records[id]))
+    log.console.print(audit.headline(found))
+    log.console.print(f"Written: {page}")
+    return 1 if found["findings"] else 0
+
+
+def _thumbnail(source: Source, record: Record) -> np.ndarray | None:
+    image = try_read(source, audit_page.SIDE, record)
+    return None if isinstance(image, UnreadableImage) else image
+
+
+def prepare_mode(config: ConfigDict) -> None:
+    """Writes the source's shards into the cache, where they are missing."""
+    source = open_own(config)
+    splitting.require_labels(source.records)
+    prepared = prepare_own(config, source)
+    log.console.print(f"Prepared: {len(prepared.places):,} images of {config.model.image_size} px in {prepared.folder}")
+
+
+def open_own(config: ConfigDict) -> Source:
+    source = open_source(config.data.source, configs.source_options(config))
+    config.data.source = source.location
+    return source
+
+
+def prepare_own(config: ConfigDict, source: Source):
+    from pneumojax.data.prepare import Means, prepare  # it imports TFDS, which evaluating does without
+
+    with _watching() as watched:
+        return prepare(
+            source,
+            size=config.model.image_size,
+            cache_dir=config.data.cache_dir,
+            on_error=config.data.on_error,
+            means=Means(config.data.workers, config.data.beam_runner, config.data.beam_options, watched),
+        )
+
+
+@contextmanager
+def _watching() -> Iterator[Callable[[Iterable, int], Iterator]]:
+    """`log.watching`, and a signal to stop is heeded from one image to the next, or when all is done."""
+    watched = log.watching()
+    with deferred() as stop_if_asked:
+
+        def stoppable(results, total):
+            for result in watched(results, total):
+                stop_if_asked()
+                yield result
+
+        yield stoppable
+        stop_if_asked()
+
+
+def choose_splits(config: ConfigDict, source: Source, prepared) -> tuple[splitting.Splits, list[str]]:
+    """The splits to train with, and what the user must know of images, labels and splits."""
+    records = [record for record in source.records if record.id in prepared.places]
+    if wanted := configs.subset(config):
+        records = splitting.subset(records, wanted, config.seed)
+    records = leakage.tied(records, [*prepared.identical, *prepared.near_equal])
+    crossing = leakage.crossing(records)
+    if not config.data.allow_leakage:
+        leakage.refuse(crossing)
+    splits, notes = splitting.for_training(
+        records,
+        seed=config.seed,
+        val_fraction=config.data.val_fraction,
+        test_fraction=config.data.test_fraction,
+    )
+    return splits, [*said_of(source), _headline(prepared, crossing), *notes]
+
+
+def said_of(source: Source) -> list[str]:
+    return [*filter(None, (source.notice, *source.remarks))]
+
+
+def _headline(prepared, crossing) -> str:
+    told = [f"{len(prepared.unreadable):,} unreadable"] if prepared.unreadable else []
+    for groups, what in ((prepared.identical, "identical"), (prepared.near_equal, "nearly identical")):
+        if groups:
+            told.append(f"{len(groups):,} groups ({sum(map(len, groups)):,} images) {what}")
+    told.append(f"{len(crossing) or 'no'} patients or pictures in more than one given split")
+    return f"Audit: {len(prepared.places) + len(prepared.unreadable):,} images; {'; '.join(told)}."

@@ -1,0 +1,241 @@
+"""Modes on every kind of source: what is read is what is trained on, and what is wrong with it is told."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SIZE, draw_folder, pneumojax
+from etils import epath
+from PIL import Image
+
+from pneumojax import config as configs
+from pneumojax import curate, run
+from pneumojax.data import phantom
+from pneumojax.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")  # TFDS of Protobuf
+
+
+def small(source, tmp_path, **data):
+    config = configs.load("m1")
+    config.epochs, config.batch_size, config.model.image_size = 1, 8, SIZE
+    config.data.update({"source": str(source), "cache_dir": str(tmp_path / "cache"), "val_fraction": 0.25} | data)
+    configs.check(config)
+    return config
+
+
+def rows(path):
+    return list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
+
+
+def draw(path, label, number):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(phantom.render(5, number, label, 48)[0]).save(path)
+
+
+@pytest.fixture(scope="module")
+def chexpert(tmp_path_factory):
+    """CheXpert's layout: 60 patients to train on, 8 to validate on; a third uncertain of pneumonia."""
+    root = tmp_path_factory.mktemp("data") / "CheXpert-v1.0-small"
+    names = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Pneumonia"
+    for split, first, patients in (("train", 1, 60), ("valid", 64541, 8)):
+        lines = [names]
+        for patient in range(first, first + patients):
+            kind = patient % 3
+            path = f"{split}/patient{patient:05d}/study1/view1_frontal.jpg"
+            draw(root / path, int(kind != 0), patient)
+            labels = ("1.0,", ",1.0", ",-1.0")[kind]
+            lines.append(f"{root.name}/{path},Female,50,Frontal,AP,{labels}")
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "drawn_28.npz"
+    arrays = {}
+    for number, (split, count) in enumerate((("train", 60), ("test", 12))):
+        labels = np.arange(count) % 2
+        images = [phantom.render(6, 1000 * number + i, int(label), 28)[0] for i, label in enumerate(labels)]
+        arrays |= {f"{split}_images": np.stack(images), f"{split}_labels": labels[:, None]}
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_chexpert_is_trained_on_by_the_rule(chexpert, tmp_path, capsys):
+    work = tmp_path / "work"
+    run.train_mode(small(chexpert, tmp_path, label_rule="pneumonia-zeros"), epath.Path(work))
+    told = capsys.readouterr().out
+    assert "rule pneumonia-zeros" in told
+    assert "train 20 pneumonia, 40 normal" in told
+    assert "too small to choose a model by: it is kept as val_given" in told
+    table = rows(work / "splits.csv")
+    assert sum(int(row["label"]) for row in table) == 20 + sum(p % 3 == 1 for p in range(64541, 64549))
+    assert all(int(row["id"][13:18]) % 3 == 1 for row in table if row["label"] == "1")
+    # The same images by the paper's rule, as another reader of the same run would want them.
+    config = small(chexpert, tmp_path, label_rule="abnormal")
+    with pytest.raises(UserError, match="data.label_rule='abnormal', not 'pneumonia-zeros'"):
+        run.evaluate_mode(config, epath.Path(work), None)
+
+
+def test_a_run_at_28_pixels_is_evaluated_on_sources_of_every_kind(npz, chexpert, tmp_path, capsys):
+    work = epath.Path(tmp_path / "work")
+    config = small(npz, tmp_path)
+    config.model.image_size = 28
+    run.train_mode(config, work)
+    found = {path.stem: json.loads(path.read_text()) for path in (work / "evaluation").glob("*.json")}
+    assert {name: told["n"] for name, told in found.items()} == {"train": 46, "val": 14, "test": 12}
+    dicom = tmp_path / "rsna"
+    rsna(dicom, 10)
+    for source, expected in ((dicom, {"rsna-all": (10, 5)}), (chexpert, {"CheXpert_v1.0_small-val": (8, 5)})):
+        run.evaluate_mode(config, work, str(source))
+        for name, (n, positives) in expected.items():
+            told = json.loads((work / f"evaluation/{name}.json").read_text())
+            assert (told["n"], told["positives"]) == (n, positives)
+
+
+def rsna(root, count):
+    """RSNA's layout, of files that pydicom writes."""
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    lines = ["patientId,x,y,width,height,Target"]
+    for number in range(count):
+        label, name = number % 2, f"{number:08d}-aaaa"
+        image = phantom.render(8, number, label, 64)[0]
+        ds = pydicom.Dataset()
+        ds.file_meta = pydicom.dataset.FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SOPClassUID, ds.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+        ds.PatientID, ds.PatientName, ds.Modality = f"SECRET{number}", "Doe^Secret", "CR"
+        ds.Rows, ds.Columns = image.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+        ds.BitsAllocated = ds.BitsStored = 8
+        ds.HighBit, ds.PixelData = 7, image.tobytes()
+        path = root / "stage_2_train_images" / f"{name}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ds.save_as(path, enforce_file_format=True)
+        lines += [f"{name},10,20,30,40,1"] * 2 if label else [f"{name},,,,,0"]
+    (root / "stage_2_train_labels.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_no_identifier_of_a_header_is_written(tmp_path, capfd):
+    """Not in the workdir, the cache, the audit, nor on the terminal, though patients are told apart."""
+    rsna(tmp_path / "rsna", 24)
+    one, other = sorted((tmp_path / "rsna/stage_2_train_images").iterdir())[:2]
+    (tmp_path / "rsna/broken").mkdir()
+    shutil.copy(one, tmp_path / "rsna/broken/x.dcm")
+    (tmp_path / "rsna/broken/x.dcm").write_bytes(other.read_bytes()[:-500])
+    with (tmp_path / "rsna/stage_2_train_labels.csv").open("a") as file:
+        file.write("x,,,,,0\n")
+    config = small(tmp_path / "rsna", tmp_path, on_error="skip")
+    run.train_mode(config, epath.Path(tmp_path / "work"))
+    curate.audit_mode(config, epath.Path(tmp_path / "audit"))
+    printed = "".join(capfd.readouterr())
+    assert "1 unreadable" in printed
+    for folder in ("work", "cache", "audit"):
+        for path in (tmp_path / folder).rglob("*"):
+            assert not path.is_file() or b"SECRET" not in path.read_bytes().upper(), path
+    assert "secret" not in printed.lower()
+
+
+def test_unreadable_images_stop_a_run_or_are_left_out_and_listed(tmp_path, capsys):
+    draw_folder(tmp_path / "data", "train", 20, 20)
+    for name in ("chest 003.png", "chest 007.png"):
+        path = tmp_path / "data/train/NORMAL" / name
+        path.write_bytes(path.read_bytes()[:200])
+    work = epath.Path(tmp_path / "work")
+    with pytest.raises(UserError, match="^2 unreadable: train/NORMAL/chest 003.png"):
+        run.train_mode(small(tmp_path / "data", tmp_path), work)
+    assert not work.exists()
+    run.train_mode(small(tmp_path / "data", tmp_path, on_error="skip"), work)
+    told = capsys.readouterr().out
+    assert "2 unreadable images are left out" in told
+    assert [row["id"] for row in rows(work / "unreadable.csv")] == [
+        "train/NORMAL/chest 003.png",
+        "train/NORMAL/chest 007.png",
+    ]
+    table = rows(work / "splits.csv")
+    assert len(table) == 40
+    assert [row["id"][-7:-4] for row in table if not row["split"]] == ["003", "007"]
+
+
+def test_leakage_across_splits_is_refused_or_allowed_aloud(tmp_path, capsys):
+    """A training image, encoded anew and brightened, among the test images."""
+    draw_folder(tmp_path / "data", "train", 20, 20)
+    draw_folder(tmp_path / "data", "test", 5, 5, first=500)
+    with Image.open(tmp_path / "data/train/NORMAL/chest 003.png") as image:
+        image.point(lambda value: value * 0.97 + 3).save(tmp_path / "data/test/NORMAL/leak.jpeg", quality=85)
+    work = epath.Path(tmp_path / "work")
+    with pytest.raises(UserError, match="^1 patients or pictures lie in more than one split") as told:
+        run.train_mode(small(tmp_path / "data", tmp_path), work)
+    assert "chest 003.png" in str(told.value)
+    assert "leak.jpeg" in str(told.value)
+    assert not work.exists()
+    run.train_mode(small(tmp_path / "data", tmp_path, allow_leakage=True), work)
+    assert "1 patients or pictures in more than one given split" in capsys.readouterr().out
+
+
+def test_copies_are_carved_together(tmp_path):
+    """Whatever their names say of patients."""
+    draw_folder(tmp_path / "data", "", 30, 30)
+    for path in sorted((tmp_path / "data").rglob("*.png")):
+        shutil.copy(path, path.with_name(f"another {path.name}"))
+    work = epath.Path(tmp_path / "work")
+    run.train_mode(small(tmp_path / "data", tmp_path), work)
+    split_of = {row["id"]: row["split"] for row in rows(work / "splits.csv")}
+    assert set(split_of.values()) == {"train", "val"}
+    for id, split in split_of.items():
+        assert split_of[id.replace("another ", "")] == split
+
+
+def test_the_papers_subset_is_drawn_by_seed(chexpert, tmp_path):
+    work = epath.Path(tmp_path / "work")
+    run.train_mode(small(chexpert, tmp_path, subset="15,25"), work)
+    table = [row for row in rows(work / "splits.csv") if row["split"] in ("train", "val")]
+    assert [sum(row["label"] == label for row in table) for label in "01"] == [15, 25]
+
+
+def test_an_audit_tells_by_its_status(chests, tmp_path):
+    assert pneumojax("--mode=audit", f"--data={chests}", cwd=tmp_path).returncode == 0
+    shutil.copytree(chests, tmp_path / "dirty")
+    (tmp_path / "dirty/test/NORMAL/empty.png").touch()
+    done = pneumojax("--mode=audit", "--data=dirty", "--workdir=work", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "1 image that cannot be read" in done.stdout
+    told = json.loads((tmp_path / "work/audit/audit.json").read_text())
+    assert [(finding["kind"], finding["ids"]) for finding in told["findings"]] == [
+        ("unreadable", ["test/NORMAL/empty.png"])
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"dirty", "runs", "work"}
+    missing = pneumojax("--mode=audit", cwd=tmp_path)
+    assert (missing.returncode, missing.stderr) == (2, "pneumojax: give --data: what is to be audited\n")
+
+
+def test_preparing_that_is_stopped_leaves_nothing_and_goes_on(chests, tmp_path):
+    draw_folder(tmp_path / "data", "", 300, 300)
+    arguments = ["--mode=prepare", "--data=data", "--config.data.cache_dir=cache", "--config.data.workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumojax.main", *arguments],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("cache/*partial*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 75, complaint
+    assert complaint == "pneumojax: interrupted: run the same command again to go on\n"
+    assert not list((tmp_path / "cache").iterdir())
+    again = pneumojax(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "600 images read in" in again.stdout
+    assert "Prepared: 600 images of 150 px in cache/data-" in again.stdout
