@@ -10,10 +10,10 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from pneumojax.data import leakage, splits
+from pneumojax.data import images, leakage, splits
 from pneumojax.data.duplicates import identical, near_equal, perceptual_hash, thumbnail
 from pneumojax.data.records import WHOLE, Record, Source
-from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
+from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage, refuse_special
 
 SIDE = 150  # px; of the square that is looked at
 MIN_SIDE = 32  # px
@@ -167,9 +167,9 @@ def is_colour(image: Image.Image) -> bool:
     if image.mode in _GREY or image.width * image.height > MAX_PIXELS:
         return False
     image.draft("RGB", (SIDE, SIDE))
-    if image.mode == "P":  # where it has transparency, Pillow would warn
-        image = image.convert("RGBA")
-    channels = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX).split()
+    image.info.pop("transparency", None)  # Pillow warns of that of a palette
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    channels = image.resize((SIDE, SIDE), Image.Resampling.BOX).split()
     return bool(np.ptp([np.asarray(channel) for channel in channels], axis=0).mean() > MIN_COLOUR)
 
 
@@ -185,6 +185,7 @@ def _file_facts(path: Path) -> dict:
     """The facts that the file itself tells, as far as it is fit to."""
     facts = {}
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             facts |= {"digest": hashlib.file_digest(file, "sha256").digest(), "bytes": file.tell()}
             file.seek(0)
@@ -193,6 +194,7 @@ def _file_facts(path: Path) -> dict:
                 file.seek(0)
                 image = opener(file)
                 facts |= {"width": image.width, "height": image.height, "mode": image.mode}
+                images.refuse_bomb(file, image)
                 facts["colour"] = is_colour(image)
     except Exception:  # whatever broken data make the decoders raise: what is wrong, reading the image tells
         pass

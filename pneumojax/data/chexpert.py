@@ -11,7 +11,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from pneumojax.data.records import Options, Record, Source, name_of, read_file
+from pneumojax.data.records import MAX_CSV_BYTES, Options, Record, Source, name_of, read_file
 from pneumojax.errors import UserError, unknown
 
 CSVS = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
@@ -57,6 +57,8 @@ def open_chexpert(root: Path, options: Options) -> Source | None:
         if name == "test.csv" and not _needed(options) <= _columns(starts[name]):
             remarks.append(f"test.csv is left out: it lacks a column of {', '.join(sorted(_needed(options)))}.")
             continue
+        if (root / name).stat().st_size > MAX_CSV_BYTES:
+            raise UserError(f"{root / name} is larger than {MAX_CSV_BYTES:,} bytes: give CheXpert's")
         content = (root / name).read_bytes()
         found, left_out = parse(content, str(root / name), split, options)
         digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
@@ -114,10 +116,11 @@ def _rows(content, name, column, options):
     if b"\0" in content:
         raise UserError(f"{name} holds NUL bytes: save it as CSV in UTF-8")
     try:
-        text = content.decode("utf-8-sig")
+        content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 at byte {error.start:,}: save it as CSV in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # Which decodes a part at a time: as one text it would take four times its length.
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
     try:
         header = next(reader, [])
         lacking = sorted(wanted for wanted in _needed(options) if header.count(wanted) != 1)

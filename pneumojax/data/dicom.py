@@ -3,7 +3,6 @@
 pydicom's messages quote values of the header. So every message here is one of ours, and never a library's.
 """
 
-import hashlib
 import logging
 import warnings
 import zlib
@@ -21,6 +20,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
 from pneumojax.data import dicom_codecs
+from pneumojax.data.patients import hashed
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 
 # Of files that bend the standard pydicom warns, and names them; what cannot be read is told in our own words.
@@ -85,12 +85,7 @@ def patient_key(path: Path) -> str | None:
         identifier = header.get_item("PatientID").value.strip(b" \0")
     except Exception:  # it has none; or else it is told when the image is read
         return None
-    return hashed(identifier) if identifier else None
-
-
-def hashed(identifier: bytes) -> str:
-    """16 hex digits in place of an identifier: the same in every run, and none that others would compute."""
-    return hashlib.blake2b(identifier, digest_size=8, key=b"pneumojax: patients of one data set").hexdigest()
+    return hashed(identifier.decode("latin-1")) if identifier else None
 
 
 def _decode(path):

@@ -11,7 +11,7 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import DecodeRunner
 from pydicom.pixels.utils import get_expected_length
 
-from pneumojax.data.unreadable import UnreadableImage
+from pneumojax.data.unreadable import MAX_SCANS, SCAN, UnreadableImage
 
 _LOSSY_JPEG = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 _JPEG = {*_LOSSY_JPEG, uid.JPEGLossless, uid.JPEGLosslessSV1}
@@ -66,6 +66,8 @@ def _checked(stream, syntax, header) -> bytes:
     # Where the end is missing libjpeg paints grey, and CharLS, which decodes JPEG-LS, may search for it for minutes.
     elif b"\xff\xd9" not in stream[-16:]:
         raise UnreadableImage("its pixel data is cut short")
+    elif stream.count(SCAN) > MAX_SCANS:
+        raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans")
     if _declared(stream) != (header.Rows, header.Columns, header.SamplesPerPixel):
         raise UnreadableImage("the compressed image is of another size than the header tells, or broken")
     return stream

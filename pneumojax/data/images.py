@@ -1,14 +1,16 @@
 """One image file becomes one grey square: the same way for training and for prediction."""
 
+import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
+from pneumojax.data.unreadable import MAX_PIXELS, MAX_SCANS, SCAN, UnreadableImage, refuse_special
 
 # Pillow warns of corrupt EXIF and the like. Once and for all, as to silence it for a while is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -16,8 +18,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
 
 _OPENERS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
+_MAX_BYTES = 8 * MAX_PIXELS  # of a file: as much as pixels of the most bytes take without any compression
 _DICOM_MAGIC = (128, b"DICM")  # where it lies, and what it is
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I")  # how Pillow opens 16-bit grey PNG
+_BAND = 1 << 20  # pixels that become grey at a time
 _ORIENTATION = 0x0112  # EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +61,7 @@ def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
     """The image, shrunk while it was decoded where that is exact enough, and which part of it counts."""
     # Not `Image.open`: it has a limit of its own.
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             opener = _opener(file.read(sum(map(len, _DICOM_MAGIC[1:])) + _DICOM_MAGIC[0]))
             if opener is None:
@@ -67,6 +72,7 @@ def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
             image = opener(file)
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+            refuse_bomb(file, image)
             box = _shrink(image, size)
             image.load()
             return image, box
@@ -88,6 +94,19 @@ def _opener(start: bytes):
     if opener is None:
         raise UnreadableImage("neither JPEG, PNG nor DICOM")
     return opener
+
+
+def refuse_bomb(file: BinaryIO, image: Image.Image) -> None:
+    """Raises UnreadableImage where a decoder would take much memory, or very long, for what pixels there are."""
+    place = file.tell()
+    if file.seek(0, os.SEEK_END) > _MAX_BYTES:
+        raise UnreadableImage(f"a file of more than {_MAX_BYTES:,} bytes")
+    # One channel that is not progressive is decoded in one scan, whatever follows; most radiographs are so.
+    if isinstance(image, JpegImageFile) and (image.mode != "L" or "progressive" in image.info):
+        file.seek(0)
+        if file.read().count(SCAN) > MAX_SCANS:
+            raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans")
+    file.seek(place)
 
 
 def _shrink(image: Image.Image, size: int) -> Box | None:
@@ -114,6 +133,16 @@ def _upright(image: Image.Image, square: np.ndarray) -> np.ndarray:
 
 def grey(image: Image.Image) -> Image.Image:
     """One 8-bit channel: colour becomes luma (ITU-R 601), 16 bits become 8, transparency lies on black."""
+    rows = max(_BAND // max(image.width, 1), 1)
+    if rows >= image.height:
+        return _grey(image)
+    result = Image.new("L", image.size)  # what lies between takes up to 16 bytes a pixel, too many for all at once
+    for top in range(0, image.height, rows):
+        result.paste(_grey(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return result
+
+
+def _grey(image):
     if image.mode in _WIDE_MODES:
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray((np.minimum(wide, 65535) / 257 + 0.5).astype(np.uint8))

@@ -4,6 +4,7 @@ Yang et al., "MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D bi
 """
 
 import math
+import warnings
 import zipfile
 from collections import Counter
 from functools import lru_cache, partial
@@ -16,12 +17,15 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from pneumojax.data import images
-from pneumojax.data.records import Record, Source, file_fingerprint, name_of
+from pneumojax.data.records import MAX_RECORDS, Record, Source, file_fingerprint, name_of
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 from pneumojax.errors import UserError
 
 SPLITS = ("train", "val", "test")
 MAX_BYTES = 8 << 30  # of all arrays; PneumoniaMNIST at 224 pixels has 0.3 GiB
+
+# What NumPy, and the parser that it uses, say of a header that is none, or of Python 2.
+warnings.filterwarnings("ignore", module=r"numpy\.lib|<unknown>|pneumojax\.data\.npz")
 
 _CHUNK = 1 << 20
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -115,6 +119,9 @@ def _checked(archive, path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} unpacks to {total:,} bytes, more than {MAX_BYTES:,}: give fewer or smaller images")
     for split in splits:
         _check_pair(path, split, *(headers[key] for key in _keys(split)))
+    count = sum(headers[f"{split}_labels"].shape[0] for split in splits)
+    if count > MAX_RECORDS:
+        raise UserError(f"{path} holds {count:,} images, more than {MAX_RECORDS:,}: give fewer")
     for key in keys:
         _check_content(archive, key)
     return {split: _labels(archive, path, split) for split in splits}
@@ -126,6 +133,8 @@ def _keys(split) -> tuple[str, str]:
 
 def _header(archive, path, key) -> _Header:
     info = archive.getinfo(f"{key}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack all at once
+        raise UserError(f"{path}: {key} is compressed as NumPy never does: save it by numpy.savez_compressed")
     with archive.open(info) as file:
         version = npy.read_magic(file)
         if version not in _HEADERS:

@@ -42,7 +42,9 @@ def is_dicom(file: Path) -> bool:
 
 def _from_header(file: Path) -> str | None:
     suffix = file.suffix.lower()
-    if suffix in (".jpg", ".jpeg", ".png") or (suffix not in DICOM_SUFFIXES and not is_dicom(file)):
+    if suffix in (".jpg", ".jpeg", ".png") or not file.is_file():  # such as a pipe, which might be waited for
+        return None
+    if suffix not in DICOM_SUFFIXES and not is_dicom(file):
         return None
     from pneumojax.data import dicom  # a second's import, for those who have such files
 

@@ -20,6 +20,8 @@ SPLITS = {
     "validation": "val",
     "test": "test",
 }
+MAX_RECORDS = 2_000_000  # the largest public sets have some 400,000; these take 1 GB
+MAX_CSV_BYTES = 1 << 28
 WHOLE = "all"  # the split of a source that has none
 
 

@@ -33,6 +33,8 @@ def open_source(location: str, options: Options = DEFAULTS) -> Source:
         if not location or not path.exists():
             raise UserError(f"no such data: {location!r}; give a folder, an .npz file, tfds:NAME, or phantom")
         str(path).encode()
+        if not path.is_dir() and not path.is_file():
+            raise UserError(f"{path} is a pipe or a device: give a folder or a file")
         return (_open_folder if path.is_dir() else _open_file)(path.resolve(), options)
     except UnicodeEncodeError:
         raise UserError(f"the name of {location!r} is not UTF-8, or the locale is not: rename it") from None

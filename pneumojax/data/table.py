@@ -4,12 +4,23 @@ import csv
 import io
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pneumojax.data.folders import hidden
 from pneumojax.data.patients import DICOM_SUFFIXES, hashed, is_dicom, patients_of
-from pneumojax.data.records import SPLITS, WHOLE, Record, Source, file_fingerprint, name_of, read_file
+from pneumojax.data.records import (
+    MAX_CSV_BYTES,
+    MAX_RECORDS,
+    SPLITS,
+    WHOLE,
+    Record,
+    Source,
+    file_fingerprint,
+    name_of,
+    read_file,
+)
 from pneumojax.errors import UserError
 
 # Names of columns, in any case and with `_` or without. Of several the first counts.
@@ -20,7 +31,6 @@ PATIENT_COLUMNS = ("patient", "subjectid", "subject", "patientid")
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "normal": 0, "pneumonia": 1}
 
 _SUFFIXES = (*DICOM_SUFFIXES, ".jpg", ".jpeg", ".png", "")  # a DICOM file often has none
-_MAX_BYTES = 1 << 28
 
 
 class _Row(NamedTuple):
@@ -83,7 +93,7 @@ def _find(root, labels) -> tuple[Path | None, dict[str, _Row]]:
         if not table.is_file():
             raise UserError(f"no such file of labels: {labels}; give the path of a CSV")
         return table, _rows(table, _parse(table))
-    csvs = sorted(file for file in root.iterdir() if file.suffix.lower() == ".csv" and not hidden(Path(file.name)))
+    csvs = sorted(file for file in root.iterdir() if _is_csv(file))
     parsed = {file: _parse(file) for file in csvs}
     candidates = [file for file, (header, lines) in parsed.items() if _is_table(header, lines)]
     if len(candidates) > 1:
@@ -92,24 +102,33 @@ def _find(root, labels) -> tuple[Path | None, dict[str, _Row]]:
     return (candidates[0], _rows(candidates[0], parsed[candidates[0]])) if candidates else (None, {})
 
 
+def _is_csv(file) -> bool:
+    return file.suffix.lower() == ".csv" and not hidden(Path(file.name)) and file.is_file()
+
+
 def _parse(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns' names, in small letters and without `_`; and (number, values by column) of the lines."""
     try:
-        if table.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{table} is larger than {_MAX_BYTES:,} bytes: give a CSV of labels")
-        text = table.read_bytes().decode("utf-8-sig")
-        first = text.lstrip().partition("\n")[0]
+        if table.stat().st_size > MAX_CSV_BYTES:
+            raise UserError(f"{table} is larger than {MAX_CSV_BYTES:,} bytes: give a CSV of labels")
+        content = table.read_bytes()
+        text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")  # which decodes a part at a time
+        first = next(filter(str.strip, text), "")
         separator = max(",;\t", key=first.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        lines = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
+        text.seek(0)
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        filled = ((reader.line_num, line) for line in reader if any(map(str.strip, line)))
+        lines = list(islice(filled, MAX_RECORDS + 2))
     except UnicodeDecodeError:
         raise UserError(f"{table} is not UTF-8 text: save it again as CSV in UTF-8") from None
     except csv.Error as error:
         raise UserError(f"{table} cannot be read as CSV ({error}): mend it") from None
-    if "\0" in text:
+    if b"\0" in content:
         raise UserError(f"{table} holds bytes that are no text: save it again as CSV in UTF-8")
     if not lines:
         return [], []
+    if len(lines) > MAX_RECORDS + 1:
+        raise UserError(f"{table} has more than {MAX_RECORDS:,} lines: give a CSV of labels")
     header = [name.strip().lower().replace("_", "") for name in lines[0][1]]
     return header, [
         (number, dict(zip(header, map(str.strip, line), strict=False)) if len(line) <= len(header) else {})

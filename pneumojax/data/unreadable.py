@@ -1,8 +1,13 @@
 """What every reader of image files shares: how it refuses one, and from what size on."""
 
+import stat
+from pathlib import Path
+
 from pneumojax.errors import one_line
 
 MAX_PIXELS = 100_000_000  # a radiograph has up to about 20 million; more than this is a decompression bomb
+MAX_SCANS = 64  # a progressive JPEG has about 10; each more costs a decoder as much time as the first
+SCAN = b"\xff\xda"  # how each begins
 
 
 class UnreadableImage(Exception):
@@ -10,3 +15,10 @@ class UnreadableImage(Exception):
 
     def __init__(self, reason: str):
         super().__init__(one_line(reason))
+
+
+def refuse_special(path: Path) -> None:
+    """Raises UnreadableImage for a pipe, a device and the like: to read those may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UnreadableImage("a pipe or a device, not a file")

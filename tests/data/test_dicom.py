@@ -1,5 +1,6 @@
 """DICOM radiographs: the shades that the standard asks for, or a reason that tells nothing of the patient."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 
 from pneumojax.data import dicom, phantom
+from pneumojax.data.patients import hashed
 from pneumojax.data.unreadable import UnreadableImage
 
 GREY = phantom.render(0, 0, 1, 64)[0]
@@ -321,7 +323,7 @@ def test_patients_have_keys_that_do_not_name_them(tmp_path):
     keys = [dicom.patient_key(write(tmp_path / "x", WIDE, 12, PatientID=patient)) for patient in patients]
     assert keys[0] == keys[1] != keys[2] and keys[3:] == [None, None]
     assert len(keys[0]) == 16 and int(keys[0], 16) and "A1" not in keys[0]
-    assert keys[0] == dicom.hashed(b"A1")
+    assert keys[0] == hashed("A1")
 
 
 def test_no_warning_reaches_the_user(tmp_path):
@@ -345,3 +347,15 @@ def test_no_warning_reaches_the_user(tmp_path):
     )
     assert done.stdout == "(64, 64)\nno pixel data, or it is cut short\n"
     assert "secret" not in done.stderr and "pydicom" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_a_jpeg_of_scans_without_end_is_refused(tmp_path):
+    """Each of a few bytes costs the decoder another pass over all the pixels."""
+    whole = io.BytesIO()
+    Image.fromarray(phantom.render(0, 0, 0, 64)[0]).save(whole, "JPEG", progressive=True)
+    stream = whole.getvalue()
+    scan = stream.rindex(b"\xff\xda")
+    stream = stream[:scan] + stream[scan:-2] * 100 + stream[-2:]
+    path = write(tmp_path / "x", np.zeros((64, 64), np.uint8), 8, uid.JPEGBaseline8Bit, stream)
+    with pytest.raises(UnreadableImage, match="more than 64 scans"):
+        dicom.decode(path)

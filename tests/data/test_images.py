@@ -4,13 +4,15 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pneumojax.data import images
+from pneumojax.data import images, phantom
 
+REAL = Path(__file__).parents[3] / "shared" / "data" / "kermany_fullsize"
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
 
@@ -223,3 +225,40 @@ def test_any_byte_may_be_broken(read):
             refused += 1
             assert "\n" not in str(reason)
     assert refused > 20
+
+
+@pytest.mark.parametrize("shape", [(1203, 1607), (311, 303), (2400, 320), (299, 601)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_scaled_decode_is_less_than_a_grey_level_from_a_full_one(read, shape, mode):
+    """Odd sizes too: their last blocks reach beyond the image, and must not shift it."""
+    side = max(shape)
+    drawn = Image.fromarray(phantom.render(0, 3, 1, side)[0]).resize(shape[::-1])
+    content = encoded(drawn.convert(mode), "JPEG", quality=92)
+    full = images.resize(images.grey(Image.open(io.BytesIO(content))), 150)
+    assert np.abs(read(content, 150, "x.jpeg").astype(int) - full).mean() < 1.0
+
+
+def test_a_large_jpeg_is_really_decoded_at_a_scale(read, monkeypatch):
+    """Otherwise the test above would hold by doing nothing."""
+    seen = []
+    monkeypatch.setattr(images, "resize", lambda image, *rest: seen.append(image.size) or np.zeros((8, 8), np.uint8))
+    read(encoded(Image.new("L", (1207, 805)), "JPEG"), 100, "x.jpeg")
+    assert seen == [(151, 101)]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+def test_orientation_holds_for_a_scaled_decode(read, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn = Image.fromarray(phantom.render(0, 3, 1, 640)[0])
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(drawn, "JPEG", quality=95, exif=exif))))
+    result = read(encoded(drawn, "JPEG", quality=95, exif=exif), 100, "x.jpeg")
+    assert np.abs(result.astype(int) - images.resize(turned, 100)).mean() < 1.0
+
+
+def test_the_real_ones_are_less_than_a_grey_level_away():
+    if not REAL.is_dir():
+        pytest.skip("the shared radiographs are not here")
+    for path in sorted(REAL.glob("*/*"))[::4]:
+        full = images.resize(images.grey(Image.open(path)), 150)
+        assert np.abs(images.read(path, 150).astype(int) - full).mean() < 1.0, path.name
