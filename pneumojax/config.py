@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pneumojax.data import chexpert
 from pneumojax.data.records import Options
+from pneumojax.data.sources import chexpert
 from pneumojax.data.splits import PAPERS_SUBSET
 from pneumojax.errors import UserError, unknown
 from pneumojax.family import FAMILY

@@ -26,10 +26,10 @@ from PIL import Image
 from pneumojax import devices
 from pneumojax.config import load
 from pneumojax.data import images
-from pneumojax.data.folders import open_folders
 from pneumojax.data.pipeline import feed
 from pneumojax.data.prepare import prepare
 from pneumojax.data.quiet_tensorflow import import_tensorflow
+from pneumojax.data.sources.folders import open_folders
 from pneumojax.step import class_weights, compile_step, create_model, create_optimizer, init_state, init_variables
 
 flags.DEFINE_string("large", None, "Class folders of JPEGs at their own size.", required=True)

@@ -20,7 +20,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
 from pneumojax.data import dicom_codecs
-from pneumojax.data.patients import hashed
+from pneumojax.data.keys import hashed
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 
 # Of files that bend the standard pydicom warns, and names them; what cannot be read is told in our own words.

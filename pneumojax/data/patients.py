@@ -1,6 +1,5 @@
 """Whose image is it: as far as names of files, or headers of DICOM files, tell."""
 
-import hashlib
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +23,6 @@ def patients_of(root: Path, ids: Iterable[str]) -> dict[str, str]:
     """The patient of each image file `root / id`: by its header if it is DICOM, otherwise by its name."""
     with ThreadPoolExecutor() as pool:
         return dict(pool.map(lambda id: (id, _from_header(root / id) or patient_of(id)), ids))
-
-
-def hashed(identifier: str) -> str:
-    """16 hex digits in place of an identifier: the same in every run, and none that others would compute."""
-    return hashlib.blake2b(identifier.encode(), digest_size=8, key=b"pneumojax: patients of one data set").hexdigest()
 
 
 def is_dicom(file: Path) -> bool:

@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 
 from pneumojax.data import dicom, phantom
-from pneumojax.data.patients import hashed
+from pneumojax.data.keys import hashed
 from pneumojax.data.unreadable import UnreadableImage
 
 GREY = phantom.render(0, 0, 1, 64)[0]

@@ -16,9 +16,9 @@ from broken_files import CHEST, encoded, raw_png, sealed_png
 from PIL import Image
 from test_fuzz import megabytes
 
-from pneumojax.data import images, table
+from pneumojax.data import images
 from pneumojax.data.audit import examine, is_colour
-from pneumojax.data.sources import open_source
+from pneumojax.data.sources import open_source, table
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 from pneumojax.errors import MAX_LINE, UserError
 

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pneumojax.data.folders import hidden
-from pneumojax.data.patients import DICOM_SUFFIXES, hashed, is_dicom, patients_of
+from pneumojax.data.keys import hashed
+from pneumojax.data.patients import DICOM_SUFFIXES, is_dicom, patients_of
 from pneumojax.data.records import (
     MAX_CSV_BYTES,
     MAX_RECORDS,
@@ -21,6 +21,7 @@ from pneumojax.data.records import (
     name_of,
     read_file,
 )
+from pneumojax.data.sources.folders import hidden
 from pneumojax.errors import UserError
 
 # Names of columns, in any case and with `_` or without. Of several the first counts.

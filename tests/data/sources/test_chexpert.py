@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from pneumojax.data import phantom
-from pneumojax.data.chexpert import open_chexpert, parse
 from pneumojax.data.images import UnreadableImage
 from pneumojax.data.records import DEFAULTS, Options, Record
+from pneumojax.data.sources.chexpert import open_chexpert, parse
 from pneumojax.errors import UserError
 
 FINDINGS = (

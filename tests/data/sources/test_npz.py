@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumojax.data import images, npz, phantom
-from pneumojax.data.npz import open_npz
+from pneumojax.data import images, phantom
 from pneumojax.data.records import Record
+from pneumojax.data.sources import npz
+from pneumojax.data.sources.npz import open_npz
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 from pneumojax.errors import UserError
 

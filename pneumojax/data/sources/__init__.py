@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from pneumojax.data import images, phantom
-from pneumojax.data.chexpert import open_chexpert
-from pneumojax.data.folders import open_folders
-from pneumojax.data.npz import open_npz
 from pneumojax.data.records import CLASSES, DEFAULTS, Options, Record, Source, file_fingerprint
-from pneumojax.data.table import open_single, open_table
+from pneumojax.data.sources.chexpert import open_chexpert
+from pneumojax.data.sources.folders import open_folders
+from pneumojax.data.sources.npz import open_npz
+from pneumojax.data.sources.table import open_single, open_table
 from pneumojax.errors import UserError
 
 
@@ -25,7 +25,7 @@ def open_source(location: str, options: Options = DEFAULTS) -> Source:
     if location == "phantom":
         return _phantom()
     if location.startswith("tfds:"):
-        from pneumojax.data.tfds_source import open_tfds  # it imports TensorFlow
+        from pneumojax.data.sources.tfds_name import open_tfds  # it imports TensorFlow
 
         return open_tfds(location)
     try:

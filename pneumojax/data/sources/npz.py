@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 MAX_BYTES = 8 << 30  # of all arrays; PneumoniaMNIST at 224 pixels has 0.3 GiB
 
 # What NumPy, and the parser that it uses, say of a header that is none, or of Python 2.
-warnings.filterwarnings("ignore", module=r"numpy\.lib|<unknown>|pneumojax\.data\.npz")
+warnings.filterwarnings("ignore", module=r"numpy\.lib|<unknown>|pneumojax\.data\.sources\.npz")
 
 _CHUNK = 1 << 20
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

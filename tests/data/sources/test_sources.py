@@ -14,7 +14,7 @@ from pneumojax.data.patients import patient_of
 from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "kermany_224"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "kermany_224"
 
 
 def put(root, *names):

@@ -9,7 +9,7 @@ from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from pneumojax.data import table
+from pneumojax.data.sources import table
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.errors import UserError
 
