@@ -1,5 +1,6 @@
 """A folder holds one run: begun with certain settings and images, and refused to others."""
 
+import os
 from collections.abc import Iterable
 
 from etils import epath
@@ -73,12 +74,19 @@ def own_splits(workdir: epath.Path, source: Source) -> splitting.Splits:
 
 
 def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) -> None:
-    """Raises UserError if the workdir holds a run with other settings or images, or anything but a run or an audit."""
+    """Raises UserError if the workdir holds another run, or what is none and no audit, or cannot be written.
+
+    Another run is one of other settings, or of other images than `source` has.
+    """
     if (workdir / configs.FILE).exists():
         refuse_other_settings(workdir, config)
         own_splits(workdir, source)
         return
     beginnings = {name + end for name in (SPLITS_FILE, configs.FILE) for end in ("", UNFINISHED)} | {audit_page.FOLDER}
+    if "://" not in str(workdir):
+        there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"cannot write {workdir}, as {there} is no folder to write into: choose another --workdir")
     if workdir.exists() and {path.name for path in workdir.iterdir()} - beginnings:
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
 

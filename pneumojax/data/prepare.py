@@ -208,7 +208,7 @@ def _builder_to(folder, source, size, means):
         VERSION = tfds.core.Version(f"{FORMAT}.0.0")
 
         def _info(self):
-            return self.dataset_info_from_configs(
+            info = self.dataset_info_from_configs(
                 features=tfds.features.FeaturesDict(
                     {
                         "image": array(size, size, 1),
@@ -219,6 +219,8 @@ def _builder_to(folder, source, size, means):
                     }
                 )
             )
+            info.initialize_from_bucket = _nothing  # which leaves a folder behind in any case
+            return info
 
         def _split_generators(self, download_manager):
             return {_SHARDS: self._generate_examples(source.records)}
@@ -235,6 +237,10 @@ def _builder_to(folder, source, size, means):
             return means.watched(examples, len(records))
 
     return Radiographs(data_dir=folder, file_format="array_record")
+
+
+def _nothing() -> None:
+    pass
 
 
 def _example(source, size, record):
