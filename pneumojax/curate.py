@@ -12,7 +12,7 @@ from pneumojax import config as configs
 from pneumojax import log
 from pneumojax.data import audit, audit_page, leakage
 from pneumojax.data import splits as splitting
-from pneumojax.data.readers import try_read
+from pneumojax.data.readers import UnreadableImages, try_read
 from pneumojax.data.records import Record, Source
 from pneumojax.data.sources import open_source
 from pneumojax.data.unreadable import UnreadableImage
@@ -23,6 +23,7 @@ from pneumojax.interrupt import deferred
 def audit_mode(config: ConfigDict, workdir: epath.Path) -> int:
     """Looks for what is wrong with the source's images and splits; the exit status is 1 where anything is."""
     source = open_own(config)
+    audit_page.refuse_other_source(workdir, source.location)
     for sentence in said_of(source):
         log.console.print(sentence)
     look = partial(audit.examine, source._replace(records=()))
@@ -52,13 +53,15 @@ def prepare_mode(config: ConfigDict) -> None:
 def open_own(config: ConfigDict) -> Source:
     source = open_source(config.data.source, configs.source_options(config))
     config.data.source = source.location
+    if config.data.labels:
+        config.data.labels = str(epath.Path(config.data.labels).expanduser().absolute())
     return source
 
 
 def prepare_own(config: ConfigDict, source: Source):
     from pneumojax.data.prepare import Means, prepare  # it imports TFDS, which evaluating does without
 
-    with _watching() as watched:
+    with _watching() as watched, _listing_unreadable():
         return prepare(
             source,
             size=config.model.image_size,
@@ -66,6 +69,17 @@ def prepare_own(config: ConfigDict, source: Source):
             on_error=config.data.on_error,
             means=Means(config.data.workers, config.data.beam_runner, config.data.beam_options, watched),
         )
+
+
+@contextmanager
+def _listing_unreadable() -> Iterator[None]:
+    """Prints every image that cannot be read, of which the error names but a few."""
+    try:
+        yield
+    except UnreadableImages as error:
+        for id, reason in error.reasons.items():
+            log.console.print(f"unreadable: {id}: {reason}")
+        raise
 
 
 @contextmanager

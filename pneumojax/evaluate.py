@@ -13,6 +13,7 @@ from etils import epath
 
 from pneumojax import devices, metrics, models
 from pneumojax.data.readers import Split
+from pneumojax.errors import UserError
 from pneumojax.files import csv_table, write_whole
 
 FOLDER = "evaluation"
@@ -67,14 +68,29 @@ class Evaluator:
             yield waiting.result()
 
 
+def refuse_other_source(workdir: epath.Path, stem: str, location: str) -> None:
+    """Raises UserError if evaluation/<stem>.json is of a source elsewhere, whose folder has the same name."""
+    path = workdir / FOLDER / f"{stem}.json"
+    found = json.loads(path.read_text()).get("source", location) if path.exists() else location
+    if found != location:
+        raise UserError(f"{path} is of {found}: rename that file, or the folder {location}")
+
+
 def write(
-    workdir: epath.Path, stem: str, split: Split, logits: np.ndarray, facts: dict, notice: str | None = None
+    workdir: epath.Path,
+    stem: str,
+    split: Split,
+    logits: np.ndarray,
+    facts: dict,
+    location: str,
+    notice: str | None = None,
 ) -> dict:
     """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content.
 
-    That is `metrics.summary` at the threshold of the checkpoint's `facts`, its epoch, and the source's `notice`.
+    That is `metrics.summary` at the threshold of the checkpoint's `facts`, its epoch, and the source's location and
+    `notice`.
     """
-    told = {"notice": notice} if notice else {}
+    told = {"source": location} | ({"notice": notice} if notice else {})
     summary = told | {"epoch": facts["epoch"]} | metrics.summary(split.labels, logits, facts["threshold"])
     rows = zip(split.ids.tolist(), split.labels.tolist(), metrics.probabilities(logits).tolist(), strict=True)
     write_whole(workdir / FOLDER / f"{stem}.csv", csv_table(("id", "label", "probability"), rows))
@@ -90,7 +106,8 @@ def read(workdir: epath.Path) -> dict[str, dict]:
 
 
 def _scores(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
-    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    text = path.read_bytes().decode() if path.exists() else ""
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     return np.array([int(row["label"]) for row in rows], int), np.array([float(row["probability"]) for row in rows])
 
 

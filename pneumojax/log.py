@@ -14,7 +14,7 @@ from pneumojax.files import write_whole
 
 FILE = "metrics.jsonl"
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bar() -> Progress:
@@ -35,7 +35,7 @@ def watching() -> Callable[[Iterable, int], Iterator]:
 
     It tells by a bar on a terminal, and by a line at the end; on the standard output of now, whatever that is later.
     """
-    out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    out = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn())
 
     def watched(results, total):

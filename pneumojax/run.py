@@ -43,13 +43,17 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
 def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
     """Evaluates the best checkpoint on another source as it lies there, or on the run's own splits."""
     saved = workdirs.read_config(workdir)
-    source = open_source(saved.data.source if data is None else data, configs.source_options(config))
+    options = configs.source_options(config)
+    elsewhere = data is not None and str(epath.Path(data).expanduser().resolve()) != saved.data.source
+    if elsewhere and options.labels == saved.data.labels:  # which are those of the run's own images
+        options = options._replace(labels="")
+    source = open_source(saved.data.source if data is None else data, options)
     own = source.location == saved.data.source
     config.data.source = saved.data.source
     workdirs.refuse_other_settings(workdir, config, ("model.", "seed=", "data.") if own else ("model.",))
     splitting.require_labels(source.records)
     records = workdirs.own_splits(workdir, source) if own else splitting.as_given(source.records)
-    for sentence in curate.said_of(source):
+    for sentence in curate.said_of(source) + (workdirs.changed(workdir, source) if own else []):
         log.console.print(sentence)
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
     _evaluate(config, workdir, source, splits, prefix="" if own else f"{source.name}-")
@@ -72,8 +76,9 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
         variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
         evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
         for name, split in splits.items():
+            evaluate.refuse_other_source(workdir, prefix + name, source.location)
             logits = evaluator.logits(variables, split)
-            summary = evaluate.write(workdir, prefix + name, split, logits, facts, source.notice)
+            summary = evaluate.write(workdir, prefix + name, split, logits, facts, source.location, source.notice)
             log.console.print(evaluate.line(prefix + name, summary))
     log.console.print(f"Written: {workdir / evaluate.FOLDER}")
 

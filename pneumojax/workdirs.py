@@ -14,6 +14,7 @@ from pneumojax.errors import UserError
 from pneumojax.files import UNFINISHED, write_whole
 
 SPLITS_FILE = "splits.csv"
+FINGERPRINT_FILE = "fingerprint.txt"
 
 
 def default(mode: str, config: ConfigDict) -> epath.Path:
@@ -40,6 +41,8 @@ def config_for(
         config = configs.load("m1")
     else:
         raise UserError("give --config (such as m1), or the --workdir of a run")
+    if mode == "evaluate" and any(assignment.startswith("data.source=") for assignment in overrides):
+        raise UserError("what is evaluated is named by --data=SOURCE, not by --config.data.source")
     for assignment in overrides:
         configs.override(config, *assignment.split("=", 1))
     if data is not None and mode != "evaluate":
@@ -68,9 +71,17 @@ def own_splits(workdir: epath.Path, source: Source) -> splitting.Splits:
     """
     path = workdir / SPLITS_FILE
     try:
-        return splitting.from_csv(path.read_text(), source.records)
+        return splitting.from_csv(path.read_bytes().decode(), source.records)
     except (OSError, ValueError):
         raise _other_images(workdir) from None
+
+
+def changed(workdir: epath.Path, source: Source) -> list[str]:
+    """A sentence where files of the run's own source have other sizes or times than when it began."""
+    path = workdir / FINGERPRINT_FILE
+    if path.exists() and path.read_text().strip() == source.fingerprint:
+        return []
+    return [f"Files in {source.location} have changed since the run began: these may be scores of other images."]
 
 
 def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) -> None:
@@ -82,7 +93,8 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
         refuse_other_settings(workdir, config)
         own_splits(workdir, source)
         return
-    beginnings = {name + end for name in (SPLITS_FILE, configs.FILE) for end in ("", UNFINISHED)} | {audit_page.FOLDER}
+    names = (SPLITS_FILE, FINGERPRINT_FILE, configs.FILE)
+    beginnings = {audit_page.FOLDER, *names, *(name + UNFINISHED for name in names)}
     if "://" not in str(workdir):
         there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
@@ -96,8 +108,9 @@ def claim(workdir: epath.Path, config: ConfigDict, splits: splitting.Splits, sou
     path, table = workdir / SPLITS_FILE, splitting.to_csv(splits, source.records)
     if not (workdir / configs.FILE).exists():
         write_whole(path, table)
+        write_whole(workdir / FINGERPRINT_FILE, source.fingerprint + "\n")
         configs.write(config, workdir / configs.FILE)
-    elif not path.exists() or path.read_text() != table:
+    elif not path.exists() or path.read_bytes().decode() != table:
         raise _other_images(workdir)
 
 

@@ -28,7 +28,8 @@ def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_pat
     split = splits["test"]
     logits = np.linspace(-3, 3, len(split.ids))
     for notice in ("Synthetic.", None):
-        evaluate.write(epath.Path(tmp_path), "test", split, logits, {"epoch": 3, "threshold": 0.5}, notice)
+        facts = {"epoch": 3, "threshold": 0.5}
+        evaluate.write(epath.Path(tmp_path), "test", split, logits, facts, "/somewhere", notice)
         found = evaluate.read(epath.Path(tmp_path))["test"]
         assert found.get("notice") == notice
         assert (found["epoch"], found["threshold"]) == (3, 0.5)

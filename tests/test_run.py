@@ -184,6 +184,50 @@ def test_leakage_across_splits_is_refused_or_allowed_aloud(tmp_path, capsys):
     assert "1 patients or pictures in more than one given split" in capsys.readouterr().out
 
 
+def test_sources_of_one_name_do_not_overwrite_each_other(npz, chests, tmp_path):
+    work = epath.Path(tmp_path / "work")
+    config = small(chests, tmp_path)
+    run.train_mode(config, work)
+    draw_folder(tmp_path / "one/data", "", 3, 3)
+    draw_folder(tmp_path / "two/data", "", 4, 4)
+    run.evaluate_mode(config, work, str(tmp_path / "one/data"))
+    with pytest.raises(UserError, match=r"data-all.json is of .*one/data: rename"):
+        run.evaluate_mode(config, work, str(tmp_path / "two/data"))
+    assert json.loads((work / "evaluation/data-all.json").read_text())["n"] == 6
+    curate.audit_mode(small(tmp_path / "one/data", tmp_path), work)
+    with pytest.raises(UserError, match=r"audit.json is of .*one/data: choose another --workdir"):
+        curate.audit_mode(small(tmp_path / "two/data", tmp_path), work)
+
+
+def test_labels_of_one_source_are_not_anothers(tmp_path):
+    """Another hospital's images may have the same names; their folders say what they are."""
+    for number in range(40):
+        draw(tmp_path / f"own/{number}.png", number % 2, number)
+    table = "\n".join(["image,label", *(f"{number}.png,{number % 2}" for number in range(40))])
+    (tmp_path / "own/labels.csv").write_text(table)
+    for number in range(6):
+        draw(tmp_path / f"other/{('PNEUMONIA', 'NORMAL')[number % 2]}/{number}.png", 1 - number % 2, 50 + number)
+    shutil.copy(tmp_path / "own/labels.csv", tmp_path / "other/labels.csv")
+    config = small(tmp_path / "own", tmp_path, labels=str(tmp_path / "own/labels.csv"))
+    work = epath.Path(tmp_path / "work")
+    run.train_mode(config, work)
+    run.evaluate_mode(config, work, str(tmp_path / "other"))
+    labels = {row["id"]: row["label"] for row in rows(work / "evaluation/other-all.csv")}
+    assert labels == {f"{('PNEUMONIA', 'NORMAL')[n % 2]}/{n}.png": str(1 - n % 2) for n in range(6)}
+
+
+def test_changed_files_are_told_of(chests, tmp_path, capsys):
+    shutil.copytree(chests, tmp_path / "chests")
+    work = epath.Path(tmp_path / "work")
+    config = small(tmp_path / "chests", tmp_path)
+    run.train_mode(config, work)
+    run.evaluate_mode(config, work, None)
+    assert "have changed" not in capsys.readouterr().out
+    draw(tmp_path / "chests/train/NORMAL/chest 000.png", 1, 7)
+    run.evaluate_mode(config, work, None)
+    assert "have changed since the run began" in capsys.readouterr().out
+
+
 def test_copies_are_carved_together(tmp_path):
     """Whatever their names say of patients."""
     draw_folder(tmp_path / "data", "", 30, 30)

@@ -8,6 +8,7 @@ from etils import epath
 
 from pneumojax import page
 from pneumojax.data.audit import headline
+from pneumojax.errors import UserError
 from pneumojax.files import write_whole
 
 FOLDER = "audit"
@@ -36,6 +37,14 @@ def write(workdir: epath.Path, audit: dict, thumbnails: Thumbnails) -> epath.Pat
     write_whole(folder / "audit.json", json.dumps(audit, indent=2) + "\n")
     write_whole(folder / "index.html", render(audit, thumbnails))
     return folder / "index.html"
+
+
+def refuse_other_source(workdir: epath.Path, location: str) -> None:
+    """Raises UserError if the workdir holds the audit of a source elsewhere, whose folder has the same name."""
+    path = epath.Path(workdir) / FOLDER / "audit.json"
+    found = json.loads(path.read_text())["location"] if path.exists() else location
+    if found != location:
+        raise UserError(f"{path} is of {found}: choose another --workdir")
 
 
 def render(audit: dict, thumbnails: Thumbnails) -> str:

@@ -60,9 +60,13 @@ def near_equal(hashes: Sequence[bytes], thumbnails: Sequence[np.ndarray]) -> lis
     """
     # Images of one even grey all have much the same hash, and each would be compared with each.
     kept = np.array([index for index, thumbnail in enumerate(thumbnails) if thumbnail.std() >= MIN_DETAIL], np.intp)
+    copies = identical([(bytes(hashes[index]), thumbnails[index].tobytes()) for index in kept])
+    pairs = [np.empty((0, 2), np.intp)]
+    pairs += [np.stack(np.broadcast_arrays(kept[group[0]], kept[group[1:]]), 1) for group in copies]
+    # One of equal ones stands for all: a thousand copies would be half a million pairs.
+    kept = np.delete(kept, [index for group in copies for index in group[1:]])
     bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, HASH_BITS)[kept]
     signs = 2 * bits.astype(np.float32) - 1
-    pairs = [np.empty((0, 2), np.intp)]
     for row in range(0, len(kept), _BLOCK):
         for column in range(row, len(kept), _BLOCK):
             # Two rows of signs that differ in d bits have the product HASH_BITS - 2 d.

@@ -21,8 +21,12 @@ def patient_of(id: str) -> str:
 
 def patients_of(root: Path, ids: Iterable[str]) -> dict[str, str]:
     """The patient of each image file `root / id`: by its header if it is DICOM, otherwise by its name."""
+    ids = list(ids)
     with ThreadPoolExecutor() as pool:
-        return dict(pool.map(lambda id: (id, _from_header(root / id) or patient_of(id)), ids))
+        keys = list(pool.map(lambda id: _from_header(root / id), ids))
+    if len(set(keys)) == 1:  # one for all, as "ANONYMOUS" is, tells of nobody
+        keys = [None] * len(ids)
+    return {id: key or patient_of(id) for id, key in zip(ids, keys, strict=True)}
 
 
 def is_dicom(file: Path) -> bool:
@@ -35,10 +39,7 @@ def is_dicom(file: Path) -> bool:
 
 
 def _from_header(file: Path) -> str | None:
-    suffix = file.suffix.lower()
-    if suffix in (".jpg", ".jpeg", ".png") or not file.is_file():  # such as a pipe, which might be waited for
-        return None
-    if suffix not in DICOM_SUFFIXES and not is_dicom(file):
+    if not file.is_file() or not is_dicom(file):  # a pipe might be waited for
         return None
     from pneumojax.data import dicom  # a second's import, for those who have such files
 

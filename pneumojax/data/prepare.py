@@ -1,6 +1,7 @@
 """Prepares a source once: a TFDS builder writes every image, grey and at the model's size, into shards."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -99,7 +100,10 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
         prepared = _open(folder)
         if on_error == "skip" or not prepared.unreadable:
             return prepared
-        folder.rmtree()  # what could not be read then may be mended now
+        records = (record for record in source.records if record.id in prepared.unreadable)
+        if all(isinstance(try_read(source, size, record), UnreadableImage) for record in records):
+            refuse_unreadable(prepared.unreadable)
+        folder.rmtree()  # a disk that was away is back
     _write(source, size, folder, on_error, means)
     return _open(folder)
 
@@ -110,9 +114,13 @@ def _open(folder: epath.Path) -> Prepared:
         shards = _shards(folder)
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
-        return Prepared(folder, places, read=partial(_read, shards), **told)
+        return Prepared(folder, places, read=partial(_read, folder, shards), **told)
     except Exception as error:  # whatever a damaged shard makes its readers raise
-        raise UserError(f"{folder} is damaged: remove it, and it will be written again") from error
+        raise _damaged(folder) from error
+
+
+def _damaged(folder) -> UserError:
+    return UserError(f"{folder} is damaged: remove it, and it will be written again")
 
 
 def _shards(folder):
@@ -120,8 +128,11 @@ def _shards(folder):
     return import_tfds().builder_from_directory(folder).as_data_source(_SHARDS)
 
 
-def _read(shards, places):
-    return np.stack([row["image"] for row in shards.__getitems__(np.asarray(places).tolist())])
+def _read(folder, shards, places):
+    try:
+        return np.stack([row["image"] for row in shards.__getitems__(np.asarray(places).tolist())])
+    except Exception as error:  # shards are opened when they are read
+        raise _damaged(folder) from error
 
 
 def _user_cache() -> str:
@@ -155,12 +166,28 @@ def _write(source: Source, size: int, folder: epath.Path, on_error: str, means: 
 
 
 def _build(builder, means: Means) -> None:
-    settings = {"try_download_gcs": False}
-    if means.beam_runner:
-        options = _import_beam().options.pipeline_options.PipelineOptions(shlex.split(means.beam_options))
-        settings |= {"beam_runner": means.beam_runner, "beam_options": options}
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces what it does
-        builder.download_and_prepare(download_config=import_tfds().download.DownloadConfig(**settings))
+    settings = {"try_download_gcs": False} | (_beam_settings(means) if means.beam_runner else {})
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces what it does
+            builder.download_and_prepare(download_config=import_tfds().download.DownloadConfig(**settings))
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error):  # the writer of shards has errors of its own
+            raise UserError(f"{full}: make room, or choose another --config.data.cache_dir") from error
+        raise
+
+
+def _beam_settings(means: Means) -> dict:
+    beam, said = _import_beam(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = beam.options.pipeline_options.PipelineOptions(shlex.split(means.beam_options))
+            options.get_all_options()
+            beam.runners.create_runner(means.beam_runner)
+    except (Exception, SystemExit) as error:  # its parser prints how it is used, and exits
+        told = (said.getvalue().strip().splitlines() or [str(error)])[-1]
+        raise UserError(f"Apache Beam cannot be started so: {told}") from error
+    return {"beam_runner": means.beam_runner, "beam_options": options}
 
 
 def _import_beam():

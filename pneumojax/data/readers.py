@@ -62,9 +62,17 @@ def try_read(source: Source, size: int, record: Record) -> np.ndarray | Unreadab
         return reason
 
 
+class UnreadableImages(UserError):
+    """Some images cannot be read: `reasons` tells of each, by its id, why."""
+
+    def __init__(self, message: str, reasons: Mapping[str, str]):
+        super().__init__(message)
+        self.reasons = reasons
+
+
 def refuse_unreadable(reasons: Mapping[str, str]) -> None:
-    """Raises UserError if there are any: id -> why the image cannot be read."""
+    """Raises UnreadableImages if there are any: id -> why the image cannot be read."""
     if reasons:
         named = "; ".join(f"{id} ({reason})" for id, reason in list(reasons.items())[:5])
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        raise UserError(f"{len(reasons)} unreadable: {named}{more}; mend or remove them")
+        raise UnreadableImages(f"{len(reasons)} unreadable: {named}{more}; mend or remove them", reasons)

@@ -83,7 +83,8 @@ def read_file(root: Path, record: Record, size: int) -> np.ndarray:
 
 def name_of(location: str) -> str:
     """The source's short name, fit for a file name: without looking whether it is there."""
-    return re.sub(r"[^\w.]+", "_", Path(location).absolute().name) or "data"
+    name = re.sub(r"[^\w.]+", "_", Path(location).absolute().name)
+    return name.encode()[:100].decode(errors="ignore") or "data"
 
 
 def file_fingerprint(paths: Iterable[Path]) -> str:

@@ -109,7 +109,7 @@ def for_training(
     """
     splits, notes = as_given(records), []
     if WHOLE in splits:
-        splits["train"] = splits.pop(WHOLE)
+        splits["train"] = splits.get("train", ()) + splits.pop(WHOLE)
     if "val" in splits and min(_counts(splits["val"])) < MIN_PER_CLASS:
         splits["val_given"] = splits.pop("val")
         negatives, positives = _counts(splits["val_given"])

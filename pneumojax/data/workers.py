@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TypeVar
@@ -60,7 +60,7 @@ def _by_processes(function, chunks, workers):
     try:
         while True:
             while len(pending) < 2 * workers + 1 and (chunk := next(chunks, None)) is not None:
-                pending.append((chunk, pool.submit(function, chunk)))
+                pending.append((chunk, _submit(pool, function, chunk)))
             if not pending:
                 return
             chunk, waiting = pending.popleft()
@@ -70,10 +70,20 @@ def _by_processes(function, chunks, workers):
                 pool.shutdown(cancel_futures=True)
                 results = _one_by_one(function, chunk)
                 pool = _start(workers)
-                pending = deque((chunk, pool.submit(function, chunk)) for chunk, _ in pending)
+                pending = deque((chunk, _submit(pool, function, chunk)) for chunk, _ in pending)
             yield from results
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(pool, function, chunk) -> Future:
+    """The chunk's future; where the pool broke while results were being used, one that tells so."""
+    try:
+        return pool.submit(function, chunk)
+    except BrokenProcessPool as error:
+        broken = Future()
+        broken.set_exception(error)
+        return broken
 
 
 def _one_by_one(function, chunk):

@@ -313,3 +313,32 @@ def test_the_real_set(tmp_path):
     few = source.records[::100]
     result = prepare.prepare(source._replace(records=few), size=150, cache_dir=str(tmp_path))
     np.testing.assert_array_equal(everything(result, few)[..., 0], [source.read(record, 150) for record in few])
+
+
+def test_a_damaged_shard_is_named_when_it_is_read(tmp_path):
+    folder = prepared(Toy(), tmp_path).folder
+    [shard] = [path for path in folder.iterdir() if "array_record" in path.name]
+    shard.write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged: remove it"):
+        everything(prepared(Toy(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("runner", "options"),
+    [("Nonsense", ""), ("DirectRunner", "--x='a"), ("DirectRunner", "--direct_num_workers=abc")],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam", "ignore::ResourceWarning")
+def test_beam_that_cannot_be_started_is_one_line(files, tmp_path, capfd, runner, options):
+    means = Means(beam_runner=runner, beam_options=options)
+    with pytest.raises(UserError, match="^Apache Beam cannot be started so: ") as told:
+        prepare.prepare(files, size=32, cache_dir=str(tmp_path), means=means)
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == ""
+
+
+def test_shards_that_others_may_be_reading_are_not_taken_away(tmp_path):
+    folder = prepared(Toy(bad=("train/001",)), tmp_path, on_error="skip").folder
+    with pytest.raises(UserError, match="^1 unreadable"):
+        prepared(Toy(bad=("train/001",)), tmp_path)
+    assert (folder / prepare.INDEX).exists()

@@ -1,6 +1,7 @@
 """Many images on every core: in order, few in memory, and none lost to one that kills its process."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,13 @@ def test_an_item_that_kills_its_process_costs_nothing_else():
 def test_an_error_reaches_the_caller(workers):
     with pytest.raises(RuntimeError, match="seventy"):
         list(in_parallel(fail_at, range(100), workers))
+
+
+def test_a_process_that_dies_while_results_are_used_costs_nothing():
+    results = in_parallel(process_id, range(1000), workers=2)
+    os.kill(next(results), signal.SIGKILL)
+    time.sleep(0.5)
+    assert len(list(results)) == 999
 
 
 def test_items_are_taken_no_faster_than_results(tmp_path):

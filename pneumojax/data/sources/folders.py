@@ -33,6 +33,7 @@ def open_folders(root: Path) -> Source | None:
             raise UserError(f"{root} holds a file whose name is not UTF-8: {id!r}; rename it")
     files = dict(sorted(found.items()))
     patients = patients_of(root, files)
+    others = _others(root, files)
     return Source(
         name=name_of(str(root)),
         location=str(root),
@@ -40,7 +41,15 @@ def open_folders(root: Path) -> Source | None:
         fingerprint=file_fingerprint(path for path, _, _ in files.values()),
         read=partial(read_file, root),
         root=root,
+        remarks=(f"{len(others):,} files are left out, such as {others[0]}.",) if others else (),
     )
+
+
+def _others(root, files) -> list[str]:
+    """What lies there besides: outside class folders, or under another suffix."""
+    paths = (path for path in root.rglob("*") if path.is_file())
+    names = (path.relative_to(root) for path in paths)
+    return sorted(name.as_posix() for name in names if not hidden(name) and name.as_posix() not in files)
 
 
 def hidden(path: Path) -> bool:
@@ -64,6 +73,10 @@ def _classified(root: Path) -> list[tuple[Path, int, str]]:
 
 
 def _labelled(parent: Path, split: str) -> list[tuple[Path, int, str]]:
+    for folder, name in _folders(parent):
+        below = [path for path, part in _folders(folder) if part in SPLITS] if name in CLASSES else []
+        if below:
+            raise UserError(f"{below[0]} is a split below a class: put the class folders into the split's instead")
     return [
         (file, CLASSES[name], split)
         for folder, name in _folders(parent)

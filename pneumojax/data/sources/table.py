@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -24,7 +25,7 @@ from pneumojax.data.records import (
 from pneumojax.data.sources.folders import hidden
 from pneumojax.errors import UserError
 
-# Names of columns, in any case and with `_` or without. Of several the first counts.
+# Names of columns, in any case, and whatever stands in them but letters and digits. Of several the first counts.
 ID_COLUMNS = ("path", "file", "filepath", "filename", "image", "imageid", "imagepath", "imageindex", "id")
 ID_COLUMNS += ("sopinstanceuid", "dicomid", "patientid")
 LABEL_COLUMNS = ("target", "label", "pneumonia", "class", "diagnosis", "finding")
@@ -53,7 +54,7 @@ def open_table(root: Path, labels: str) -> Source | None:
     Raises:
       UserError: several CSVs have labels, or the one that counts cannot be understood or fits no image.
     """
-    table, rows = _find(root, labels)
+    table, label, rows = _find(root, labels)
     if table is None:
         return None
     files = {file.relative_to(root).as_posix(): file for file in _images(root)}
@@ -63,15 +64,21 @@ def open_table(root: Path, labels: str) -> Source | None:
         Record(id, row.label, hashed(row.patient) if row.patient else patients[id], row.split or _split(id))
         for id, row in found.items()
     )
-    unlabelled = len(files) - len(found)
+    records = sorted(records)
+    without = [record.id for record in records if record.split == WHOLE]
+    if 0 < len(without) < len(records):
+        raise UserError(f"{len(without):,} images have no split while others have, such as {without[0]}: give all one")
+    remarks = [f"Labels of {table.name} by its column {label}."]
+    if len(files) > len(found):
+        remarks.append(f"{len(files) - len(found):,} images without a row in {table.name} are left out.")
     return Source(
         name=name_of(str(root)),
         location=str(root),
-        records=tuple(sorted(records)),
+        records=tuple(records),
         fingerprint=file_fingerprint([table, *(files[id] for id in sorted(found))]),
         read=partial(read_file, root),
         root=root,
-        remarks=(f"{unlabelled:,} images without a row in {table.name} are left out.",) if unlabelled else (),
+        remarks=tuple(remarks),
     )
 
 
@@ -87,20 +94,25 @@ def open_single(path: Path) -> Source:
     )
 
 
-def _find(root, labels) -> tuple[Path | None, dict[str, _Row]]:
-    """The CSV that counts, and its rows by id."""
+def _find(root, labels) -> tuple[Path | None, str, dict[str, _Row]]:
+    """The CSV that counts, the column of it that labels, and its rows by id."""
     if labels:
         table = Path(labels).expanduser()
         if not table.is_file():
             raise UserError(f"no such file of labels: {labels}; give the path of a CSV")
-        return table, _rows(table, _parse(table))
+        return _labelled(table, _parse(table))
     csvs = sorted(file for file in root.iterdir() if _is_csv(file))
     parsed = {file: _parse(file) for file in csvs}
     candidates = [file for file, (header, lines) in parsed.items() if _is_table(header, lines)]
     if len(candidates) > 1:
         names = ", ".join(file.name for file in candidates)
         raise UserError(f"{root} holds several CSVs with labels, {names}: choose by --config.data.labels=FILE")
-    return (candidates[0], _rows(candidates[0], parsed[candidates[0]])) if candidates else (None, {})
+    return _labelled(candidates[0], parsed[candidates[0]]) if candidates else (None, "", {})
+
+
+def _labelled(table, parsed):
+    rows = _rows(table, parsed)  # which refuses a table without such a column
+    return table, _column(parsed[0], LABEL_COLUMNS), rows
 
 
 def _is_csv(file) -> bool:
@@ -108,7 +120,7 @@ def _is_csv(file) -> bool:
 
 
 def _parse(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns' names, in small letters and without `_`; and (number, values by column) of the lines."""
+    """The columns' names, letters and digits alone, in small; and (number, values by column) of the lines."""
     try:
         if table.stat().st_size > MAX_CSV_BYTES:
             raise UserError(f"{table} is larger than {MAX_CSV_BYTES:,} bytes: give a CSV of labels")
@@ -130,7 +142,7 @@ def _parse(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         return [], []
     if len(lines) > MAX_RECORDS + 1:
         raise UserError(f"{table} has more than {MAX_RECORDS:,} lines: give a CSV of labels")
-    header = [name.strip().lower().replace("_", "") for name in lines[0][1]]
+    header = [re.sub(r"[\W_]", "", name.lower()) for name in lines[0][1]]
     return header, [
         (number, dict(zip(header, map(str.strip, line), strict=False)) if len(line) <= len(header) else {})
         for number, line in lines[1:]
@@ -154,6 +166,9 @@ def _rows(table, parsed) -> dict[str, _Row]:
     for column, names in ((id, ID_COLUMNS), (label, LABEL_COLUMNS)):
         if not column:
             raise UserError(f"{table} has none of the columns {', '.join(names)}: name one of its columns so")
+    for column in (id, label, patient, "split"):
+        if header.count(column) > 1:
+            raise UserError(f"{table} has several columns {column}: name one of them otherwise")
     rows = {}
     for number, values in lines:
         told = values.get(label, "").lower()

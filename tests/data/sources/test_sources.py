@@ -287,3 +287,18 @@ def test_the_real_set():
     assert source.read(source.records[0], 150).shape == (150, 150)
     assert source.notice is None
     assert records.CLASSES == {"normal": 0, "pneumonia": 1}
+
+
+def test_splits_below_classes_are_refused(tmp_path):
+    """As one pool, test images would be trained on."""
+    put(tmp_path, "NORMAL/train/a.png", "NORMAL/test/b.png", "PNEUMONIA/train/c.png")
+    assert "is a split below a class" in refusal(tmp_path)
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    put(tmp_path, "train/NORMAL/a.png", "train/PNEUMONIA/b.png", "train/COVID/c.png", "train/NORMAL/d.bmp", "._e.png")
+    assert open_source(str(tmp_path)).remarks == ("2 files are left out, such as train/COVID/c.png.",)
+
+
+def test_a_long_name_is_cut(tmp_path):
+    assert len(records.name_of(str(tmp_path / ("\u75c5" * 80))).encode()) <= 100

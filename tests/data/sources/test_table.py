@@ -86,7 +86,10 @@ def test_rsna_needs_no_flag(tmp_path):
     assert {record.split for record in source.records} == {"all"}
     patients = [record.patient for record in source.records]
     assert patients[0] == patients[1] != patients[2] == patients[3]
-    assert source.remarks == ("1 images without a row in stage_2_train_labels.csv are left out.",)
+    assert source.remarks == (
+        "Labels of stage_2_train_labels.csv by its column target.",
+        "1 images without a row in stage_2_train_labels.csv are left out.",
+    )
     assert not any(name in repr(source) for name in ("patient 0", "Doe"))
 
 
@@ -140,16 +143,17 @@ def test_what_is_hidden_or_no_image_is_left_alone(tmp_path):
     write(tmp_path, "id,label\na,1\n")
     write(tmp_path, "id,label\na,0\n", "._labels.csv")
     assert found(tmp_path) == {"a.png": (1, "all")}
-    assert table.open_table(tmp_path, "").remarks == ()
+    assert table.open_table(tmp_path, "").remarks == ("Labels of labels.csv by its column label.",)
 
 
 def test_splits_come_from_a_column_or_else_from_folders(tmp_path):
     put(tmp_path, "Train/a.png", "valid/b.png", "test/c.png", "d.png")
-    rows = "id,label\na,1\nb,0\nc,1\nd,0\n"
-    write(tmp_path, rows)
-    assert [split for _, split in found(tmp_path).values()] == ["train", "all", "test", "val"]
+    write(tmp_path, "id,label\na,1\nb,0\nc,1\n")
+    assert [split for _, split in found(tmp_path).values()] == ["train", "test", "val"]
     write(tmp_path, "id,label,Split\na,1,test\nb,0,\nc,1,Validation\nd,0,train\n")
     assert [split for _, split in found(tmp_path).values()] == ["test", "train", "val", "val"]
+    write(tmp_path, "id,label\na,1\nb,0\nc,1\nd,0\n")
+    assert "1 images have no split while others have, such as d.png" in refusal(tmp_path)
     write(tmp_path, "id,label,split\na,1,later\n")
     assert "line 2 of" in refusal(tmp_path) and "later" not in refusal(tmp_path)
 
@@ -250,3 +254,30 @@ def test_a_broken_image_is_found_when_it_is_read(tmp_path):
     source = table.open_table(tmp_path, "")
     with pytest.raises(UnreadableImage):
         source.read(source.records[0], 8)
+
+
+@pytest.mark.parametrize("name", ["patient", "Patient ID", "patient_id", "PATIENT-ID", "Subject ID"])
+def test_a_column_of_patients_counts_however_it_is_written(pair, name):
+    write(pair, f"Image Index,label,{name}\na,1,P\nb,0,P\n")
+    assert len({record.patient for record in table.open_table(pair, "").records}) == 1
+
+
+def test_a_column_twice_is_refused(pair):
+    write(pair, "image,label,Label\na,1,0\nb,0,1\n")
+    assert "several columns label" in refusal(pair)
+
+
+def test_one_identifier_for_all_tells_of_no_patient(tmp_path):
+    """As files have it that were made anonymous by one program."""
+    for name in ("a", "b", "c"):
+        put_dicom(tmp_path / f"{name}.dcm", "ANONYMOUS")
+    write(tmp_path, "id,label\na,1\nb,0\nc,0\n")
+    assert len({record.patient for record in table.open_table(tmp_path, "").records}) == 3
+
+
+def test_a_dicom_file_under_another_name_tells_its_patient(tmp_path):
+    for name, patient in (("a", "P1"), ("b", "P1"), ("c", "P2")):
+        put_dicom(tmp_path / f"{name}.png", patient)
+    write(tmp_path, "id,label\na,1\nb,0\nc,0\n")
+    a, b, c = (record.patient for record in table.open_table(tmp_path, "").records)
+    assert a == b != c
