@@ -41,7 +41,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _main(argv: list[str]) -> None:
     from pneumojax import curate, workdirs  # not above: processes that read images import this module anew
 
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # warnings here are between libraries
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
     if FLAGS.mode == "audit" and FLAGS.data is None:
         raise UserError("give --data: what is to be audited")
