@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from pneumojax.data import images, leakage, splits
 from pneumojax.data.duplicates import identical, near_equal, perceptual_hash, thumbnail
@@ -24,7 +22,6 @@ MIN_COLOUR = 8.0  # grey levels between channels, mean over the image: grey as R
 MIN_RANGE = 20.0  # grey levels from the 1st to the 99th percentile: radiographs have 84 at least
 MAX_INVERTED = -1.0  # of `_uprightness`: radiographs have 0.4 at least, 2.7 and more in 95 of 100
 
-_OPENERS = {b"\xff\xd8\xff": ("JPEG", JpegImageFile), b"\x89PNG\r\n\x1a\n": ("PNG", PngImageFile)}
 _SUFFIXES = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".dcm": "DICOM", ".dicom": "DICOM"}
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
@@ -189,7 +186,7 @@ def _file_facts(path: Path) -> dict:
         with path.open("rb") as file:
             facts |= {"digest": hashlib.file_digest(file, "sha256").digest(), "bytes": file.tell()}
             file.seek(0)
-            facts["format"], opener = _format(file.read(132))
+            facts["format"], opener = images.format_of(file.read(images.HEAD))
             if opener:
                 file.seek(0)
                 image = opener(file)
@@ -199,13 +196,6 @@ def _file_facts(path: Path) -> dict:
     except Exception:  # whatever broken data make the decoders raise: what is wrong, reading the image tells
         pass
     return facts
-
-
-def _format(start: bytes):
-    """The name of a format by how a file begins, and what opens it; of DICOM the name alone."""
-    if start[128:] == b"DICM":
-        return "DICOM", None
-    return next((found for magic, found in _OPENERS.items() if start.startswith(magic)), ("", None))
 
 
 def audit(source: Source, facts: Iterable[Facts | UnreadableImage]) -> dict:

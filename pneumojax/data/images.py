@@ -17,9 +17,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
 
-_OPENERS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
+HEAD = 132  # bytes at a file's beginning that tell its format
+_OPENERS = {b"\xff\xd8\xff": ("JPEG", JpegImageFile), b"\x89PNG\r\n\x1a\n": ("PNG", PngImageFile)}
 _MAX_BYTES = 8 * MAX_PIXELS  # of a file: as much as pixels of the most bytes take without any compression
-_DICOM_MAGIC = (128, b"DICM")  # where it lies, and what it is
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I")  # how Pillow opens 16-bit grey PNG
 _BAND = 1 << 20  # pixels that become grey at a time
 _ORIENTATION = 0x0112  # EXIF
@@ -63,8 +63,11 @@ def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
     try:
         refuse_special(path)
         with path.open("rb") as file:
-            opener = _opener(file.read(sum(map(len, _DICOM_MAGIC[1:])) + _DICOM_MAGIC[0]))
-            if opener is None:
+            head = file.read(HEAD)
+            name, opener = format_of(head)
+            if not name:
+                raise UnreadableImage("neither JPEG, PNG nor DICOM" if head else "the file is empty")
+            if name == "DICOM":
                 from pneumojax.data import dicom  # a second's import, for those who have such files
 
                 return dicom.decode(path), None
@@ -83,17 +86,14 @@ def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
         raise UnreadableImage(" ".join(told.split())) from None
 
 
-def _opener(start: bytes):
-    """The class that reads a file which begins like this; None for DICOM."""
-    place, magic = _DICOM_MAGIC
-    if start[place:] == magic:
-        return None
-    if not start:
-        raise UnreadableImage("the file is empty")
-    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
-    if opener is None:
-        raise UnreadableImage("neither JPEG, PNG nor DICOM")
-    return opener
+def format_of(head: bytes) -> tuple[str, type[Image.Image] | None]:
+    """The name of a format by a file's first `HEAD` bytes, and what opens it; of DICOM the name alone.
+
+    The name is empty where it is none of "JPEG", "PNG" and "DICOM".
+    """
+    if head[128:] == b"DICM":
+        return "DICOM", None
+    return next((found for magic, found in _OPENERS.items() if head.startswith(magic)), ("", None))
 
 
 def refuse_bomb(file: BinaryIO, image: Image.Image) -> None:

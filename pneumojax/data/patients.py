@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-DICOM_SUFFIXES = (".dcm", ".dicom")
+from pneumojax.data import images
 
 # Kermany et al. in both of their releases, and CheXpert: the prefix is the patient, what follows the image.
 _PATIENT = re.compile(
@@ -33,7 +33,7 @@ def is_dicom(file: Path) -> bool:
     """Whether the file begins as DICOM does, whatever it is called."""
     try:
         with file.open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
+            return images.format_of(opened.read(images.HEAD))[0] == "DICOM"
     except OSError:
         return False
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngImageFile
 
 from pneumojax.data import audit as auditing
 from pneumojax.data import phantom
@@ -237,7 +238,7 @@ def test_a_bomb_is_not_decoded(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(auditing.PngImageFile, "load", refuse)
+    monkeypatch.setattr(PngImageFile, "load", refuse)
     assert ids(audited(tmp_path))["absurd_size"] == ["NORMAL/bomb.png"]
 
 

@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from pneumojax.data import images
 from pneumojax.data.keys import hashed
-from pneumojax.data.patients import DICOM_SUFFIXES, is_dicom, patients_of
+from pneumojax.data.patients import is_dicom, patients_of
 from pneumojax.data.records import (
     MAX_CSV_BYTES,
     MAX_RECORDS,
@@ -32,7 +33,7 @@ LABEL_COLUMNS = ("target", "label", "pneumonia", "class", "diagnosis", "finding"
 PATIENT_COLUMNS = ("patient", "subjectid", "subject", "patientid")
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "normal": 0, "pneumonia": 1}
 
-_SUFFIXES = (*DICOM_SUFFIXES, ".jpg", ".jpeg", ".png", "")  # a DICOM file often has none
+_SUFFIXES = (*images.SUFFIXES, "")  # a DICOM file often has none
 
 
 class _Row(NamedTuple):
