@@ -16,11 +16,13 @@ fuzz: install
 
 install: .venv/installed
 
-# The locked set, then the package itself: no version is chosen at install time.
+# The locked set, then the package itself: no version is chosen at install time. The CPU kernels are built where there is
+# a compiler; training works without them.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	-$(BIN)/python -m pneumojax.kernels.build
 	touch $@
 
 lint: install

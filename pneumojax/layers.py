@@ -1,55 +1,320 @@
-"""The block's operations whose automatic gradient is slow somewhere, with exact gradients that are not.
+"""The block (convolution 3x3 -> ReLU -> dropout -> batch normalization -> max-pool 2x2) with a gradient by hand.
 
-Each has its plain version beside it; the tests hold one against the other.
+`block_reference` is the block as it is written down, differentiated by JAX. The others compute the same in fewer passes
+over memory, which is where a CPU's time goes:
+
+- Max-pool chooses among values that an affine map per channel leaves in order, or turns round. So the choice is made
+  before the map, which then has a quarter of the values to do.
+- The gradient needs the input, the activations a before the normalization and the choice, which a tells again; of the
+  sums in the gradient of batch normalization, all terms are zero but for the values that were chosen.
+
+What they are made of, `_forward`, `_backward` and `_infer`, is written for XLA here, for any device, and in C++ for
+CPUs (kernels/block.cc); `kernels.lowered` decides which of the two it is, where the computation is lowered.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from pneumojax import kernels
 
-def max_pool_reference(images: jax.Array) -> jax.Array:
+EPSILON = 1e-3  # Keras's
+
+
+class Parameters(NamedTuple):
+    """Of a block: kernel (3, 3, channels in, channels); the others (channels,)."""
+
+    kernel: jax.Array
+    bias: jax.Array
+    scale: jax.Array
+    offset: jax.Array
+
+
+class Statistics(NamedTuple):
+    """Of batch normalization, (channels,) float32."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+class Dropout(NamedTuple):
+    """What is dropped: `rate` of the values. `seeds`, (n, height, 2) uint32, of each row's random bits decide which."""
+
+    seeds: jax.Array
+    rate: float
+
+    @property
+    def threshold(self) -> np.uint32:
+        return np.uint32(round(self.rate * 2**32))
+
+    @property
+    def gain(self) -> np.float32:
+        return np.float32(1 / (1 - self.rate))
+
+
+NOTHING_DROPPED = Dropout(np.zeros((0, 0, 2), np.uint32), 0.0)
+
+
+def dropout(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Dropout:
+    """What to drop, at `rate` in [0, 1), of activations of `shape`, (n, height, width, channels).
+
+    A row's seeds depend on its place in the batch alone, not on how that is divided over devices.
+    """
+    return Dropout(jax.random.bits(key, (*shape[:2], 2), jnp.uint32), rate)
+
+
+def random_bits(seeds: jax.Array, width: int, channels: int) -> jax.Array:
+    """32 random bits a value: (n, height, 2) uint32 -> (n, height, width, channels) uint32.
+
+    Threefry for each would take a third of a training step on a CPU. It makes the seeds; they and the place in the row
+    are hashed: a Weyl sequence through two rounds of multiplying and shifting, by the constants of lowbias32 (Wellons,
+    "Hash Prospector"), which turn over each bit in half of the cases when one bit of the input turns over.
+    """
+    first, second = seeds[:, :, None, None, 0], seeds[:, :, None, None, 1]
+    place = lax.iota(jnp.uint32, width * channels).reshape(width, channels)
+    bits = place * np.uint32(0x9E3779B9) + first
+    bits = ((bits ^ (bits >> 16)) * np.uint32(0x7FEB352D)) ^ second
+    bits = (bits ^ (bits >> 15)) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
+
+
+# ---------------------------------------------------------------------------------------------------------- reference
+
+
+def block_reference(
+    x: jax.Array, parameters: Parameters, dropped: Dropout, statistics: Statistics | None
+) -> tuple[dict[str, jax.Array], Statistics]:
+    """The block, layer by layer.
+
+    Args:
+      x: (n, height, width, channels in) float.
+      parameters: of the block.
+      dropped: by dropout.
+      statistics: to normalize by; None: the batch's own.
+
+    Returns:
+      Each layer's output, the last (n, ceil(height / 2), ceil(width / 2), channels); the statistics normalized by.
+    """
+    rectified = _rectify(x, parameters.kernel, parameters.bias)
+    a = _drop(rectified, dropped)
+    if statistics is None:
+        wide = _wide(a)
+        mean = wide.mean((0, 1, 2))
+        statistics = Statistics(mean, jnp.maximum(jnp.square(wide).mean((0, 1, 2)) - jnp.square(mean), 0))
+    scale, shift = _affine(parameters, statistics)
+    y = (a * scale + shift).astype(x.dtype)
+    return {"conv": rectified, "dropout": a, "batch_norm": y, "max_pool": max_pool(y)}, statistics
+
+
+def max_pool(images: jax.Array) -> jax.Array:
     """2x2 max-pooling, stride 2, 'same' padding: (n, h, w, c) -> (n, ceil(h/2), ceil(w/2), c)."""
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
 
 
-@jax.custom_vjp
-def max_pool(images: jax.Array) -> jax.Array:
-    """`max_pool_reference` with a gradient that XLA compiles to one fused pass.
+def _rectify(x, kernel, bias):
+    return jax.nn.relu(_convolve(x, kernel) + bias.astype(x.dtype))
 
-    XLA's own gradient (select-and-scatter) takes longer on a CPU than the convolutions beside it. Where several
-    inputs of a window are equally large, the first in row order receives the gradient, as in XLA and Keras.
+
+def _convolve(x, kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def _drop(a, dropped):
+    if not dropped.rate:
+        return a
+    return jnp.where(random_bits(dropped.seeds, *a.shape[2:]) >= dropped.threshold, a * dropped.gain.astype(a.dtype), 0)
+
+
+def _affine(parameters, statistics):
+    scale = parameters.scale * lax.rsqrt(statistics.var + EPSILON)
+    return scale, parameters.offset - statistics.mean * scale
+
+
+def _wide(a):
+    """Sums are of float32 at least."""
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
+# --------------------------------------------------------------------------------------------------------------- fast
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def block_train(x: jax.Array, parameters: Parameters, seeds: jax.Array, rate: float) -> tuple[jax.Array, Statistics]:
+    """`block_reference`'s last layer and statistics, with the batch's own statistics.
+
+    No gradient flows back through the statistics that are returned.
 
     Args:
-      images: (n, h, w, c) float.
+      x: (n, height, width, channels in) float.
+      parameters: of the block.
+      seeds, rate: of `Dropout`.
+    """
+    return _block_train_forward(x, parameters, seeds, rate)[0]
+
+
+def _block_train_forward(x, parameters, seeds, rate):
+    dropped = Dropout(seeds, rate)
+    a, extremes, sums = _forward(x, parameters, dropped)
+    mean, square = sums.sum(0) / (x.shape[0] * x.shape[1] * x.shape[2])
+    statistics = Statistics(mean, jnp.maximum(square - jnp.square(mean), 0))
+    scale, shift = _affine(parameters, statistics)
+    y = (extremes * scale + shift).astype(x.dtype)
+    return (y, statistics), (x, parameters, seeds, a, extremes, statistics)
+
+
+def _block_train_backward(rate, residuals, cotangents):
+    x, parameters, seeds, a, extremes, statistics = residuals
+    gradient, _ = cotangents
+    inverse = lax.rsqrt(statistics.var + EPSILON)
+    of_offset = _wide(gradient).sum((0, 1, 2))
+    of_scale = (_wide(gradient) * (extremes - statistics.mean)).sum((0, 1, 2)) * inverse
+    scale = parameters.scale * inverse
+    count = x.shape[0] * x.shape[1] * x.shape[2]
+    linear = -scale * inverse * of_scale / count
+    constant = -scale * of_offset / count - linear * statistics.mean
+    slopes = jnp.stack([jnp.sign(parameters.scale), scale, constant, linear])
+    dx, dw, db = _backward(x, parameters, Dropout(seeds, rate), a, gradient, slopes)
+    return dx, Parameters(dw, db, of_scale, of_offset), None
+
+
+block_train.defvjp(_block_train_forward, _block_train_backward)
+
+
+@jax.custom_vjp
+def block_infer(x: jax.Array, parameters: Parameters, statistics: Statistics) -> jax.Array:
+    """`block_reference`'s last layer, normalized by `statistics`, without dropout.
+
+    Args:
+      x: (n, height, width, channels in) float.
+      parameters, statistics: of the block.
+    """
+    return _infer(x, parameters, *_affine(parameters, statistics))
+
+
+def _block_infer_forward(x, parameters, statistics):
+    a, extremes, _ = _forward(x, parameters, NOTHING_DROPPED)
+    scale, shift = _affine(parameters, statistics)
+    return (extremes * scale + shift).astype(x.dtype), (x, parameters, statistics, a, extremes)
+
+
+def _block_infer_backward(residuals, gradient):
+    x, parameters, statistics, a, extremes = residuals
+    of_shift = _wide(gradient).sum((0, 1, 2))
+    of_slope = (_wide(gradient) * extremes).sum((0, 1, 2))
+    (scale, _), pull = jax.vjp(_affine, parameters, statistics)
+    slopes = jnp.stack([jnp.sign(scale), scale, jnp.zeros_like(scale), jnp.zeros_like(scale)])
+    dx, dw, db = _backward(x, parameters, NOTHING_DROPPED, a, gradient, slopes)
+    of_parameters, of_statistics = pull((of_slope, of_shift))
+    return dx, of_parameters._replace(kernel=dw, bias=db), of_statistics
+
+
+block_infer.defvjp(_block_infer_forward, _block_infer_backward)
+
+# --------------------------------------------------------------------------------------------- what they are made of
+
+
+def _infer(x, parameters, scale, shift):
+    """y, (n, rows, columns, channels): the affine map of what max-pool chooses of the activations."""
+
+    def plain(x, kernel, bias, scale, shift):
+        extremes, _ = _choose(_rectify(x, kernel, bias), jnp.sign(scale))
+        return ((extremes * scale + shift).astype(x.dtype),)
+
+    def shapes(x, kernel, *_):
+        return (_pooled(x, kernel),)
+
+    kernel = kernels.Kernel("infer", "n----", "n", shapes, {})
+    return kernels.lowered(plain, kernel, x, parameters.kernel, parameters.bias, scale, shift)[0]
+
+
+def _forward(x, parameters, dropped):
+    """Activations, what max-pool will choose of them, and their sums.
 
     Returns:
-      (n, ceil(h/2), ceil(w/2), c), the dtype of `images`.
+      a: (n, height, width, channels) after ReLU and dropout; empty where it is cheaper to compute them anew.
+      extremes: (n, rows, columns, channels) of a.
+      sums: (n, 2, channels) float32, of a and of its square over each image.
     """
-    return max_pool_reference(images)
+    attributes = {"threshold": dropped.threshold, "gain": dropped.gain}
+
+    def plain(x, kernel, bias, sign, seeds):
+        a = _drop(_rectify(x, kernel, bias), dropped._replace(seeds=seeds))
+        wide = _wide(a)
+        sums = jnp.stack([wide.sum((1, 2)), jnp.square(wide).sum((1, 2))], 1)
+        return a if _keeps(x) else a[:0], _choose(a, sign)[0], sums
+
+    def shapes(x, kernel, *_):
+        n, height, width, channels = *x.shape[:3], kernel.shape[3]
+        return (n if _keeps(x) else 0, height, width, channels), _pooled(x, kernel), (n, 2, channels)
+
+    kernel = kernels.Kernel("forward", "n---n", "nnn", shapes, attributes)
+    sign = jnp.sign(parameters.scale)
+    return kernels.lowered(plain, kernel, x, parameters.kernel, parameters.bias, sign, dropped.seeds)
 
 
-def _max_pool_forward(images):
-    height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=-jnp.inf)
-    corners = [padded[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+def _backward(x, parameters, dropped, a, gradient, slopes):
+    """Gradients of x, the kernel and the bias.
+
+    Args:
+      x, parameters, dropped, a: as in `_forward`.
+      gradient: (n, rows, columns, channels), of the block's output y.
+      slopes: (4, channels): the scale's sign; and scale, constant, linear, of which the gradient of a is
+        scale * (gradient, where chosen) + constant + linear * a.
+    """
+    attributes = {"threshold": dropped.threshold, "gain": dropped.gain}
+
+    def plain(x, kernel, bias, seeds, a, gradient, slopes):
+        a = a if _keeps(x) else _drop(_rectify(x, kernel, bias), dropped._replace(seeds=seeds))
+        sign, scale, constant, linear = slopes
+        of_a = _spread(gradient * scale, _choose(a, sign)[1], a.shape) + constant + linear * a
+        of_z = jnp.where(a == 0, 0, of_a * dropped.gain)  # closed by ReLU or by dropout
+        _, pull = jax.vjp(_convolve, x, kernel)
+        return *pull(of_z.astype(x.dtype)), of_z.sum((0, 1, 2))
+
+    def shapes(x, kernel, bias, *_):
+        return x.shape if _keeps(x) else (0, *x.shape[1:]), kernel.shape, bias.shape
+
+    def without_x(*arrays):
+        return jnp.zeros((0, *x.shape[1:]), x.dtype), *plain(*arrays)[1:]
+
+    arrays = (x, parameters.kernel, parameters.bias, dropped.seeds, a, gradient, slopes)
+    kernel = kernels.Kernel("backward", "n--nnn-", "n--", shapes, attributes)
+    if _keeps(x):
+        return kernels.lowered(plain, kernel, *arrays)
+    # Images seldom want a gradient: where they do not, XLA leaves this out.
+    return plain(*arrays)[0], *kernels.lowered(without_x, kernel, *arrays)[1:]
+
+
+def _keeps(x):
+    """Whether activations are kept: with one channel that comes in, computing is cheaper than memory."""
+    return x.shape[3] > 1
+
+
+def _pooled(x, kernel):
+    return x.shape[0], -(-x.shape[1] // 2), -(-x.shape[2] // 2), kernel.shape[3]
+
+
+def _choose(a, sign):
+    """(values, corners from 0 to 3) of the first of the largest of sign * a in each 2x2 window."""
+    height, width = a.shape[1:3]
+    padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+    keys = jnp.pad(_wide(a) * sign, padding, constant_values=-jnp.inf)
+    corners = [keys[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
     largest = jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
-    winner = jnp.where(
-        corners[0] == largest,
-        0,
-        jnp.where(corners[1] == largest, 1, jnp.where(corners[2] == largest, 2, 3)),
-    ).astype(jnp.uint8)
-    # An empty array carries the input's height and width to the backward pass at no cost.
-    return largest, (winner, jnp.empty((height, width, 0)))
+    chosen = jnp.where(corners[2] == largest, 2, 3)
+    for number in (1, 0):
+        chosen = jnp.where(corners[number] == largest, number, chosen)
+    return jnp.where(sign == 0, a[:, ::2, ::2], (largest * sign).astype(a.dtype)), chosen.astype(jnp.uint8)
 
 
-def _max_pool_backward(residuals, gradient):
-    winner, extent = residuals
-    n, rows, columns, channels = winner.shape
+def _spread(values, chosen, shape):
+    """The values at their windows' chosen corners, zero elsewhere: the transpose of choosing."""
+    n, rows, columns, channels = chosen.shape
     corner = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
-    spread = jnp.where(winner[:, :, None, :, None, :] == corner, gradient[:, :, None, :, None, :], 0)
-    spread = spread.reshape(n, 2 * rows, 2 * columns, channels)
-    return (spread[:, : extent.shape[0], : extent.shape[1]],)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+    spread = jnp.where(chosen[:, :, None, :, None, :] == corner, values[:, :, None, :, None, :], 0)
+    return spread.reshape(n, 2 * rows, 2 * columns, channels)[:, : shape[1], : shape[2]]

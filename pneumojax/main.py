@@ -14,7 +14,7 @@ import sys
 from absl import app, flags, logging
 from etils import epath
 
-from pneumojax import interrupt
+from pneumojax import interrupt, memory
 from pneumojax.errors import UserError
 
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
@@ -79,6 +79,7 @@ def _guarded(argv: list[str]) -> None:
 def run() -> None:
     """The command line. A scheduler's SIGTERM stops it as Ctrl-C does."""
     interrupt.raise_on_signals()
+    memory.keep_freed()
     app.run(_guarded, flags_parser=_parse)
 
 

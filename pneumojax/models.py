@@ -42,28 +42,7 @@ class Classifier(nn.Module):
         """
         x = images
         for number, block in enumerate(self.blocks, start=1):
-            x = nn.relu(
-                nn.Conv(
-                    block.filters,
-                    (3, 3),
-                    padding="SAME",
-                    kernel_init=nn.initializers.glorot_uniform(),
-                    name=f"conv_{number}",
-                )(x)
-            )
-            self._tell(f"conv_{number}", x)
-            if block.dropout:
-                x = nn.Dropout(block.dropout, deterministic=not train)(x)
-                self._tell(f"dropout_{number}", x)
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=self.batch_norm_momentum,
-                epsilon=1e-3,
-                name=f"batch_norm_{number}",
-            )(x)
-            self._tell(f"batch_norm_{number}", x)
-            x = layers.max_pool(x)
-            self._tell(f"max_pool_{number}", x)
+            x = self._block(number, block, x, train)
         x = x.reshape(x.shape[0], -1)
         self._tell("flatten", x)
         x = nn.relu(self._dense(HEAD_UNITS, "dense_1")(x))
@@ -74,11 +53,61 @@ class Classifier(nn.Module):
         self._tell("dense_2", x)
         return x[:, 0].astype(jnp.float32)
 
+    def _block(self, number: int, block: Block, x: jax.Array, train: bool) -> jax.Array:
+        kernel, bias = _Convolution(block.filters, name=f"conv_{number}")(x.shape[3])
+        scale, offset, running = _BatchNorm(block.filters, name=f"batch_norm_{number}")()
+        parameters = layers.Parameters(kernel, bias, scale, offset)
+        dropped = layers.NOTHING_DROPPED
+        if train and block.dropout:
+            dropped = layers.dropout(self.make_rng("dropout"), block.dropout, (*x.shape[:3], block.filters))
+        given = None if train else layers.Statistics(running["mean"].value, running["var"].value)
+        if self.is_mutable_collection("intermediates"):
+            outputs, statistics = layers.block_reference(x, parameters, dropped, given)
+            for kind, output in outputs.items():
+                if kind != "dropout" or block.dropout:
+                    self._tell(f"{kind}_{number}", output)
+            y = outputs["max_pool"]
+        elif train:
+            y, statistics = layers.block_train(x, parameters, dropped.seeds, dropped.rate)
+        else:
+            return layers.block_infer(x, parameters, given)
+        if train and not self.is_initializing():
+            for name, variable in running.items():
+                old, new = variable.value, getattr(statistics, name)
+                variable.value = self.batch_norm_momentum * old + (1 - self.batch_norm_momentum) * new
+        return y
+
     def _dense(self, units: int, name: str) -> nn.Dense:
         return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), name=name)
 
     def _tell(self, name: str, value: jax.Array) -> None:
         self.sow("intermediates", f"{name}_output", value)
+
+
+class _Convolution(nn.Module):
+    """The parameters of `nn.Conv`."""
+
+    filters: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (3, 3, channels, self.filters))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.filters,))
+
+
+class _BatchNorm(nn.Module):
+    """The variables of `nn.BatchNorm`."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array, dict[str, nn.Variable]]:
+        running = {"mean": jnp.zeros, "var": jnp.ones}
+        return (
+            self.param("scale", nn.initializers.ones, (self.channels,)),
+            self.param("bias", nn.initializers.zeros, (self.channels,)),
+            {name: self.variable("batch_stats", name, start, self.channels) for name, start in running.items()},
+        )
 
 
 def create(name: str, **attributes) -> Classifier:

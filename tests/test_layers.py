@@ -1,143 +1,272 @@
-"""Max-pooling: the hand-written gradient against the plain operation's, ties, padding, dtypes, transformations."""
+"""The block with its gradient by hand against the block as it is written down; by XLA alone, and by the CPU kernels."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pneumojax.layers import max_pool, max_pool_reference
+from pneumojax import devices, kernels, layers
+from pneumojax.errors import UserError
+from pneumojax.kernels.build import build
 
-# Even, odd, one of each, and sides that lie wholly in one padded window.
-SHAPES = [(2, 6, 8, 3), (2, 7, 5, 3), (1, 5, 4, 2), (3, 4, 9, 1), (1, 2, 1, 2), (2, 1, 1, 1)]
-# Values as they come out of a convolution, with ties everywhere, with ties at zero alone, below any padding of zero.
-KINDS = {
-    "distinct": lambda rng, shape: rng.normal(size=shape),
-    "tied": lambda rng, shape: rng.integers(-1, 2, size=shape),
-    "rectified": lambda rng, shape: np.maximum(rng.normal(size=shape), 0),
-    "negative": lambda rng, shape: -1 - rng.uniform(size=shape),
-    "constant": lambda rng, shape: np.full(shape, -3.0),
-}
-
-
-def sample(kind: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Input of one kind, float64."""
-    return np.asarray(KINDS[kind](np.random.default_rng(seed), shape), np.float64)
-
-
-def pull_back(pool, images, cotangent):
-    """(output, gradient of its inner product with `cotangent`) of a pooling function."""
-    output, pull = jax.vjp(pool, images)
-    return output, pull(cotangent)[0]
+# (n, height, width, channels in, channels): even, odd, one of each, sides that lie wholly in one padded window, more
+# images than the kernels have groups, several tiles of channels, rows longer than a tile.
+SHAPES = [
+    (3, 6, 8, 1, 32),
+    (2, 9, 7, 32, 64),
+    (2, 5, 4, 64, 32),
+    (1, 1, 2, 32, 32),
+    (40, 1, 1, 1, 64),
+    (18, 3, 3, 32, 96),
+    (1, 7, 41, 1, 64),
+    (2, 8, 5, 32, 256),
+]
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+rates = pytest.mark.parametrize("rate", [0.0, 0.3])
 
 
-def pooled_shape(shape):
-    """(n, ceil(h/2), ceil(w/2), c)."""
-    return shape[0], -(-shape[1] // 2), -(-shape[2] // 2), shape[3]
+@pytest.fixture(params=["xla", "kernels"])
+def way(request, monkeypatch) -> str:
+    """Each way of computing the block; what was traced for the other is forgotten."""
+    jax.clear_caches()
+    if request.param == "xla":
+        monkeypatch.setattr(kernels, "load", lambda: False)
+    else:
+        try:
+            build()
+        except UserError as error:
+            pytest.skip(str(error))
+        kernels.load.cache_clear()
+        assert kernels.load()
+    return request.param
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_forward_is_the_reference_bit_for_bit(shape, kind, dtype):
-    """With and without differentiation, which take different paths: a maximum needs no rounding."""
+def whole(rng, shape, lowest, highest):
+    """Small whole numbers: their sums of products are exact in float32, so that equals are equal, and ties are many."""
+    return jnp.asarray(rng.integers(lowest, highest + 1, shape), jnp.float32)
+
+
+def sample(shape, seed=0):
+    """(x, parameters, cotangent, statistics) of whole numbers; of the scales some are negative, one is zero."""
+    n, height, width, ci, co = shape
+    rng = np.random.default_rng(seed)
+    kernel, scale = whole(rng, (3, 3, ci, co), -2, 2), whole(rng, co, -2, 2).at[0].set(0)
+    parameters = layers.Parameters(kernel, whole(rng, co, -3, 3), scale, whole(rng, co, -3, 3))
+    cotangent = whole(rng, (n, -(-height // 2), -(-width // 2), co), -4, 4)
+    statistics = layers.Statistics(whole(rng, co, -3, 3), whole(rng, co, 1, 9))
+    return whole(rng, (n, height, width, ci), -2, 2), parameters, cotangent, statistics
+
+
+def pulled(block, x, parameters, cotangent):
+    """(output, statistics, gradient of x, gradient of the parameters), compiled."""
+
+    @jax.jit
+    def compute(x, parameters):
+        (output, statistics), pull = jax.vjp(block, x, parameters)
+        return output, statistics, *pull((cotangent, jax.tree.map(jnp.zeros_like, statistics)))
+
+    return compute(x, parameters)
+
+
+def by_definition(dropped, statistics):
+    """The reference, to be differentiated by JAX."""
+
+    def block(x, parameters):
+        outputs, used = layers.block_reference(x, parameters, dropped, statistics)
+        return outputs["max_pool"], used
+
+    return block
+
+
+def in_float64(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+
+
+def assert_close(result, expected, tolerance):
+    """Of each array, within `tolerance` of its largest magnitude."""
+    for ours, theirs in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1, np.abs(theirs).max()))
+
+
+@rates
+@shapes
+def test_training_equals_autodiff_of_the_definition(way, shape, rate):
+    """Output, statistics and every gradient; in float64 to rounding, in float32 to float32's."""
+    x, parameters, cotangent, _ = sample(shape)
+    dropped = layers.dropout(jax.random.key(3), rate, (*shape[:3], shape[4]))
     with jax.enable_x64(True):
-        images = jnp.asarray(sample(kind, shape), dtype)
-        expected = max_pool_reference(images)
-        assert expected.shape == pooled_shape(shape)
-        for output in (max_pool(images), jax.vjp(max_pool, images)[0]):
-            assert output.dtype == images.dtype
-            np.testing.assert_array_equal(output, expected)
+        # A gain that is no power of two would make equals unequal in float32 alone.
+        expected = pulled(by_definition(dropped, None), *in_float64((x, parameters, cotangent)))
+        if way == "xla":
+            x, parameters, cotangent = in_float64((x, parameters, cotangent))
+        ours = pulled(lambda x, p: layers.block_train(x, p, dropped.seeds, rate), x, parameters, cotangent)
+        # In float32, the variance of values that are nearly all zero is a small difference of large ones.
+        assert_close(ours, expected, 1e-6 if way == "xla" else 3e-4 if shape[1] * shape[2] == 1 else 3e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_is_the_references(shape, kind):
-    """In float64, ties included, so that a network trains as with the plain operation."""
+@shapes
+def test_inference_equals_autodiff_of_the_definition(way, shape):
+    """Undifferentiated, and each gradient, those of the given statistics too."""
+    x, parameters, cotangent, statistics = sample(shape)
     with jax.enable_x64(True):
-        images = jnp.asarray(sample(kind, shape))
-        cotangent = jnp.asarray(sample("distinct", pooled_shape(shape), seed=1))
-        _, gradient = pull_back(max_pool, images, cotangent)
-        _, expected = pull_back(max_pool_reference, images, cotangent)
-        assert gradient.dtype == jnp.float64
-        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6)
+        wide = in_float64((x, parameters, statistics))
+        expected, pull = jax.vjp(lambda x, p, s: by_definition(layers.NOTHING_DROPPED, s)(x, p)[0], *wide)
+        gradients = pull(cotangent.astype(jnp.float64))
+        given = wide if way == "xla" else (x, parameters, statistics)
+        cotangent = cotangent.astype(given[0].dtype)
+        ours, pull = jax.vjp(jax.jit(layers.block_infer), *given)
+        tolerance = 1e-6 if way == "xla" else 1e-5
+        assert_close(jax.jit(layers.block_infer)(*given), expected, tolerance)
+        assert_close((ours, pull(cotangent)), (expected, gradients), tolerance)
 
 
-def test_gradient_is_the_slope():
-    """Held against finite differences too, which know nothing of either implementation."""
-    with jax.enable_x64(True):
-        images = jnp.asarray(sample("distinct", (2, 5, 7, 2)))
-        cotangent = jnp.asarray(sample("distinct", (2, 3, 4, 2), seed=1))
-        direction = jnp.asarray(sample("distinct", images.shape, seed=2))
-        _, gradient = pull_back(max_pool, images, cotangent)
-        difference = max_pool(images + 1e-6 * direction) - max_pool(images - 1e-6 * direction)
-        np.testing.assert_allclose(jnp.vdot(gradient, direction), jnp.vdot(difference, cotangent) / 2e-6, rtol=1e-6)
+@pytest.mark.parametrize("sign, receives", [(1, [[0, 1], [0, 0]]), (-1, [[0, 0], [1, 0]]), (0, [[1, 0], [0, 0]])])
+def test_the_first_of_equals_in_row_order_receives_the_gradient(way, sign, receives):
+    """As in XLA and Keras. Through a scale below zero the smallest is the largest; through zero, all are equal."""
+    x = jnp.asarray([[2.0, 3], [1, 3]]).at[1, 0].set(1).reshape(1, 2, 2, 1)
+    kernel = jnp.zeros((3, 3, 1, 32)).at[1, 1].set(1)
+    one = jnp.ones(32)
+    parameters = layers.Parameters(kernel, one, sign * one, 0 * one)
+    statistics = layers.Statistics(0 * one, one)
+
+    if sign:
+        gradient = jax.grad(lambda x: layers.block_infer(x, parameters, statistics).sum())(x)[0, :, :, 0]
+        np.testing.assert_allclose(gradient / gradient.sum(), receives, atol=1e-6)
+    # The gradient of the scale is the activation of the corner that was chosen.
+    of_scale = jax.grad(lambda p: layers.block_infer(x, p, statistics).sum())(parameters).scale
+    chosen = float((x[0, :, :, 0] * jnp.asarray(receives)).sum())
+    np.testing.assert_allclose(of_scale, (chosen + 1) / np.sqrt(1 + layers.EPSILON), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "window, receives",
-    [
-        ([[0, 0], [0, 0]], [[1, 0], [0, 0]]),
-        ([[0, 5], [5, 5]], [[0, 1], [0, 0]]),
-        ([[1, 2], [2, 0]], [[0, 1], [0, 0]]),
-        ([[-2, -3], [-1, -1]], [[0, 0], [1, 0]]),
-        ([[7, 1], [1, 7]], [[1, 0], [0, 0]]),
-        ([[1, 2], [3, 4]], [[0, 0], [0, 1]]),
-    ],
-)
-def test_the_first_of_equals_in_row_order_receives_the_gradient(window, receives):
-    """Zeros after a ReLU tie in most windows: who receives the gradient is part of the network's definition."""
-    images = jnp.asarray(window, jnp.float32).reshape(1, 2, 2, 1)
-    gradient = jax.grad(lambda x: max_pool(x).sum())(images)
-    np.testing.assert_array_equal(gradient[0, :, :, 0], receives)
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("place", [(0, 0), (2, 4), (1, 1)])
+def test_nan_is_passed_on(way, train, place):
+    """A diverged network must not look healthy: neither ReLU nor max-pool swallows a NaN."""
+    x, parameters, _, statistics = sample((1, 3, 5, 1, 32))
+    x = x.at[0, *place, 0].set(jnp.nan)
+    if train:
+        y, _ = jax.jit(layers.block_train, static_argnums=3)(x, parameters, layers.NOTHING_DROPPED.seeds, 0.0)
+        assert np.isnan(y).all()  # through the statistics
+    else:
+        y = jax.jit(layers.block_infer)(x, parameters, statistics)
+        touched = np.zeros((2, 3), bool)
+        row, column = place
+        touched[max(0, row - 1) // 2 : (row + 1) // 2 + 1, max(0, column - 1) // 2 : (column + 1) // 2 + 1] = True
+        alive = np.asarray(parameters.scale) != 0  # a zero scale looks at a window's first corner alone
+        np.testing.assert_array_equal(np.isnan(y[0, :, :, alive]), np.broadcast_to(touched, (alive.sum(), 2, 3)))
 
 
-@pytest.mark.parametrize("lowest", [-5.0, -np.inf])
-@pytest.mark.parametrize("shape", [(1, 5, 5, 2), (2, 3, 4, 1), (1, 4, 3, 1), (1, 1, 1, 1)])
-def test_no_gradient_is_lost_in_the_padding(shape, lowest):
-    """However low the input, the sum of the gradient is the sum of what came in: padding never wins."""
-    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.full(shape, lowest))
-    assert gradient.shape == shape
-    assert float(gradient.sum()) == np.prod(pooled_shape(shape))
+@rates
+def test_eight_devices_compute_what_one_does(way, rate):
+    """Each on its part of the batch, with the statistics and the drops of the whole."""
+    x, parameters, cotangent, _ = sample((16, 5, 6, 32, 64))
+
+    def compute(count):
+        layout = devices.layout(jax.devices()[:count])
+        with jax.set_mesh(layout.mesh):
+            placed = (devices.place(layout, np.asarray(array)) for array in (x, cotangent))
+
+            @jax.jit
+            def step(x, cotangent, parameters):
+                dropped = layers.dropout(jax.random.key(3), rate, (16, 5, 6, 64))
+                run = lambda x, p: layers.block_train(x, p, dropped.seeds, rate)  # noqa: E731
+                return pulled(run, x, parameters, cotangent)
+
+            return jax.device_get(step(*placed, jax.device_put(parameters, layout.everywhere)))
+
+    assert_close(compute(8), compute(1), 1e-5)
 
 
-def test_nan_is_passed_on():
-    """A diverged network must not look healthy: a window with a NaN is NaN, differentiated or not."""
-    images = jnp.zeros((1, 3, 5, 1)).at[0, 1, 1, 0].set(jnp.nan)
-    expected = np.zeros((2, 3), bool)
-    expected[0, 0] = True
-    for output in (max_pool(images), jax.vjp(max_pool, images)[0]):
-        np.testing.assert_array_equal(np.isnan(output[0, :, :, 0]), expected)
+def test_vmap_and_lone_images_change_nothing(way):
+    """Explanations map over images."""
+    x, parameters, _, statistics = sample((3, 5, 6, 32, 32))
+    together = jax.jit(layers.block_infer)(x, parameters, statistics)
+    mapped = jax.vmap(lambda image: layers.block_infer(image[None], parameters, statistics)[0])(x)
+    assert_close(mapped, together, 1e-5)
+    gradients = jax.vmap(jax.grad(lambda image: layers.block_infer(image[None], parameters, statistics).sum()))(x)
+    assert_close(gradients, jax.grad(lambda x: layers.block_infer(x, parameters, statistics).sum())(x), 1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtype_is_kept_through_two_pools(dtype):
-    """Nothing is promoted on the way forth or back, also where one pool's gradient meets another's."""
-    images = jnp.asarray(sample("distinct", (2, 9, 6, 3)), dtype)
-
-    def loss(x):
-        return jnp.square(max_pool(jnp.tanh(max_pool(x)))).sum()
-
-    value, gradient = jax.value_and_grad(loss)(images)
-    assert value.dtype == gradient.dtype == images.dtype
-    assert gradient.shape == images.shape
-    assert np.isfinite(np.asarray(gradient, np.float32)).all()
+def test_equal_runs_are_equal_bit_for_bit(way):
+    """On two threads too, whichever of them is faster: a resumed run depends on it."""
+    x, parameters, cotangent, _ = sample((17, 12, 20, 32, 64))
+    x, cotangent = x + 0.1, cotangent / 3
+    seeds = layers.dropout(jax.random.key(0), 0.3, (17, 12, 20, 64)).seeds
+    run = lambda: pulled(lambda x, p: layers.block_train(x, p, seeds, 0.3), x, parameters, cotangent)  # noqa: E731
+    first = run()
+    for _ in range(5):
+        jax.tree.map(np.testing.assert_array_equal, run(), first)
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 8, 3), (4, 7, 5, 3)])
-def test_jit_and_vmap_change_nothing(shape):
-    """The gradient keeps the input's odd side under transformations, where shapes are all it can know."""
-    images = jnp.asarray(sample("tied", shape), jnp.float32)
-    cotangent = jnp.asarray(sample("distinct", pooled_shape(shape), seed=1), jnp.float32)
-    output, gradient = pull_back(max_pool, images, cotangent)
+def test_both_ways_drop_the_same():
+    """A run may go on where no kernels are built."""
+    seeds = layers.dropout(jax.random.key(1), 0.4, (2, 5, 7, 64)).seeds
+    bits = layers.random_bits(seeds, 7, 64)
+    try:
+        build()
+    except UserError as error:
+        pytest.skip(str(error))
+    kernels.load.cache_clear()
+    x, parameters, _, _ = sample((2, 5, 7, 32, 64))
+    x, parameters = jnp.zeros_like(x), parameters._replace(bias=jnp.ones(64))
+    a, _, _ = layers._forward(x, parameters, layers.Dropout(seeds, 0.4))
+    np.testing.assert_array_equal(a > 0, bits >= np.uint32(round(0.4 * 2**32)))
+    np.testing.assert_allclose(a[a > 0], 1 / 0.6, rtol=1e-6)
 
-    def one(image, tangent):
-        output, gradient = pull_back(max_pool, image[None], tangent[None])
-        return output[0], gradient[0]
 
-    for result in (
-        jax.jit(lambda x, t: pull_back(max_pool, x, t))(images, cotangent),
-        jax.vmap(one)(images, cotangent),
-        jax.jit(jax.vmap(one))(images, cotangent),
-    ):
-        np.testing.assert_array_equal(result[0], output)
-        np.testing.assert_array_equal(result[1], gradient)
+def test_random_bits_are_random():
+    """Each bit is set in half of the cases; neighbours, rows, images and steps know nothing of each other.
+
+    All limits are six standard deviations.
+    """
+    shape = (16, 64, 32, 64)
+    both = [layers.random_bits(layers.dropout(jax.random.key(k), 0.1, shape).seeds, *shape[2:]) for k in (0, 1)]
+    bits, others = (np.asarray(b) for b in both)
+    count = bits.size
+    for place in range(32):
+        assert abs((bits >> place & 1).mean() - 0.5) < 6 * 0.5 / np.sqrt(count), place
+    for share in (0.1, 0.2, 0.5):
+        dropped = bits < np.uint32(share * 2**32)
+        spread = 6 * np.sqrt(share * (1 - share) / count)
+        assert abs(dropped.mean() - share) < spread
+        pairs = [(dropped, others < np.uint32(share * 2**32))]
+        pairs += [(dropped, np.roll(dropped, step, axis)) for axis in range(4) for step in (1, 2, 4)]
+        for one, other in pairs:
+            assert abs((one & other).mean() - share**2) < 6 * share / np.sqrt(count)
+    # What falls on each place of the row, over all rows: 2,048 places, 1,024 rows.
+    per_place = (bits < np.uint32(2**31)).sum((0, 1))
+    assert np.abs(per_place - 512).max() < 6 * 16
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_bfloat16_goes_in_and_comes_out(train):
+    """Parameters' gradients and statistics stay float32; values are near those of float32."""
+    x, parameters, cotangent, statistics = sample((4, 8, 8, 32, 32))
+    seeds = layers.NOTHING_DROPPED.seeds
+
+    def block(x, parameters):
+        if train:
+            return layers.block_train(x, parameters, seeds, 0.0)
+        return layers.block_infer(x, parameters, statistics), statistics
+
+    narrow = pulled(block, x.astype(jnp.bfloat16), parameters, cotangent.astype(jnp.bfloat16))
+    wide = pulled(block, x, parameters, cotangent)
+    assert narrow[0].dtype == narrow[2].dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((narrow[1], narrow[3]))} == {jnp.dtype("float32")}
+    assert_close(narrow[:2], wide[:2], 2e-2)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_kernels_are_chosen_for_cpus_alone(way, platform):
+    """Where the computation is lowered for decides, not where it is traced."""
+    x, parameters, _, statistics = sample((2, 4, 4, 32, 32))
+    text = jax.jit(layers.block_infer).trace(x, parameters, statistics).lower(lowering_platforms=(platform,)).as_text()
+    assert ("pneumojax_infer" in text) == (platform == "cpu" and way == "kernels")
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3, 32), (2, 4, 4, 32, 20)])
+def test_other_channels_are_left_to_xla(way, shape):
+    """A family of other widths trains too."""
+    x, parameters, cotangent, _ = sample(shape)
+    ours = pulled(lambda x, p: layers.block_train(x, p, layers.NOTHING_DROPPED.seeds, 0.0), x, parameters, cotangent)
+    assert_close(ours, pulled(by_definition(layers.NOTHING_DROPPED, None), x, parameters, cotangent), 1e-5)

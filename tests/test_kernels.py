@@ -1,0 +1,74 @@
+"""Building the CPU kernels: once, whole, for this machine; and doing without."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pneumojax import kernels
+from pneumojax.errors import UserError
+from pneumojax.kernels.build import build
+
+ROOT = Path(__file__).parent.parent
+WHETHER = "from pneumojax import kernels; print(kernels.load())"
+compiled = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="there is no C++ compiler")
+
+
+def python(*arguments: str, cache: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Runs Python with its own user's cache folder."""
+    own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=os.environ | own | environment, capture_output=True, text=True, timeout=300)
+
+
+def test_without_a_build_there_are_none(tmp_path):
+    """And nothing is said or written."""
+    result = python("-c", WHETHER, cache=tmp_path)
+    assert (result.stdout, result.stderr) == ("False\n", "")
+    assert not list(tmp_path.iterdir())
+
+
+@compiled
+def test_what_is_built_is_loaded_unless_it_is_turned_off(tmp_path):
+    """A second build finds the first one's; no other file is left."""
+    first, second = (python("-m", "pneumojax.kernels.build", cache=tmp_path) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    [library] = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert str(library) in first.stdout
+    assert python("-c", WHETHER, cache=tmp_path).stdout == "True\n"
+    assert python("-c", WHETHER, cache=tmp_path, PNEUMOJAX_KERNELS="off").stdout == "False\n"
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", sys.executable, shutil.which("false")])
+def test_a_compiler_that_fails_is_told_in_a_line(tmp_path, compiler):
+    """And leaves nothing that could be taken for a library."""
+    result = python("-m", "pneumojax.kernels.build", cache=tmp_path, CXX=compiler)
+    assert result.returncode != 0
+    assert result.stderr.startswith(f"pneumojax: {compiler} fails: ")
+    assert result.stderr.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_no_compiler_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match="no C\\+\\+ compiler"):
+        build()
+
+
+def test_a_library_is_for_one_source_and_one_kind_of_cpu(monkeypatch, tmp_path):
+    """A home folder is seen from many machines; a new version of the source must not find the old one's."""
+    own = kernels.path()
+    assert kernels.path() == own
+    changed = tmp_path / "block.cc"
+    changed.write_bytes(kernels.SOURCE.read_bytes() + b"\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "SOURCE", changed)
+        assert kernels.path() != own
+    monkeypatch.setattr(kernels, "_instructions", lambda: "flags: another")
+    assert kernels.path() != own
