@@ -71,7 +71,8 @@ def _on_tensorflow(task: Task) -> Ways:
 def _tensorflow_train(task: Task, xla: bool) -> Prepared:
     import tensorflow as tf
 
-    model, optimizer, loss = build(task.model, task.image_size, task.precision), keras.optimizers.Adam(LEARNING_RATE), _loss()
+    model, loss = build(task.model, task.image_size, task.precision), _loss()
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
     optimizer.build(model.trainable_variables)
     images, labels = map(tf.constant, _batch(task))
 
@@ -144,6 +145,7 @@ def _jax_infer(task: Task) -> Prepared:
 
     model = build(task.model, task.image_size, task.precision)
     images = jax.device_put(_batch(task)[0])
-    state = [[variable.value for variable in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+    groups = (model.trainable_variables, model.non_trainable_variables)
+    state = [[variable.value for variable in group] for group in groups]
     logits = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
     return Prepared(lambda: logits(state, images).block_until_ready(), {})

@@ -68,9 +68,8 @@ def _training(config: ConfigDict, layout: devices.Layout) -> tuple[Callable, dic
     size = config.model.image_size
     with jax.set_mesh(layout.mesh):
         state = jax.device_put(init_state(init_variables(model, size, config.seed), optimizer), layout.everywhere)
-        shapes = [
-            jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in ((config.batch_size, size, size, 1), (config.batch_size,))
-        ]
+        batch = ((config.batch_size, size, size, 1), (config.batch_size,))
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in batch]
         started = time.perf_counter()
         step = compile_step(
             layout, model=model, optimizer=optimizer, strength=config.augment, weights=(1.0, 1.0), seed=config.seed
@@ -113,7 +112,8 @@ def feed(task: Task, config: ConfigDict) -> Prepared:
         if take:
             before.append(take(*placed))
             # As in training: one step is in flight while the next batch is placed.
-            before.pop(0).block_until_ready() if len(before) > 1 else None
+            before[-2:][0].block_until_ready()
+            del before[:-1]
 
     return Prepared(step if take else lambda: next(following), facts)
 

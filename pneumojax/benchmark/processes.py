@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from pneumojax.benchmark.task import OURS, Task
+from pneumojax.benchmark.task import Task
 from pneumojax.errors import one_line
 
 SIMULATED = "--xla_force_host_platform_device_count"
@@ -62,7 +62,7 @@ def started(side: str, devices: int = 1) -> Iterator[Worker]:
     """A worker for `side`, ended with the block.
 
     Args:
-      side: OURS, or a peer.
+      side: one of SIDES.
       devices: how many a CPU is to be taken for; an accelerator's are what they are.
     """
     with tempfile.TemporaryFile() as complaints:
@@ -87,5 +87,4 @@ def _environment(side: str, devices: int) -> dict[str, str]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONWARNINGS": "ignore" if side != OURS else os.environ.get("PYTHONWARNINGS", "default"),
     } | ({"KERAS_BACKEND": side.removeprefix("keras-")} if side.startswith("keras-") else {})

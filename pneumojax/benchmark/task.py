@@ -1,23 +1,33 @@
-"""What is measured at a time."""
+"""What is measured at a time, and by whom."""
 
 from typing import NamedTuple
 
 OURS = "pneumojax"
+# side -> the module here that has its `ways`, and its name there.
+SIDES = {
+    OURS: ("ours", ""),
+    "keras-tensorflow": ("keras_peer", "tensorflow"),
+    "keras-jax": ("keras_peer", "jax"),
+    "torch": ("torch_peer", "eager"),
+    "torch-compile": ("torch_peer", "compile"),
+}
+PEERS = tuple(side for side in SIDES if side != OURS)
+
 TRAIN, AUGMENTED, INFER = "train", "train, augmented", "infer"
-FEED, FED = "feed", "feed + train, augmented"
+FEED, FED = "feed alone", "feed + train, augmented"
 MATMUL = "matmul"
-MODES = (TRAIN, AUGMENTED, INFER, FEED, FED)
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Task(NamedTuple):
-    """One thing to measure: a step of `mode`, or the feed, or a large matrix product (of which only devices matter).
+    """One thing to measure.
 
     Attributes:
       model: "m1", "m2" or "m3".
-      mode: one of MODES, or MATMUL.
+      mode: TRAIN, without augmentation; AUGMENTED, as the recipe has it; INFER; FEED; FED; or MATMUL.
       batch_size: images a step, over all devices.
       image_size: px.
-      precision: "float32" or "bfloat16".
+      precision: one of PRECISIONS.
       devices: how many.
     """
 

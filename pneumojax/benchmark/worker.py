@@ -26,19 +26,10 @@ from typing import Any, NamedTuple, TextIO
 
 from ml_collections import ConfigDict
 
-from pneumojax.benchmark.task import OURS, Task
+from pneumojax.benchmark.task import SIDES, Task
 from pneumojax.errors import one_line
 
 LEAST_STEPS = 3
-
-# side -> the module that has its `ways`, and its name there.
-SIDES = {
-    OURS: ("ours", ""),
-    "keras-tensorflow": ("keras_peer", "tensorflow"),
-    "keras-jax": ("keras_peer", "jax"),
-    "torch": ("torch_peer", "eager"),
-    "torch-compile": ("torch_peer", "compile"),
-}
 
 
 class Prepared(NamedTuple):
