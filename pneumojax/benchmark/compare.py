@@ -13,15 +13,18 @@ from pneumojax.benchmark.task import INFER, OURS, TRAIN, Task
 
 
 def compare(plan: Plan, config: Mapping) -> Iterator[dict]:
-    """Rows: every model, training and inference, every precision; at the first batch size, then each side at its best.
+    """Rows: every model, TRAIN and INFER, every precision; at the first batch size, then each side at its best.
 
     A row has `model`, `mode`, `precision`, `image_size`, `at` ("batch 32" or "own best"), `sides` (each with `way`,
     `tried`, `batch_size` and `images_per_s`, or with the `reason` why there is no figure), `turns` (seconds a step),
     `ratios`, `waiting_cores` (that the waiting sides took) and `foreign_cores` (that all else on the machine took).
     """
+    if not plan.peers:
+        return
     with ExitStack() as stack:
         workers = {side: stack.enter_context(started(side)) for side in (OURS, *plan.peers)}
-        for model, mode, precision in product(plan.models, (TRAIN, INFER), plan.precisions):
+        modes = [mode for mode in (TRAIN, INFER) if mode in plan.modes]
+        for model, mode, precision in product(plan.models, modes, plan.precisions):
             task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], precision, devices=1)
             yield from _at_first_and_best(workers, task, plan, config)
 

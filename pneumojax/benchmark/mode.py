@@ -7,7 +7,7 @@ import sys
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import log
+from pneumojax import curate, log
 from pneumojax.benchmark import compare, machine, measure, page
 from pneumojax.benchmark.plan import plan, tasks
 from pneumojax.benchmark.processes import Unmeasured
@@ -24,6 +24,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
       UserError: a peer's library is not installed, or the workdir holds something else.
     """
     planned = plan(config)
+    curate.open_own(config)  # a source that is not there is told before anything is measured
     for peer in planned.peers:
         if importlib.util.find_spec(LIBRARY[peer]) is None:
             raise UserError(f"peer {peer} needs {LIBRARY[peer]}: see the target `bench` of the Makefile")
@@ -46,7 +47,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
         rows.append(measure.measure(task, given, planned.seconds))
         log.console.print(page.line(rows[-1]))
     compared = []
-    for row in compare.compare(planned, given) if planned.peers else ():
+    for row in compare.compare(planned, given):
         compared.append(row)
         log.console.print(page.compared_line(row))
     results = facts | {"rows": rows, "compared": compared}

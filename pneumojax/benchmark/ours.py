@@ -29,14 +29,12 @@ def _batch(task: Task) -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8), np.arange(task.batch_size, dtype=np.uint8) % 2
 
 
-def _set(config: ConfigDict, task: Task) -> ConfigDict:
+def settings(config: ConfigDict, task: Task) -> ConfigDict:
     """The config for this task: at augmentation strengths of zero, the step leaves the augmentation out."""
+    config = ConfigDict(config.to_dict())
     config.model.name = task.model
     config.model.image_size = task.image_size
-    if "dtype" in config.model:
-        config.model.dtype = task.precision
-    elif task.precision != "float32":
-        raise RuntimeError(f"the model does not compute in {task.precision}")
+    config.model.dtype = task.precision
     config.batch_size = task.batch_size
     if task.mode == TRAIN:
         config.augment = dict.fromkeys(config.augment, 0.0)
@@ -57,7 +55,7 @@ def _facts(started: float) -> dict:
 def train(task: Task, config: ConfigDict) -> Prepared:
     """The training step on one batch, which lies on the devices."""
     layout = _layout(task)
-    take, facts = _training(_set(config, task), layout)
+    take, facts = _training(settings(config, task), layout)
     batch = [devices.place(layout, rows) for rows in _batch(task)]
     return Prepared(lambda: take(*batch).block_until_ready(), facts)
 
@@ -88,7 +86,7 @@ def _training(config: ConfigDict, layout: devices.Layout) -> tuple[Callable, dic
 def infer(task: Task, config: ConfigDict) -> Prepared:
     """The evaluation's logits of one batch, which lies on the devices."""
     layout = _layout(task)
-    model = create_model(_set(config, task))
+    model = create_model(settings(config, task))
     with jax.set_mesh(layout.mesh):
         variables = jax.device_put(init_variables(model, task.image_size, config.seed), layout.everywhere)
         images = devices.place(layout, _batch(task)[0])
@@ -102,8 +100,8 @@ def feed(task: Task, config: ConfigDict) -> Prepared:
     """The feed of the config's source by tf.data, a batch a step: alone, or into the training step."""
     from pneumojax.benchmark.feed import batches  # TensorFlow and TFDS, which the steps do without
 
-    layout = _layout(task)
-    take, facts = _training(_set(config, task), layout) if task.mode == FED else (None, {})
+    layout, config = _layout(task), settings(config, task)
+    take, facts = _training(config, layout) if task.mode == FED else (None, {})
     following = batches(config, devices.own_rows(layout, task.batch_size))
     before = []
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
-from pneumojax.benchmark.task import OURS
+from pneumojax.benchmark.task import FEED, OURS
 from pneumojax.errors import UserError
 from pneumojax.files import write_whole
 
@@ -58,11 +58,11 @@ def _steps(benchmark: Mapping) -> str:
 def _step_row(row: Mapping, most: float) -> list[str]:
     step = row["step_s"]
     return [
-        row["model"].upper() if "gflops" in row else "",
+        row["model"].upper() if row["mode"] != FEED else "",
         row["mode"],
         str(row["batch_size"]),
         str(row["image_size"]),
-        row["precision"] if "gflops" in row else "",
+        row["precision"] if row["mode"] != FEED else "",
         str(row["devices"]),
         f"{row['compile_s']:.1f}" if "compile_s" in row else "",
         f"{_milli(step['median'])} ({_milli(step['p10'])}-{_milli(step['p90'])})",
@@ -88,7 +88,7 @@ def _compared(benchmark: Mapping) -> str:
     )
     waiting = max(row["waiting_cores"] for row in benchmark["compared"])
     foreign = max(row["foreign_cores"] for row in benchmark["compared"])
-    load = f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else on the machine {foreign:.2f}."
+    load = f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else here {foreign:.2f}."
     ways = [compared_line(row) for row in benchmark["compared"]]
     return "\n\n".join([text, _table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, PEERS, PRECISIONS, TRAIN, Task
+from pneumojax.benchmark.task import FEED, INFER, MODES, PEERS, PRECISIONS, TRAIN, Task
 from pneumojax.family import FAMILY
 
 _NUMBERS = re.compile(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*")
@@ -15,6 +15,7 @@ class Plan(NamedTuple):
     """The config's `benchmark`, its lists parted, with the model of the config where it names none."""
 
     models: tuple[str, ...]
+    modes: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     image_sizes: tuple[int, ...]
     precisions: tuple[str, ...]
@@ -29,6 +30,7 @@ def plan(config: ConfigDict) -> Plan:
     given = config.benchmark
     return Plan(
         models=_names(given.models) or (config.model.name,),
+        modes=_names(given.modes),
         batch_sizes=_numbers(given.batch_sizes),
         image_sizes=_numbers(given.image_sizes),
         precisions=_names(given.precisions),
@@ -61,6 +63,7 @@ def rules(given: ConfigDict) -> list[tuple[str, bool, str]]:
 
     return [
         named("models", FAMILY, 0),
+        named("modes", MODES, 1),
         counted("batch_sizes", 1, 65536, "32,64"),
         counted("image_sizes", 16, 4096, "150,224"),
         named("precisions", PRECISIONS, 1),
@@ -72,24 +75,22 @@ def rules(given: ConfigDict) -> list[tuple[str, bool, str]]:
 
 
 def tasks(plan: Plan) -> list[Task]:
-    """What is measured of ours: for each model, every mode at the first of each list, then the others one at a time.
+    """What is measured of ours: for each model, every mode at the first of each list; TRAIN and INFER at the others,
+    one at a time, too.
 
     The feed alone has nothing to do with the model, and is measured once.
     """
-    first = Task(
-        plan.models[0], FEED, plan.batch_sizes[0], plan.image_sizes[0], plan.precisions[0], plan.devices[0]
-    )
     lists = {
         "batch_size": plan.batch_sizes,
         "image_size": plan.image_sizes,
         "precision": plan.precisions,
         "devices": plan.devices,
     }
+    firsts = {field: values[0] for field, values in lists.items()}
     found = []
     for model in plan.models:
-        base = first._replace(model=model)
-        found += [base._replace(mode=mode) for mode in (TRAIN, AUGMENTED, INFER)]
-        for field, values in lists.items():
-            found += [base._replace(mode=mode, **{field: value}) for value in values[1:] for mode in (TRAIN, INFER)]
-        found.append(base._replace(mode=FED))
-    return [*found, first]
+        at_first = [Task(model, mode, **firsts) for mode in plan.modes if mode != FEED]
+        varied = [task for task in at_first if task.mode in (TRAIN, INFER)]
+        others = [(field, value) for field, values in lists.items() for value in values[1:]]
+        found += at_first + [task._replace(**{field: value}) for field, value in others for task in varied]
+    return found + [Task(plan.models[0], FEED, **firsts)] * (FEED in plan.modes)
