@@ -12,8 +12,10 @@ from pneumojax.benchmark.processes import Unmeasured, Worker, started
 from pneumojax.benchmark.task import INFER, OURS, TRAIN, Task
 
 
-def compare(plan: Plan, config: Mapping) -> Iterator[dict]:
+def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:
     """Rows: every model, TRAIN and INFER, every precision; at the first batch size, then each side at its best.
+
+    All sides compute on the device that `backend`, JAX's, stands for.
 
     A row has `model`, `mode`, `precision`, `image_size`, `at` ("batch 32" or "own best"), `sides` (each with `way`,
     `tried`, `batch_size` and `images_per_s`, or with the `reason` why there is no figure), `turns` (seconds a step),
@@ -22,7 +24,7 @@ def compare(plan: Plan, config: Mapping) -> Iterator[dict]:
     if not plan.peers:
         return
     with ExitStack() as stack:
-        workers = {side: stack.enter_context(started(side)) for side in (OURS, *plan.peers)}
+        workers = {side: stack.enter_context(started(side, backend=backend)) for side in (OURS, *plan.peers)}
         modes = [mode for mode in (TRAIN, INFER) if mode in plan.modes]
         for model, mode, precision in product(plan.models, modes, plan.precisions):
             task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], precision, devices=1)

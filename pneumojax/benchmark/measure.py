@@ -14,8 +14,9 @@ def measure(task: Task, config: Mapping, seconds: float) -> dict:
     """The task's row.
 
     Returns:
-      The task's fields; `compile_s`, `steps` (how many), `step_s` (median, p10, p90), `images_per_s`, `peak_bytes`
-      and, of the model's steps, `gflops` a second; or, in place of these, the `reason` why there is no figure.
+      The task's fields; `compile_s`, `steps` (how many), `step_s` (median, p10, p90), `images_per_s` (at the median
+      step; of a feed, which comes in bursts, over all steps), `peak_bytes` and, of the model's steps, `gflops` a
+      second; or, in place of these, the `reason` why there is no figure.
     """
     try:
         with started(OURS, task.devices) as worker:
@@ -23,20 +24,22 @@ def measure(task: Task, config: Mapping, seconds: float) -> dict:
             answer = worker.measure(seconds)
     except Unmeasured as reason:
         return task._asdict() | {"reason": str(reason)}
-    return task._asdict() | facts | _figures(task, answer["steps"]) | {"peak_bytes": answer["peak_bytes"]}
+    return task._asdict() | facts | figures(task, answer["steps"]) | {"peak_bytes": answer["peak_bytes"]}
 
 
-def _figures(task: Task, steps: Sequence[float]) -> dict:
+def figures(task: Task, steps: Sequence[float]) -> dict:
+    """What the times of the steps (seconds) come to."""
     median = statistics.median(steps)
     tenths = statistics.quantiles(steps, n=10, method="inclusive")
-    figures = {
+    found = {
         "steps": len(steps),
         "step_s": {"median": median, "p10": tenths[0], "p90": tenths[-1]},
-        "images_per_s": task.batch_size / median,
+        "images_per_s": task.batch_size / (statistics.mean(steps) if task.mode in (FEED, FED) else median),
     }
     if task.mode == FEED:
-        return figures
-    return figures | {"gflops": OPERATIONS[task.mode](task.model, task.image_size) * task.batch_size / median / 1e9}
+        return found
+    each = OPERATIONS[task.mode](task.model, task.image_size)
+    return found | {"gflops": each * found["images_per_s"] / 1e9}
 
 
 def matrix_product(config: Mapping, seconds: float) -> dict:

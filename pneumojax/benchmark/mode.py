@@ -27,7 +27,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
     curate.open_own(config)  # a source that is not there is told before anything is measured
     for peer in planned.peers:
         if importlib.util.find_spec(LIBRARY[peer]) is None:
-            raise UserError(f"peer {peer} needs {LIBRARY[peer]}: see the target `bench` of the Makefile")
+            raise UserError(f"peer {peer} needs {LIBRARY[peer]}: pip install pneumojax[bench], or make bench")
     if workdir.exists() and not {path.name for path in workdir.iterdir()} <= {page.JSON, page.SECTION}:
         raise UserError(f"{workdir} is not empty and holds no benchmark: choose another --workdir")
     given = config.to_dict()
@@ -47,7 +47,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
         rows.append(measure.measure(task, given, planned.seconds))
         log.console.print(page.line(rows[-1]))
     compared = []
-    for row in compare.compare(planned, given):
+    for row in compare.compare(planned, given, product["backend"]):
         compared.append(row)
         log.console.print(page.compared_line(row))
     results = facts | {"rows": rows, "compared": compared}

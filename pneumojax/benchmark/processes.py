@@ -58,18 +58,19 @@ class Worker:
 
 
 @contextmanager
-def started(side: str, devices: int = 1) -> Iterator[Worker]:
+def started(side: str, devices: int = 1, backend: str = "") -> Iterator[Worker]:
     """A worker for `side`, ended with the block.
 
     Args:
       side: one of SIDES.
       devices: how many a CPU is to be taken for; an accelerator's are what they are.
+      backend: JAX's. Where it is "cpu", no side sees a GPU; where it is not known, JAX chooses.
     """
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", "pneumojax.benchmark.worker", side],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True,
-            env=os.environ | _environment(side, devices),
+            env=os.environ | _environment(side, devices, backend),
         )  # fmt: skip
         try:
             yield Worker(process, complaints)
@@ -78,13 +79,18 @@ def started(side: str, devices: int = 1) -> Iterator[Worker]:
             process.communicate()
 
 
-def _environment(side: str, devices: int) -> dict[str, str]:
+def _environment(side: str, devices: int, backend: str) -> dict[str, str]:
     given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(SIMULATED)]
-    return {
+    needed = {
         "XLA_FLAGS": " ".join([*given, f"{SIMULATED}={devices}"]),
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # the time to compile is measured
         # Several processes share an accelerator's memory.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-    } | ({"KERAS_BACKEND": side.removeprefix("keras-")} if side.startswith("keras-") else {})
+    }
+    if side.startswith("keras-"):
+        needed["KERAS_BACKEND"] = side.removeprefix("keras-")
+    if backend == "cpu":
+        needed["CUDA_VISIBLE_DEVICES"] = ""
+    return needed
