@@ -52,17 +52,18 @@ def _main(argv: list[str]) -> None:
         sys.exit(curate.audit_mode(config, workdir))
     if FLAGS.mode == "prepare":
         curate.prepare_mode(config)
-    elif FLAGS.mode == "benchmark":
+        return
+    if FLAGS.mode == "benchmark":
         from pneumojax.benchmark.mode import benchmark_mode
 
         benchmark_mode(config, workdir)
-    else:
-        from pneumojax import run  # JAX, which images alone do not need
+        return
+    from pneumojax import run  # JAX, which images alone do not need
 
-        if FLAGS.mode == "train":
-            run.train_mode(config, workdir)
-        else:
-            run.evaluate_mode(config, workdir, FLAGS.data)
+    if FLAGS.mode == "train":
+        run.train_mode(config, workdir)
+    else:
+        run.evaluate_mode(config, workdir, FLAGS.data)
 
 
 def _stop(line: str, status: int = 2) -> None:

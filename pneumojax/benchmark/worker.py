@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TextIO
 from ml_collections import ConfigDict
 
 from pneumojax.benchmark.task import SIDES, Task
-from pneumojax.errors import one_line
+from pneumojax.errors import UserError, one_line
 
 LEAST_STEPS = 3
 
@@ -55,7 +55,7 @@ def serve(ways: Callable[[Task, ConfigDict], Ways], requests: Iterable[str], ans
             else:
                 answer = {"steps": repeat(step, request["measure"]), "peak_bytes": peak_bytes()}
         except Exception as error:  # of a library that cannot do this task; others it may do
-            answer = {"error": one_line(f"{type(error).__name__}: {error}".splitlines()[0])}
+            answer = {"error": _told(error)}
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -74,7 +74,7 @@ def prepare(ways: Ways, trial: float) -> tuple[Callable[[], None], dict]:
                 built.step()
             tried[way] = statistics.median(repeat(built.step, trial))
         except Exception as error:  # not every library can compile every step
-            tried[way] = one_line(f"{type(error).__name__}: {error}".splitlines()[0])
+            tried[way] = _told(error)
             continue
         if tried[way] < best:
             fastest, best = (way, built), tried[way]
@@ -84,6 +84,12 @@ def prepare(ways: Ways, trial: float) -> tuple[Callable[[], None], dict]:
         raise RuntimeError("; ".join(f"{way}: {reason}" for way, reason in tried.items()))
     way, built = fastest
     return built.step, {"way": way, "tried": tried, "facts": built.facts}
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return one_line(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def repeat(step: Callable[[], None], seconds: float) -> list[float]:

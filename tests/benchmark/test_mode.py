@@ -23,7 +23,7 @@ def test_it_measures_without_tensorflow_and_says_what_it_could_not(tmp_path):
     for name in ("compile_s", "images_per_s", "gflops", "peak_bytes"):
         assert infer[name] > 0
     assert infer["step_s"]["p10"] <= infer["step_s"]["median"] <= infer["step_s"]["p90"]
-    assert feed["reason"].startswith("ModuleNotFoundError: No module named tensorflow")
+    assert "tensorflow" in feed["reason"]
     assert found["matrix_product"]["gflops"] > 0
     assert "--config.benchmark.modes=infer,feed" in found["command"]
     section = (work / page.SECTION).read_text()
