@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test fuzz lint lock clean
+.PHONY: install train test bench fuzz lint lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -33,5 +33,20 @@ lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test \
 	  --no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock pyproject.toml
 
+# Ours beside Keras and PyTorch, in an environment of its own. BENCH takes further flags of --mode=benchmark.
+# TORCH is what pip is told to install PyTorch: `TORCH=torch` brings gigabytes of CUDA, which a GPU needs.
+TORCH ?= torch --index-url https://download.pytorch.org/whl/cpu
+PEERS ?= keras-tensorflow,keras-jax,torch,torch-compile
+bench: .venv-bench/installed
+	.venv-bench/bin/python -m pneumojax.main --mode=benchmark --config.benchmark.peers=$(PEERS) $(BENCH)
+
+# The locked set has Keras, since TensorFlow needs it.
+.venv-bench/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv-bench/bin/python -m pip install --quiet $(TORCH)
+	.venv-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench

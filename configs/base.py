@@ -51,6 +51,17 @@ def recommended() -> ConfigDict:
                 "beam_options": "",  # its flags, such as "--project=P --region=R"
             },
             "evaluation": {"batch_size": 64},
+            "benchmark": {  # of each comma list, the first goes with every other field's first; the rest one at a time
+                "models": "",  # empty: the config's own, or all where no --config is given
+                "modes": "train,train-augmented,infer,feed,feed-train",
+                "batch_sizes": "32",
+                "image_sizes": "150",  # pixels
+                "precisions": "float32",  # and bfloat16
+                "devices": "1",  # simulated on a CPU
+                "peers": "",  # to measure beside: keras-tensorflow, keras-jax, torch, torch-compile
+                "rounds": 5,  # of turns that the peers take
+                "seconds": 3.0,  # for each measurement; at least three steps
+            },
         }
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pneumojax.benchmark import plan
 from pneumojax.data.records import Options
 from pneumojax.data.sources import chexpert
 from pneumojax.data.splits import PAPERS_SUBSET
@@ -20,6 +21,7 @@ from pneumojax.files import write_whole
 FILE = "config.json"
 
 _WITHOUT_EFFECT = (
+    "benchmark.",
     "data.allow_leakage",
     "data.beam_options",
     "data.beam_runner",
@@ -178,6 +180,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
+        *plan.rules(c.benchmark),
     ]
 
 

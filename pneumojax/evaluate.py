@@ -24,6 +24,15 @@ def eval_step(model: models.Classifier, variables: dict, images: jax.Array) -> j
     return model.apply(variables, images.astype(jnp.float32) / 255, train=False)
 
 
+def compile_logits(layout: devices.Layout, model: models.Classifier):
+    """`eval_step` of a model, jitted over the mesh: (variables, images) -> logits."""
+    return jax.jit(
+        lambda variables, images: eval_step(model, variables, images),
+        in_shardings=(layout.everywhere, layout.divided),
+        out_shardings=layout.everywhere,
+    )
+
+
 class Evaluator:
     """`eval_step` compiled once for a model and a layout of devices."""
 
@@ -31,11 +40,7 @@ class Evaluator:
         """Batches are of `batch_size`, rounded up to a multiple of the devices."""
         self._batch_size = -(-batch_size // layout.mesh.size) * layout.mesh.size
         self._layout = layout
-        self._step = jax.jit(
-            lambda variables, images: eval_step(model, variables, images),
-            in_shardings=(layout.everywhere, layout.divided),
-            out_shardings=layout.everywhere,
-        )
+        self._step = compile_logits(layout, model)
 
     def logits(self, variables: dict, split: Split) -> np.ndarray:
         """The logit of every image of `split`, (n,) float32, each counted once.

@@ -5,6 +5,7 @@
   python -m pneumojax.main --mode=evaluate --workdir=DIR        evaluate a run; with --data, on other images
   python -m pneumojax.main --mode=audit --data=FOLDER           look for what is wrong with images and splits
   python -m pneumojax.main --mode=prepare --data=FOLDER         write the images into the cache that training reads
+  python -m pneumojax.main --mode=benchmark                     measure how fast all of it is on this machine
 
 Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
 """
@@ -20,7 +21,7 @@ from pneumojax.errors import UserError
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>.")
 flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
-flags.DEFINE_enum("mode", "train", ("train", "evaluate", "audit", "prepare"), "What to do.")
+flags.DEFINE_enum("mode", "train", ("train", "evaluate", "audit", "prepare", "benchmark"), "What to do.")
 FLAGS = flags.FLAGS
 
 
@@ -51,6 +52,11 @@ def _main(argv: list[str]) -> None:
         sys.exit(curate.audit_mode(config, workdir))
     if FLAGS.mode == "prepare":
         curate.prepare_mode(config)
+        return
+    if FLAGS.mode == "benchmark":
+        from pneumojax.benchmark.mode import benchmark_mode
+
+        benchmark_mode(config, workdir)
         return
     from pneumojax import run  # JAX, which images alone do not need
 

@@ -7,10 +7,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax import config as configs
+from pneumojax.benchmark.plan import plan
 from pneumojax.data import audit_page
 from pneumojax.data import splits as splitting
 from pneumojax.data.records import Source, name_of
 from pneumojax.errors import UserError
+from pneumojax.family import FAMILY
 from pneumojax.files import UNFINISHED, write_whole
 
 SPLITS_FILE = "splits.csv"
@@ -18,7 +20,9 @@ FINGERPRINT_FILE = "fingerprint.txt"
 
 
 def default(mode: str, config: ConfigDict) -> epath.Path:
-    """runs/<config>-<recipe>-<source>, or runs/audit-<source>."""
+    """runs/<config>-<recipe>-<source>, runs/audit-<source>, or runs/benchmark-<models>."""
+    if mode == "benchmark":
+        return epath.Path("-".join(["runs/benchmark", *plan(config).models]))
     begin = "audit" if mode == "audit" else f"{config.name}-{config.recipe}"
     return epath.Path(f"runs/{begin}-{name_of(config.data.source)}")
 
@@ -28,13 +32,16 @@ def config_for(
 ) -> ConfigDict:
     """The config that `spec` names; where there is none, the workdir's; with `overrides`, and checked.
 
-    What concerns images alone needs neither: there, m1, m2 and m3 agree.
+    What concerns images alone needs neither: there, m1, m2 and m3 agree. A benchmark of no config is of all three.
 
     Raises:
       UserError: neither gives a config, or an override or a field is wrong.
     """
     if spec is not None:
         config = configs.load(spec)
+    elif mode == "benchmark":
+        config = configs.load("m1")
+        config.benchmark.models = ",".join(FAMILY)
     elif workdir is not None and (mode != "audit" or (workdir / configs.FILE).exists()):
         config = read_config(workdir)
     elif mode in ("audit", "prepare"):

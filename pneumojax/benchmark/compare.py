@@ -1,0 +1,110 @@
+"""Ours beside peers: every side in its own process, all alive, taking turns."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import product
+
+from pneumojax.benchmark.machine import busy_seconds, processor_seconds
+from pneumojax.benchmark.plan import Plan
+from pneumojax.benchmark.processes import Unmeasured, Worker, started
+from pneumojax.benchmark.task import INFER, OURS, TRAIN, Task
+
+
+def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:
+    """Rows: every model, TRAIN and INFER, every precision; at the first batch size, then each side at its best.
+
+    All sides compute on the device that `backend`, JAX's, stands for.
+
+    A row has `model`, `mode`, `precision`, `image_size`, `at` ("batch 32" or "own best"), `sides` (each with `way`,
+    `tried`, `batch_size` and `images_per_s`, or with the `reason` why there is no figure), `turns` (seconds a step),
+    `ratios`, `waiting_cores` (that the waiting sides took) and `foreign_cores` (that all else on the machine took).
+    """
+    if not plan.peers:
+        return
+    with ExitStack() as stack:
+        workers = {side: stack.enter_context(started(side, backend=backend)) for side in (OURS, *plan.peers)}
+        modes = [mode for mode in (TRAIN, INFER) if mode in plan.modes]
+        for model, mode, precision in product(plan.models, modes, plan.precisions):
+            task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], precision, devices=1)
+            yield from _at_first_and_best(workers, task, plan, config)
+
+
+def _at_first_and_best(workers, task: Task, plan: Plan, config: Mapping) -> Iterator[dict]:
+    """The row at the task's batch size; and, where any side is faster at another, the row of each at its best."""
+    first = _row(workers, dict.fromkeys(workers, task), plan, config)
+    yield first | {"at": f"batch {task.batch_size}"}
+    rates = {side: {task: told["images_per_s"]} for side, told in first["sides"].items() if "reason" not in told}
+    for side, found in rates.items():
+        for size in plan.batch_sizes[1:]:
+            other = task._replace(batch_size=size)
+            try:
+                workers[side].prepare(other, config, plan.seconds)
+                found[other] = size / statistics.median(workers[side].measure(plan.seconds)["steps"])
+            except Unmeasured:  # such as a batch that does not fit the memory
+                continue
+    best = {side: max(found, key=found.get) for side, found in rates.items()}
+    if set(best.values()) - {task}:
+        yield _row({side: workers[side] for side in best}, best, plan, config) | {"at": "own best"}
+
+
+def _row(workers: Mapping[str, Worker], tasks: Mapping[str, Task], plan: Plan, config: Mapping) -> dict:
+    told, able = {}, {}
+    for side, worker in workers.items():
+        try:
+            told[side] = worker.prepare(tasks[side], config, plan.seconds) | {"batch_size": tasks[side].batch_size}
+            able[side] = worker
+        except Unmeasured as reason:
+            told[side] = {"reason": str(reason)}
+    turns, cores = take_turns(able, plan.rounds, plan.seconds)
+    batches = {side: tasks[side].batch_size for side in able}
+    for side, batch in batches.items():
+        told[side]["images_per_s"] = statistics.median(batch / turn[side] for turn in turns)
+    shared = next(iter(tasks.values()))._asdict()
+    return {
+        **{field: shared[field] for field in ("model", "mode", "precision", "image_size")},
+        "sides": told,
+        "turns": turns,
+        "ratios": ratios(turns, batches),
+        **cores,
+    }
+
+
+def take_turns(
+    workers: Mapping[str, Worker], rounds: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Has every worker repeat its step for `seconds`, one after the other, the order turned round each time.
+
+    Returns:
+      For each round, what each side took for a step (median, seconds); and the most cores in any turn that were
+      taken by those that wait, `waiting_cores`, and by processes that are none of ours, `foreign_cores`.
+    """
+    turns, most = [], {"waiting_cores": 0.0, "foreign_cores": 0.0}
+    for number in range(rounds):
+        turn = {}
+        for side in list(workers)[:: -1 if number % 2 else 1]:
+            before, started_at = _spent(workers, side), clock()
+            turn[side] = statistics.median(workers[side].measure(seconds)["steps"])
+            took = clock() - started_at
+            for name, spent in _spent(workers, side).items():
+                most[name] = max(most[name], (spent - before[name]) / took)
+        turns.append(turn)
+    return turns, most
+
+
+def _spent(workers: Mapping[str, Worker], active: str) -> dict[str, float]:
+    """Processor seconds so far of the waiting workers, and of all that is no worker."""
+    each = {side: processor_seconds(worker.pid) for side, worker in workers.items()}
+    waiting = sum(spent for side, spent in each.items() if side != active)
+    return {"waiting_cores": waiting, "foreign_cores": busy_seconds() - sum(each.values())}
+
+
+def ratios(turns: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """How many times as long as ours each peer takes for an image: the median over turns, the least and the most."""
+    found = {}
+    for side in batches if OURS in batches else ():
+        if side != OURS:
+            each = [(turn[side] / batches[side]) / (turn[OURS] / batches[OURS]) for turn in turns]
+            found[side] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+    return found

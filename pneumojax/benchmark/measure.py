@@ -1,0 +1,54 @@
+"""Ours alone: every figure in a process of its own, so that its peak memory is its own."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from pneumojax.benchmark import flops
+from pneumojax.benchmark.processes import Unmeasured, started
+from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, MATMUL, OURS, TRAIN, Task
+
+OPERATIONS = {TRAIN: flops.training, AUGMENTED: flops.training, FED: flops.training, INFER: flops.forward}
+
+
+def measure(task: Task, config: Mapping, seconds: float) -> dict:
+    """The task's row.
+
+    Returns:
+      The task's fields; `compile_s`, `steps` (how many), `step_s` (median, p10, p90), `images_per_s` (at the median
+      step; of a feed, which comes in bursts, over all steps), `peak_bytes` and, of the model's steps, `gflops` a
+      second; or, in place of these, the `reason` why there is no figure.
+    """
+    try:
+        with started(OURS, task.devices) as worker:
+            facts = worker.prepare(task, config, seconds)["facts"]
+            answer = worker.measure(seconds)
+    except Unmeasured as reason:
+        return task._asdict() | {"reason": str(reason)}
+    return task._asdict() | facts | figures(task, answer["steps"]) | {"peak_bytes": answer["peak_bytes"]}
+
+
+def figures(task: Task, steps: Sequence[float]) -> dict:
+    """What the times of the steps (seconds) come to."""
+    median = statistics.median(steps)
+    tenths = statistics.quantiles(steps, n=10, method="inclusive")
+    found = {
+        "steps": len(steps),
+        "step_s": {"median": median, "p10": tenths[0], "p90": tenths[-1]},
+        "images_per_s": task.batch_size / (statistics.mean(steps) if task.mode in (FEED, FED) else median),
+    }
+    if task.mode == FEED:
+        return found
+    each = OPERATIONS[task.mode](task.model, task.image_size)
+    return found | {"gflops": each * found["images_per_s"] / 1e9}
+
+
+def matrix_product(config: Mapping, seconds: float) -> dict:
+    """How fast the device multiplies large matrices: `size`, `gflops` a second (of the fastest product), `device`.
+
+    Raises:
+      Unmeasured: JAX cannot be started.
+    """
+    with started(OURS) as worker:
+        facts = worker.prepare(Task("m1", MATMUL, 1, 16, "float32", 1), config, seconds)["facts"]
+        fastest = min(worker.measure(seconds)["steps"])
+    return facts | {"gflops": 2 * facts["size"] ** 3 / fastest / 1e9}

@@ -1,0 +1,58 @@
+"""`--mode=benchmark`: from the config to benchmark.json and the tables."""
+
+import importlib.util
+import json
+import sys
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax import curate, log
+from pneumojax.benchmark import compare, machine, measure, page
+from pneumojax.benchmark.plan import plan, tasks
+from pneumojax.benchmark.processes import Unmeasured
+from pneumojax.errors import UserError
+from pneumojax.files import write_whole
+
+LIBRARY = {"keras-tensorflow": "keras", "keras-jax": "keras", "torch": "torch", "torch-compile": "torch"}
+
+
+def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
+    """Measures what the config's `benchmark` names, tells of it, and writes it into the workdir.
+
+    Raises:
+      UserError: a peer's library is not installed, or the workdir holds something else.
+    """
+    planned = plan(config)
+    curate.open_own(config)  # a source that is not there is told before anything is measured
+    for peer in planned.peers:
+        if importlib.util.find_spec(LIBRARY[peer]) is None:
+            raise UserError(f"peer {peer} needs {LIBRARY[peer]}: pip install pneumojax[bench], or make bench")
+    if workdir.exists() and not {path.name for path in workdir.iterdir()} <= {page.JSON, page.SECTION}:
+        raise UserError(f"{workdir} is not empty and holds no benchmark: choose another --workdir")
+    given = config.to_dict()
+    try:
+        product = measure.matrix_product(given, planned.seconds)
+    except Unmeasured as reason:
+        raise UserError(f"nothing can be measured: {reason}") from None
+    facts = {
+        "command": " ".join(["python -m pneumojax.main", *sys.argv[1:]]),
+        "machine": machine.describe() | {"device": product["device"], "backend": product["backend"]},
+        "benchmark": given["benchmark"],
+        "matrix_product": product,
+    }
+    log.console.print(page.headline(facts))
+    rows = []
+    for task in tasks(planned):
+        rows.append(measure.measure(task, given, planned.seconds))
+        log.console.print(page.line(rows[-1]))
+    compared = []
+    for row in compare.compare(planned, given, product["backend"]):
+        compared.append(row)
+        log.console.print(page.compared_line(row))
+    results = facts | {"rows": rows, "compared": compared}
+    section = page.section([results])
+    log.console.print(section)
+    write_whole(workdir / page.JSON, json.dumps(results, indent=2) + "\n")
+    write_whole(workdir / page.SECTION, section)
+    log.console.print(f"Written: {workdir / page.JSON}, {workdir / page.SECTION}")

@@ -1,0 +1,124 @@
+"""The product's own steps, as training and evaluation run them, ready to be measured."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pneumojax import devices
+from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, MATMUL, TRAIN, Task
+from pneumojax.benchmark.worker import Prepared, Ways
+from pneumojax.evaluate import compile_logits
+from pneumojax.step import compile_step, create_model, create_optimizer, init_state, init_variables
+
+MATMUL_SIZE = 4096
+
+
+def ways(_: str) -> Callable[[Task, ConfigDict], Ways]:
+    """For the worker: there is one way to each task."""
+    prepares = {TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed, FED: feed, MATMUL: matmul}
+    return lambda task, config: {"": lambda: prepares[task.mode](task, config)}
+
+
+def _batch(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Random images, (batch, size, size, 1) uint8, and as many labels of either class, (batch,) uint8."""
+    shape = (task.batch_size, task.image_size, task.image_size, 1)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8), np.arange(task.batch_size, dtype=np.uint8) % 2
+
+
+def settings(config: ConfigDict, task: Task) -> ConfigDict:
+    """The config for this task: at augmentation strengths of zero, the step leaves the augmentation out."""
+    config = ConfigDict(config.to_dict())
+    config.model.name = task.model
+    config.model.image_size = task.image_size
+    config.model.dtype = task.precision
+    config.batch_size = task.batch_size
+    if task.mode == TRAIN:
+        config.augment = dict.fromkeys(config.augment, 0.0)
+    return config
+
+
+def _layout(task: Task) -> devices.Layout:
+    found = jax.devices()
+    if len(found) < task.devices:
+        raise RuntimeError(f"there are {len(found)} devices, not {task.devices}")
+    return devices.layout(found[: task.devices])
+
+
+def _facts(started: float) -> dict:
+    return {"compile_s": time.perf_counter() - started, "device": jax.devices()[0].device_kind}
+
+
+def train(task: Task, config: ConfigDict) -> Prepared:
+    """The training step on one batch, which lies on the devices."""
+    layout = _layout(task)
+    take, facts = _training(settings(config, task), layout)
+    batch = [devices.place(layout, rows) for rows in _batch(task)]
+    return Prepared(lambda: take(*batch).block_until_ready(), facts)
+
+
+def _training(config: ConfigDict, layout: devices.Layout) -> tuple[Callable, dict]:
+    """A function of placed images and labels that takes a step and returns its logits; and what compiling it took."""
+    model, optimizer = create_model(config), create_optimizer(config, steps_per_epoch=1000)
+    size = config.model.image_size
+    with jax.set_mesh(layout.mesh):
+        state = jax.device_put(init_state(init_variables(model, size, config.seed), optimizer), layout.everywhere)
+        batch = ((config.batch_size, size, size, 1), (config.batch_size,))
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in batch]
+        started = time.perf_counter()
+        step = compile_step(
+            layout, model=model, optimizer=optimizer, strength=config.augment, weights=(1.0, 1.0), seed=config.seed
+        )
+        step = step.lower(state, *shapes).compile()
+    facts = _facts(started)
+
+    def take(images, labels):
+        nonlocal state
+        state, logits = step(state, images, labels)
+        return logits
+
+    return take, facts
+
+
+def infer(task: Task, config: ConfigDict) -> Prepared:
+    """The evaluation's logits of one batch, which lies on the devices."""
+    layout = _layout(task)
+    model = create_model(settings(config, task))
+    with jax.set_mesh(layout.mesh):
+        variables = jax.device_put(init_variables(model, task.image_size, config.seed), layout.everywhere)
+        images = devices.place(layout, _batch(task)[0])
+        started = time.perf_counter()
+        logits = compile_logits(layout, model).lower(variables, images).compile()
+    facts = _facts(started)
+    return Prepared(lambda: logits(variables, images).block_until_ready(), facts)
+
+
+def feed(task: Task, config: ConfigDict) -> Prepared:
+    """The feed of the config's source by tf.data, a batch a step: alone, or into the training step."""
+    from pneumojax.benchmark.feed import batches  # TensorFlow and TFDS, which the steps do without
+
+    layout, config = _layout(task), settings(config, task)
+    take, facts = _training(config, layout) if task.mode == FED else (None, {})
+    following = batches(config, devices.own_rows(layout, task.batch_size))
+    before = []
+
+    def step():
+        placed = [devices.place(layout, rows) for rows in next(following)]
+        if take:
+            before.append(take(*placed))
+            # As in training: one step is in flight while the next batch is placed.
+            before[-2:][0].block_until_ready()
+            del before[:-1]
+
+    return Prepared(step if take else lambda: next(following), facts)
+
+
+def matmul(task: Task, config: ConfigDict) -> Prepared:
+    """A product of two square float32 matrices, at the precision that convolutions have by default."""
+    left, right = jax.random.normal(jax.random.key(0), (2, MATMUL_SIZE, MATMUL_SIZE))
+    product = jax.jit(jnp.matmul)
+    facts = {"size": MATMUL_SIZE, "device": jax.devices()[0].device_kind, "backend": jax.default_backend()}
+    return Prepared(lambda: product(left, right).block_until_ready(), facts)

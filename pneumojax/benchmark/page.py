@@ -1,0 +1,167 @@
+"""The tables of a benchmark, for the terminal and for BENCHMARKS.md.
+
+  python -m pneumojax.benchmark.page BENCHMARKS.md WORKDIR...
+
+puts what was measured in the workdirs between the two marks in BENCHMARKS.md, in place of what is there.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from etils import epath
+
+from pneumojax.benchmark.task import FEED, OURS
+from pneumojax.errors import UserError
+from pneumojax.files import write_whole
+
+JSON, SECTION = "benchmark.json", "benchmark.md"
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+
+
+def section(benchmarks: Sequence[Mapping]) -> str:
+    """What stands in BENCHMARKS.md of one benchmark or several: each with its machine, command and tables."""
+    return "\n".join(_one(benchmark) for benchmark in benchmarks)
+
+
+def _one(benchmark: Mapping) -> str:
+    parts = [headline(benchmark), f"```\n{benchmark['command']}\n```", _steps(benchmark)]
+    if benchmark["compared"]:
+        parts.append(_compared(benchmark))
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(benchmark: Mapping) -> str:
+    """One paragraph on the machine."""
+    machine, product = benchmark["machine"], benchmark["matrix_product"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    device = "" if machine["backend"] == "cpu" else f" Device: {machine['device']}."
+    return (
+        f"Machine: {machine['cores']} cores of {machine['cpu']}, {machine['memory_bytes'] / 1e9:.0f} GB of memory,"
+        f" {machine['system']}; {versions}.{device} A float32 product of two {product['size']} x {product['size']}"
+        f" matrices: {product['gflops']:.0f} GFLOP/s."
+    )
+
+
+def _steps(benchmark: Mapping) -> str:
+    header = (
+        "model", "what", "batch", "px", "precision", "devices", "compile, s", "step, ms (p10-p90)", "images/s",
+        "GFLOP/s", "of matrix product", "peak memory, GB",
+    )  # fmt: skip
+    most = benchmark["matrix_product"]["gflops"]
+    measured = [row for row in benchmark["rows"] if "reason" not in row]
+    table = _table(header, (_step_row(row, most) for row in measured))
+    missing = [f"- {line(row)}" for row in benchmark["rows"] if "reason" in row]
+    return "\n".join([table, *(["", *missing] if missing else [])])
+
+
+def _step_row(row: Mapping, most: float) -> list[str]:
+    step = row["step_s"]
+    return [
+        row["model"].upper() if row["mode"] != FEED else "",
+        row["mode"],
+        str(row["batch_size"]),
+        str(row["image_size"]),
+        row["precision"] if row["mode"] != FEED else "",
+        str(row["devices"]),
+        f"{row['compile_s']:.1f}" if "compile_s" in row else "",
+        f"{_milli(step['median'])} ({_milli(step['p10'])}-{_milli(step['p90'])})",
+        _rate(row["images_per_s"]),
+        f"{row['gflops']:.0f}" if "gflops" in row else "",
+        f"{row['gflops'] / most:.2f}" if "gflops" in row else "",
+        f"{row['peak_bytes'] / 1e9:.2f}",
+    ]
+
+
+def _compared(benchmark: Mapping) -> str:
+    sides = list(benchmark["compared"][0]["sides"])
+    header = ("model", "what", "precision", "at", *sides)
+    rows = [
+        [row["model"].upper(), row["mode"], row["precision"], row["at"], *(_side(row, side) for side in sides)]
+        for row in benchmark["compared"]
+    ]
+    told = benchmark["benchmark"]
+    text = (
+        "Images a second, each side in its own process, taking turns of"
+        f" {told['seconds']:g} s, {told['rounds']} rounds; in brackets, how many times as long as pneumojax it takes"
+        " for an image: the median over rounds, least and most. Above 1, pneumojax is faster."
+    )
+    waiting = max(row["waiting_cores"] for row in benchmark["compared"])
+    foreign = max(row["foreign_cores"] for row in benchmark["compared"])
+    load = f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else here {foreign:.2f}."
+    ways = [compared_line(row) for row in benchmark["compared"]]
+    return "\n\n".join([text, _table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
+
+
+def _side(row: Mapping, side: str) -> str:
+    told = row["sides"].get(side, {"reason": ""})
+    if "reason" in told:
+        return ""
+    rate = _rate(told["images_per_s"]) + (f" at {told['batch_size']}" if row["at"] == "own best" else "")
+    if side not in row["ratios"]:
+        return rate
+    ratio = row["ratios"][side]
+    return f"{rate} ({ratio['median']:.2f}, {ratio['min']:.2f}-{ratio['max']:.2f})"
+
+
+def line(row: Mapping) -> str:
+    """A row of ours in one line."""
+    what = (
+        f"{row['model'].upper()} {row['mode']}, batch {row['batch_size']}, {row['image_size']} px, {row['precision']},"
+        f" {row['devices']} device{'s' if row['devices'] > 1 else ''}: "
+    )
+    return what + (f"not measured: {row['reason']}" if "reason" in row else f"{_rate(row['images_per_s'])} images/s")
+
+
+def compared_line(row: Mapping) -> str:
+    """A comparison in one line, with the way that each side took, and why some took none."""
+    told = []
+    for side, found in row["sides"].items():
+        if "reason" in found:
+            told.append(f"{side} not measured: {found['reason']}")
+        else:
+            way = f" ({found['way']})" if side != OURS else ""
+            told.append(f"{side} {_rate(found['images_per_s'])} images/s{way}")
+    return f"{row['model'].upper()} {row['mode']}, {row['precision']}, {row['at']}: {'; '.join(told)}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _milli(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned to be read as it stands."""
+    cells = [header, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def insert(text: str, between: str) -> str:
+    """`text` with `between` in place of what stands between its marks.
+
+    Raises:
+      UserError: the marks are not there, or not once.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise UserError(f"the page needs the marks {BEGIN} and {END}, once each")
+    return f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{between}\n{text[text.index(END) :]}"
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) < 2:
+        sys.exit("python -m pneumojax.benchmark.page BENCHMARKS.md WORKDIR...")
+    path = epath.Path(argv[0])
+    try:
+        benchmarks = [json.loads((epath.Path(workdir) / JSON).read_text()) for workdir in argv[1:]]
+        write_whole(path, insert(path.read_text(), section(benchmarks)))
+    except (UserError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,39 @@
+"""What is measured at a time, and by whom."""
+
+from typing import NamedTuple
+
+OURS = "pneumojax"
+# side -> the module here that has its `ways`, and its name there.
+SIDES = {
+    OURS: ("ours", ""),
+    "keras-tensorflow": ("keras_peer", "tensorflow"),
+    "keras-jax": ("keras_peer", "jax"),
+    "torch": ("torch_peer", "eager"),
+    "torch-compile": ("torch_peer", "compile"),
+}
+PEERS = tuple(side for side in SIDES if side != OURS)
+
+TRAIN, AUGMENTED, INFER, FEED, FED = MODES = ("train", "train-augmented", "infer", "feed", "feed-train")
+MATMUL = "matmul"
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Task(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+      model: "m1", "m2" or "m3".
+      mode: TRAIN, without augmentation; AUGMENTED, as the recipe has it; INFER; FEED, alone; FED, into AUGMENTED; or
+        MATMUL, of which no other field matters.
+      batch_size: images a step, over all devices.
+      image_size: px.
+      precision: one of PRECISIONS.
+      devices: how many.
+    """
+
+    model: str
+    mode: str
+    batch_size: int
+    image_size: int
+    precision: str
+    devices: int

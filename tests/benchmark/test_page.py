@@ -1,0 +1,88 @@
+"""The tables from fixed figures, every shown number worked out by hand."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pneumojax.benchmark import page
+from pneumojax.errors import UserError
+
+STEP = {"model": "m1", "batch_size": 32, "image_size": 150, "precision": "float32", "devices": 1}
+FIGURES = {"steps": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "images_per_s": 40.0, "peak_bytes": 2.5e9}
+BENCHMARK = {
+    "command": "python -m pneumojax.main --mode=benchmark",
+    "machine": {
+        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux", "backend": "cpu", "device": "cpu",
+        "versions": {"python": "3.11.7", "jax": "0.10.2"},
+    },
+    "benchmark": {"seconds": 3.0, "rounds": 5},
+    "matrix_product": {"size": 4096, "gflops": 200.0},
+    "rows": [
+        STEP | FIGURES | {"mode": "train", "compile_s": 4.26, "gflops": 50.0},
+        STEP | {"mode": "infer", "reason": "no memory"},
+        STEP | FIGURES | {"mode": "feed", "images_per_s": 5e3, "step_s": {"median": 0.0064, "p10": 0.006, "p90": 0.1}},
+    ],
+    "compared": [
+        {
+            "model": "m1", "mode": "train", "precision": "float32", "image_size": 150, "at": "own best",
+            "sides": {
+                "pneumojax": {"way": "", "batch_size": 32, "images_per_s": 40.0},
+                "torch": {"way": "channels last", "batch_size": 64, "images_per_s": 20.0},
+                "keras-jax": {"reason": "no such library"},
+            },
+            "ratios": {"torch": {"median": 2.0, "min": 1.75, "max": 2.125}},
+            "waiting_cores": 0.012, "foreign_cores": 0.3,
+        }
+    ],
+}  # fmt: skip
+
+
+def rows(text) -> list[list[str]]:
+    lines = (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_the_section():
+    text = page.section([BENCHMARK])
+    assert (
+        "Machine: 2 cores of CPU X, 24 GB of memory, Linux; python 3.11.7, jax 0.10.2."
+        " A float32 product of two 4096 x 4096 matrices: 200 GFLOP/s."
+    ) in text
+    assert "```\npython -m pneumojax.main --mode=benchmark\n```" in text
+    assert rows(text) == [
+        ["model", "what", "batch", "px", "precision", "devices", "compile, s", "step, ms (p10-p90)", "images/s",
+         "GFLOP/s", "of matrix product", "peak memory, GB"],
+        ["M1", "train", "32", "150", "float32", "1", "4.3", "800 (750-1250)", "40.0", "50", "0.25", "2.50"],
+        ["", "feed", "32", "150", "", "1", "", "6.4 (6.0-100)", "5000", "", "", "2.50"],
+        ["model", "what", "precision", "at", "pneumojax", "torch", "keras-jax"],
+        ["M1", "train", "float32", "own best", "40.0 at 32", "20.0 at 64 (2.00, 1.75-2.12)", ""],
+    ]  # fmt: skip
+    assert "- M1 infer, batch 32, 150 px, float32, 1 device: not measured: no memory" in text
+    assert "the sides that waited took at most 0.01 cores, all else here 0.30" in text
+    assert "torch 20.0 images/s (channels last); keras-jax not measured: no such library" in text
+
+
+def test_without_peers_there_is_no_comparison():
+    assert "taking turns" not in page.section([BENCHMARK | {"compared": []}])
+
+
+def test_what_stands_between_the_marks_is_replaced(tmp_path):
+    marks = f"{page.BEGIN}\nold\n{page.END}"
+    (tmp_path / "PAGE.md").write_text(f"# Before\n{marks}\nafter\n")
+    for number in (1, 2):
+        (tmp_path / f"run{number}").mkdir()
+        (tmp_path / f"run{number}" / page.JSON).write_text(json.dumps(BENCHMARK | {"command": f"run {number}"}))
+    command = [sys.executable, "-m", "pneumojax.benchmark.page", "PAGE.md", "run1", "run2"]
+    for _ in range(2):  # the second time changes nothing
+        subprocess.run(command, cwd=tmp_path, check=True, env={"PYTHONPATH": ":".join(sys.path)})
+        text = (tmp_path / "PAGE.md").read_text()
+        expected = page.section([BENCHMARK | {"command": f"run {number}"} for number in (1, 2)])
+        assert text == f"# Before\n{page.BEGIN}\n\n{expected}\n{page.END}\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["", page.BEGIN, f"{page.END}{page.BEGIN}", f"{page.BEGIN}{page.END}" * 2])
+def test_a_page_without_the_marks_is_refused(text):
+    with pytest.raises(UserError, match="needs the marks"):
+        page.insert(text, "new")
