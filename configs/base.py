@@ -20,6 +20,7 @@ def recommended() -> ConfigDict:
             "model": {
                 "name": "m1",
                 "image_size": 150,  # pixels; images are squashed to this square
+                "dtype": "float32",  # of what is computed; or "bfloat16", where parameters stay float32
                 "batch_norm_momentum": 0.95,  # 0.99 would outlast a short run on few images
             },
             "optimizer": {

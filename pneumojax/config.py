@@ -163,6 +163,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31"),
         ("model.name", c.model.name in FAMILY, f"one of {', '.join(FAMILY)}"),
         ("model.image_size", 16 <= c.model.image_size <= 4096, "from 16 to 4096"),
+        ("model.dtype", c.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
         ("model.batch_norm_momentum", 0 <= c.model.batch_norm_momentum < 1, share),
         ("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10"),
         ("optimizer.schedule", c.optimizer.schedule in ("constant", "cosine"), "constant or cosine"),

@@ -22,11 +22,14 @@ class Classifier(nn.Module):
       blocks: the table to read.
       batch_norm_momentum: weight of the old running statistics at each update, in [0, 1].
       head_dropout: rate before the last layer, in [0, 1).
+      dtype: of what is computed, such as bfloat16; None for the parameters'. Parameters, the batch's and the running
+        statistics, and the last layer are float32 in any case.
     """
 
     blocks: Sequence[Block]
     batch_norm_momentum: float = 0.99
     head_dropout: float = HEAD_DROPOUT
+    dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -48,6 +51,7 @@ class Classifier(nn.Module):
                     (3, 3),
                     padding="SAME",
                     kernel_init=nn.initializers.glorot_uniform(),
+                    dtype=self.dtype,
                     name=f"conv_{number}",
                 )(x)
             )
@@ -59,6 +63,7 @@ class Classifier(nn.Module):
                 use_running_average=not train,
                 momentum=self.batch_norm_momentum,
                 epsilon=1e-3,
+                dtype=self.dtype,
                 name=f"batch_norm_{number}",
             )(x)
             self._tell(f"batch_norm_{number}", x)
@@ -66,16 +71,16 @@ class Classifier(nn.Module):
             self._tell(f"max_pool_{number}", x)
         x = x.reshape(x.shape[0], -1)
         self._tell("flatten", x)
-        x = nn.relu(self._dense(HEAD_UNITS, "dense_1")(x))
+        x = nn.relu(self._dense(HEAD_UNITS, "dense_1", self.dtype)(x))
         self._tell("dense_1", x)
         x = nn.Dropout(self.head_dropout, deterministic=not train)(x)
         self._tell("dropout_head", x)
-        x = self._dense(1, "dense_2")(x)
+        x = self._dense(1, "dense_2", None)(x)
         self._tell("dense_2", x)
         return x[:, 0].astype(jnp.float32)
 
-    def _dense(self, units: int, name: str) -> nn.Dense:
-        return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), name=name)
+    def _dense(self, units: int, name: str, dtype: jax.typing.DTypeLike | None) -> nn.Dense:
+        return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name=name)
 
     def _tell(self, name: str, value: jax.Array) -> None:
         self.sow("intermediates", f"{name}_output", value)

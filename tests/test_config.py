@@ -125,6 +125,7 @@ def test_a_wrong_override_is_told_in_one_line(field, text, says):
         ("seed", "-1"),
         ("model.name", "m7"),
         ("model.image_size", "4"),
+        ("model.dtype", "float16"),
         ("model.batch_norm_momentum", "1.0"),
         ("optimizer.learning_rate", "0.0"),
         ("optimizer.learning_rate", "1e999"),

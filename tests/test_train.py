@@ -70,6 +70,16 @@ def test_every_epoch_is_told_and_learning_shows(config, splits, tmp_path):
     assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
 
 
+def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):
+    config.model.dtype, config.epochs = "bfloat16", 6
+    workdir = epath.Path(tmp_path)
+    train(config, workdir, splits, devices.layout())
+    lines = records_of(workdir)
+    assert lines[-2]["bce"] < lines[0]["bce"]
+    state = final_state(config, workdir, splits, devices.layout())
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
+
+
 def test_a_batch_larger_than_the_split_is_refused(config, splits, tmp_path):
     config.batch_size = 128
     with pytest.raises(UserError, match="larger than the 96 training images"):
