@@ -46,7 +46,8 @@ def recommended() -> ConfigDict:
                 "allow_leakage": False,  # of one patient or picture into several of the given splits
                 "val_fraction": 0.1,  # carved from train where no val split is given
                 "test_fraction": 0.0,  # carved likewise, on request
-                "cache_dir": "",  # prepared shards; empty: the user's cache folder
+                "cache_dir": "",  # prepared shards and compiled programs; empty: the user's cache folder
+                "resident": "auto",  # train as one array on each device: "auto" where it fits; or always, never
                 "workers": 0,  # processes that prepare; 0: one for each core
                 "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
                 "beam_options": "",  # its flags, such as "--project=P --region=R"

@@ -25,6 +25,7 @@ _WITHOUT_EFFECT = (
     "data.beam_runner",
     "data.cache_dir",
     "data.on_error",
+    "data.resident",
     "data.workers",
     "evaluation.",
 )
@@ -175,6 +176,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.views", c.data.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS)),
         ("data.subset", bool(_SUBSET.fullmatch(c.data.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517"),
         ("data.on_error", c.data.on_error in ("fail", "skip"), "fail or skip"),
+        ("data.resident", c.data.resident in ("auto", "always", "never"), "auto, always or never"),
         ("data.workers", 0 <= c.data.workers <= 1024, "from 0 to 1024"),
         ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),

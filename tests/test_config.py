@@ -133,6 +133,7 @@ def test_a_wrong_override_is_told_in_one_line(field, text, says):
         ("optimizer.warmup_epochs", "1000.0"),
         ("loss.class_weights", "heavy"),
         ("augment.zoom", "1.0"),
+        ("data.resident", "True"),
         ("data.val_fraction", "0.0"),
         ("data.test_fraction", "0.95"),
         ("evaluation.batch_size", "0"),
