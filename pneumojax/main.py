@@ -39,7 +39,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
-    from pneumojax import curate, workdirs  # not above: processes that read images import this module anew
+    from pneumojax import cache, curate, workdirs  # not above: processes that read images import this module anew
 
     logging.set_verbosity(logging.ERROR)  # warnings here are between libraries
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
@@ -54,6 +54,7 @@ def _main(argv: list[str]) -> None:
         return
     from pneumojax import run  # JAX, which images alone do not need
 
+    cache.keep_compiled(config.data.cache_dir)
     if FLAGS.mode == "train":
         run.train_mode(config, workdir)
     else:

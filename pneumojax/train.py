@@ -95,8 +95,12 @@ def _steps_per_epoch(config, split):
 
 def _latest_state(config, manager, model, optimizer, layout):
     """The last state saved, or the first of all."""
-    state = init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
-    state = jax.device_put(state, layout.everywhere)
+
+    def first():
+        return init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
+
+    # One program: the hundred that it would be otherwise take seconds to compile.
+    state = jax.jit(first, out_shardings=layout.everywhere)()
     return checkpoint.restore_latest(manager, state, layout) or state
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from pneumojax import cache
 from pneumojax.data.prepared import SIGNATURE, Prepared, same_pictures, signature
 from pneumojax.data.quiet_tensorflow import import_tfds, import_tfds_to_read
 from pneumojax.data.readers import refuse_unreadable, try_read
@@ -65,8 +66,7 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
       UserError: images are unreadable and `on_error` is "fail"; all of them are counted, the first few named. Or the
         shards are damaged, or Apache Beam is asked for and not installed.
     """
-    cache = epath.Path(cache_dir or _user_cache()).expanduser()
-    folder = cache / f"{source.name}-{_key(source, size)}"
+    folder = cache.folder(cache_dir) / f"{source.name}-{_key(source, size)}"
     if folder.exists():
         prepared = _open(folder)
         if on_error == "skip" or not prepared.unreadable:
@@ -104,10 +104,6 @@ def _read(folder, shards, places):
         return np.stack([row["image"] for row in shards.__getitems__(np.asarray(places).tolist())])
     except Exception as error:  # shards are opened when they are read
         raise _damaged(folder) from error
-
-
-def _user_cache() -> str:
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "pneumojax")
 
 
 def _key(source: Source, size: int) -> str:
@@ -173,10 +169,10 @@ def _partial_suffix(process: int) -> str:
     return f".partial-{socket.gethostname()}-{process}"
 
 
-def _remove_abandoned(cache: epath.Path) -> None:
+def _remove_abandoned(where: epath.Path) -> None:
     """Removes what killed preparations on this machine left."""
     prefix = _partial_suffix(0).removesuffix("0")
-    for abandoned in cache.glob(f"*{prefix}*"):
+    for abandoned in where.glob(f"*{prefix}*"):
         process = abandoned.name.partition(prefix)[2].partition("-")[0]
         if process.isdecimal() and not _runs(int(process)):
             abandoned.rmtree(missing_ok=True)
