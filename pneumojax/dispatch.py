@@ -47,14 +47,11 @@ def choose(
       first_step: number of the first step that will be taken; the others follow in order.
       last_step: number after the last one.
       fixed: what `train_step` takes beside state and batch.
-
-    Raises:
-      UserError: the batch cannot be divided over the devices.
     """
     order = {"batch_size": config.batch_size, "seed": config.seed}
-    rows = devices.own_rows(layout, config.batch_size)
     if config.data.resident == "always" or config.data.resident == "auto" and fits(split, layout):
         return _resident(split, layout, order, fixed)
+    rows = devices.own_rows(layout, config.batch_size)
     batches = pipeline.feed(split, first_step=first_step, last_step=last_step, rows=rows, **order)
     return _fed(batches, layout, fixed)
 
