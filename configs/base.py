@@ -20,6 +20,7 @@ def recommended() -> ConfigDict:
             "model": {
                 "name": "m1",
                 "image_size": 150,  # pixels; images are squashed to this square
+                "dtype": "float32",  # of what is computed; or "bfloat16", where parameters stay float32
                 "batch_norm_momentum": 0.95,  # 0.99 would outlast a short run on few images
             },
             "optimizer": {
@@ -45,7 +46,8 @@ def recommended() -> ConfigDict:
                 "allow_leakage": False,  # of one patient or picture into several of the given splits
                 "val_fraction": 0.1,  # carved from train where no val split is given
                 "test_fraction": 0.0,  # carved likewise, on request
-                "cache_dir": "",  # prepared shards; empty: the user's cache folder
+                "cache_dir": "",  # prepared shards and compiled programs; empty: the user's cache folder
+                "resident": "auto",  # train as one array on each device: "auto" where it fits; or always, never
                 "workers": 0,  # processes that prepare; 0: one for each core
                 "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
                 "beam_options": "",  # its flags, such as "--project=P --region=R"

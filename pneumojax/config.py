@@ -27,6 +27,7 @@ _WITHOUT_EFFECT = (
     "data.beam_runner",
     "data.cache_dir",
     "data.on_error",
+    "data.resident",
     "data.workers",
     "evaluation.",
 )
@@ -165,6 +166,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31"),
         ("model.name", c.model.name in FAMILY, f"one of {', '.join(FAMILY)}"),
         ("model.image_size", 16 <= c.model.image_size <= 4096, "from 16 to 4096"),
+        ("model.dtype", c.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
         ("model.batch_norm_momentum", 0 <= c.model.batch_norm_momentum < 1, share),
         ("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10"),
         ("optimizer.schedule", c.optimizer.schedule in ("constant", "cosine"), "constant or cosine"),
@@ -176,6 +178,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.views", c.data.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS)),
         ("data.subset", bool(_SUBSET.fullmatch(c.data.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517"),
         ("data.on_error", c.data.on_error in ("fail", "skip"), "fail or skip"),
+        ("data.resident", c.data.resident in ("auto", "always", "never"), "auto, always or never"),
         ("data.workers", 0 <= c.data.workers <= 1024, "from 0 to 1024"),
         ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),

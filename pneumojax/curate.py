@@ -10,13 +10,16 @@ from ml_collections import ConfigDict
 
 from pneumojax import config as configs
 from pneumojax import log
-from pneumojax.data import audit, audit_page, leakage
+from pneumojax.data import audit, audit_page, leakage, memory, quiet_tensorflow
 from pneumojax.data import splits as splitting
+from pneumojax.data.prepare import Means, prepare
+from pneumojax.data.prepared import Prepared
 from pneumojax.data.readers import UnreadableImages, try_read
 from pneumojax.data.records import Record, Source
 from pneumojax.data.sources import open_source
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import in_parallel
+from pneumojax.errors import UserError
 from pneumojax.interrupt import deferred
 
 
@@ -58,16 +61,33 @@ def open_own(config: ConfigDict) -> Source:
     return source
 
 
-def prepare_own(config: ConfigDict, source: Source):
-    from pneumojax.data.prepare import Means, prepare  # it imports TFDS, which evaluating does without
-
+def prepare_own(config: ConfigDict, source: Source) -> Prepared:
+    """The source's images in shards in the cache, which are written where they are missing."""
+    means = (config.data.workers, config.data.beam_runner, config.data.beam_options)
     with _watching() as watched, _listing_unreadable():
         return prepare(
             source,
             size=config.model.image_size,
             cache_dir=config.data.cache_dir,
             on_error=config.data.on_error,
-            means=Means(config.data.workers, config.data.beam_runner, config.data.beam_options, watched),
+            means=Means(*means, watched),
+        )
+
+
+def prepare_to_train(config: ConfigDict, source: Source) -> Prepared:
+    """`prepare_own`, or where what writes shards is not installed, the same images in memory."""
+    if quiet_tensorflow.installed():
+        return prepare_own(config, source)
+    if config.data.resident == "never":
+        raise UserError(f"--config.data.resident=never needs what is not installed: {quiet_tensorflow.INSTALL}")
+    with _watching() as watched, _listing_unreadable():
+        return memory.hold(
+            source,
+            size=config.model.image_size,
+            on_error=config.data.on_error,
+            limit=None if config.data.resident == "always" else memory.LIMIT,
+            workers=config.data.workers,
+            watched=watched,
         )
 
 
@@ -97,7 +117,7 @@ def _watching() -> Iterator[Callable[[Iterable, int], Iterator]]:
         stop_if_asked()
 
 
-def choose_splits(config: ConfigDict, source: Source, prepared) -> tuple[splitting.Splits, list[str]]:
+def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tuple[splitting.Splits, list[str]]:
     """The splits to train with, and what the user must know of images, labels and splits."""
     records = [record for record in source.records if record.id in prepared.places]
     if wanted := configs.subset(config):
@@ -119,7 +139,7 @@ def said_of(source: Source) -> list[str]:
     return [*filter(None, (source.notice, *source.remarks))]
 
 
-def _headline(prepared, crossing) -> str:
+def _headline(prepared: Prepared, crossing) -> str:
     told = [f"{len(prepared.unreadable):,} unreadable"] if prepared.unreadable else []
     for groups, what in ((prepared.identical, "identical"), (prepared.near_equal, "nearly identical")):
         if groups:

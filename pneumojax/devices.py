@@ -11,10 +11,14 @@ from pneumojax.errors import UserError
 
 
 class Layout(NamedTuple):
-    """Where arrays go: batches are divided over the mesh's axis `data`, all else is on every device."""
+    """Where arrays go: batches are divided over the mesh's axis `data`, all else is on every device.
+
+    `stacked` is of several batches, (steps, batch).
+    """
 
     mesh: jax.sharding.Mesh
     divided: NamedSharding
+    stacked: NamedSharding
     everywhere: NamedSharding
 
 
@@ -22,7 +26,8 @@ def layout(devices: Sequence[jax.Device] | None = None) -> Layout:
     """`devices`, by default all of all processes, on one axis."""
     devices = jax.devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return Layout(mesh, NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
+    specs = (PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec())
+    return Layout(mesh, *(NamedSharding(mesh, spec) for spec in specs))
 
 
 def own_rows(layout: Layout, batch_size: int) -> slice:
@@ -40,3 +45,8 @@ def own_rows(layout: Layout, batch_size: int) -> slice:
 def place(layout: Layout, rows: np.ndarray) -> jax.Array:
     """The job's batch, of which each process gives its own rows."""
     return jax.make_array_from_process_local_data(layout.divided, rows)
+
+
+def place_whole(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
+    """The job's array, of which every process has the whole and gives what lies on its devices."""
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)

@@ -2,9 +2,7 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from etils import epath
 
@@ -24,8 +22,3 @@ def csv_table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
-
-
-def user_cache() -> Path:
-    """The folder for what can be made anew: $XDG_CACHE_HOME/pneumojax, by default ~/.cache/pneumojax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pneumojax"

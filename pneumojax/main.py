@@ -15,7 +15,7 @@ import sys
 from absl import app, flags, logging
 from etils import epath
 
-from pneumojax import interrupt, memory
+from pneumojax import allocator, interrupt
 from pneumojax.errors import UserError
 
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
@@ -40,7 +40,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
-    from pneumojax import curate, workdirs  # not above: processes that read images import this module anew
+    from pneumojax import cache, curate, workdirs  # not above: processes that read images import this module anew
 
     logging.set_verbosity(logging.ERROR)  # warnings here are between libraries
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
@@ -60,6 +60,7 @@ def _main(argv: list[str]) -> None:
         return
     from pneumojax import run  # JAX, which images alone do not need
 
+    cache.keep_compiled(config.data.cache_dir)
     if FLAGS.mode == "train":
         run.train_mode(config, workdir)
     else:
@@ -85,7 +86,7 @@ def _guarded(argv: list[str]) -> None:
 def run() -> None:
     """The command line. A scheduler's SIGTERM stops it as Ctrl-C does."""
     interrupt.raise_on_signals()
-    memory.keep_freed()
+    allocator.keep_freed()
     app.run(_guarded, flags_parser=_parse)
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtri
-from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score
 
 ECE_BINS = 15
 
@@ -79,6 +77,8 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
     Raises Undefined where only one class is present.
     """
+    from sklearn.metrics import average_precision_score  # as late as `_placements`'s
+
     positive, scores = _cases(labels, scores, "scores")
     _both_classes(positive)
     return float(average_precision_score(positive, scores))
@@ -262,6 +262,8 @@ def _percentiles(samples: NDArray) -> tuple[float, float]:
 
 def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray, NDArray, float]:
     """Per positive, the negatives below it; per negative, the positives above it; AUC. Ties count half."""
+    from scipy.stats import rankdata  # not above: it takes half a second, and training starts without it
+
     positive, scores = _cases(labels, scores, "scores")
     _both_classes(positive)
     ranks, n1 = rankdata(scores), int(positive.sum())

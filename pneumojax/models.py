@@ -22,11 +22,14 @@ class Classifier(nn.Module):
       blocks: the table to read.
       batch_norm_momentum: weight of the old running statistics at each update, in [0, 1].
       head_dropout: rate before the last layer, in [0, 1).
+      dtype: of what is computed, such as bfloat16; None for the parameters'. Parameters, the batch's and the running
+        statistics, and the last layer are float32 in any case.
     """
 
     blocks: Sequence[Block]
     batch_norm_momentum: float = 0.99
     head_dropout: float = HEAD_DROPOUT
+    dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -40,16 +43,16 @@ class Classifier(nn.Module):
         Returns:
           (batch,) float32 logits.
         """
-        x = images
+        x = images if self.dtype is None else images.astype(self.dtype)
         for number, block in enumerate(self.blocks, start=1):
             x = self._block(number, block, x, train)
         x = x.reshape(x.shape[0], -1)
         self._tell("flatten", x)
-        x = nn.relu(self._dense(HEAD_UNITS, "dense_1")(x))
+        x = nn.relu(self._dense(HEAD_UNITS, "dense_1", self.dtype)(x))
         self._tell("dense_1", x)
         x = nn.Dropout(self.head_dropout, deterministic=not train)(x)
         self._tell("dropout_head", x)
-        x = self._dense(1, "dense_2")(x)
+        x = self._dense(1, "dense_2", None)(x)
         self._tell("dense_2", x)
         return x[:, 0].astype(jnp.float32)
 
@@ -77,8 +80,8 @@ class Classifier(nn.Module):
                 variable.value = self.batch_norm_momentum * old + (1 - self.batch_norm_momentum) * new
         return y
 
-    def _dense(self, units: int, name: str) -> nn.Dense:
-        return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), name=name)
+    def _dense(self, units: int, name: str, dtype: jax.typing.DTypeLike | None) -> nn.Dense:
+        return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name=name)
 
     def _tell(self, name: str, value: jax.Array) -> None:
         self.sow("intermediates", f"{name}_output", value)

@@ -4,7 +4,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import checkpoint, curate, devices, evaluate, log, models, report, workdirs
+from pneumojax import checkpoint, curate, devices, evaluate, log, models, workdirs
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
@@ -22,7 +22,7 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     source = curate.open_own(config)
     workdirs.refuse_other_run(workdir, config, source)
     splitting.require_trainable(source.records)
-    prepared = curate.prepare_own(config, source)
+    prepared = curate.prepare_to_train(config, source)
     records, notes = curate.choose_splits(config, source, prepared)
     workdirs.claim(workdir, config, records, source)
     if prepared.unreadable:
@@ -63,6 +63,8 @@ def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> 
 
 def _complete(workdir: epath.Path, config: ConfigDict, splits: dict[str, Split]) -> bool:
     """Whether every split was evaluated by the best checkpoint, and the report written."""
+    from pneumojax import report  # not above: what draws takes half a second to import
+
     best = checkpoint.best_facts(workdir, config.model)["epoch"]
     evaluated = evaluate.read(workdir)
     return (workdir / report.FILE).exists() and all(evaluated.get(name, {}).get("epoch") == best for name in splits)
@@ -84,6 +86,8 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
 
 
 def _report(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split]) -> None:
+    from pneumojax import report  # see `_complete`
+
     samples = [
         (name, label, str(split.ids[i]), split.read([i])[0, :, :, 0])
         for name, split in splits.items()

@@ -30,7 +30,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 def create_model(config: ConfigDict) -> models.Classifier:
     """The config's model."""
-    return models.create(config.model.name, batch_norm_momentum=config.model.batch_norm_momentum)
+    return models.create(
+        config.model.name,
+        batch_norm_momentum=config.model.batch_norm_momentum,
+        dtype=jnp.dtype(config.model.dtype),
+    )
 
 
 def create_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:

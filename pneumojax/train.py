@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from pneumojax import checkpoint, devices, log, metrics
 from pneumojax.data import pipeline
 from pneumojax.data.readers import Split
+from pneumojax.dispatch import choose
 from pneumojax.errors import UserError
 from pneumojax.evaluate import Evaluator
 from pneumojax.interrupt import deferred
-from pneumojax.step import class_weights, compile_step, create_model, create_optimizer, init_state, init_variables
+from pneumojax.step import class_weights, create_model, create_optimizer, init_state, init_variables
 
 
 def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], layout: devices.Layout) -> bool:
@@ -34,7 +35,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
       UserError: the batch does not fit the devices or the train split, or training diverges.
       KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished, and what was being saved is saved.
     """
-    rows = devices.own_rows(layout, config.batch_size)
+    devices.own_rows(layout, config.batch_size)  # a batch that cannot be divided is refused before all else
     per_epoch = _steps_per_epoch(config, splits["train"])
     model, optimizer = create_model(config), create_optimizer(config, per_epoch)
     with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager, deferred() as stop_if_asked:
@@ -44,28 +45,30 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
             return False
         if first:
             log.console.print(f"Resuming after epoch {first // per_epoch} of {config.epochs}.")
-        step = compile_step(
+        dispatch = choose(
+            config,
+            splits["train"],
             layout,
+            first_step=first,
+            last_step=last,
             model=model,
             optimizer=optimizer,
             strength=config.augment,
             weights=class_weights(config, splits["train"].labels),
             seed=config.seed,
         )
-        order = {"batch_size": config.batch_size, "seed": config.seed}
-        batches = pipeline.feed(splits["train"], first_step=first, last_step=last, rows=rows, **order)
         evaluator = Evaluator(model, layout, config.evaluation.batch_size)
         with log.MetricsLog(workdir, first) as lines, log.progress_bar() as bar:
             task = bar.add_task("", total=last, completed=first, epoch=0, epochs=config.epochs, rate=0.0)
 
-            def after_step(seconds):
-                bar.update(task, advance=1, rate=config.batch_size / seconds)
+            def after_steps(count, seconds):
+                bar.update(task, advance=count, rate=count * config.batch_size / seconds)
                 stop_if_asked()
 
             for epoch in range(first // per_epoch + 1, config.epochs + 1):
                 bar.update(task, epoch=epoch)
                 started = time.perf_counter()
-                state, logits = _run_epoch(step, state, batches, layout, per_epoch, after_step)
+                state, logits = _run_epoch(dispatch, state, (epoch - 1) * per_epoch, per_epoch, after_steps)
                 rate = per_epoch * config.batch_size / (time.perf_counter() - started)
                 _refuse_nonfinite(logits, config, (epoch - 1) * per_epoch)
                 seen = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits)
@@ -92,23 +95,27 @@ def _steps_per_epoch(config, split):
 
 def _latest_state(config, manager, model, optimizer, layout):
     """The last state saved, or the first of all."""
-    state = init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
-    state = jax.device_put(state, layout.everywhere)
+
+    def first():
+        return init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
+
+    # One program: the hundred that it would be otherwise take seconds to compile.
+    state = jax.jit(first, out_shardings=layout.everywhere)()
     return checkpoint.restore_latest(manager, state, layout) or state
 
 
-def _run_epoch(step, state, batches, layout, per_epoch, after_step):
-    """(state, logits of every batch in order) after `per_epoch` steps."""
+def _run_epoch(dispatch, state, first, per_epoch, after_steps):
+    """(state, logits of every batch in order) after the `per_epoch` steps from number `first`."""
     logits = []
-    for _ in range(per_epoch):
+    for step in range(first, first + per_epoch, dispatch.most):
+        count = min(dispatch.most, first + per_epoch - step)
         started = time.perf_counter()
-        images, labels = (devices.place(layout, rows) for rows in next(batches))
-        state, batch_logits = step(state, images, labels)
+        state, batch_logits = dispatch.run(state, step, count)
         logits.append(batch_logits)
-        # Waiting for the step before keeps one in flight and the bar honest.
+        # Waiting for the steps before keeps one dispatch in flight and the bar honest.
         jax.block_until_ready(logits[-2:][0])
-        after_step(time.perf_counter() - started)
-    return state, np.concatenate(jax.device_get(logits))
+        after_steps(count, time.perf_counter() - started)
+    return state, np.concatenate(jax.device_get(logits)).ravel()
 
 
 def _refuse_nonfinite(logits, config, first):

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, draw_folder, pneumojax
+from PIL import Image
 from sklearn import metrics as sk
 
 PLAIN = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "bce", "majority_accuracy")
@@ -118,18 +120,46 @@ def test_evaluating_the_runs_own_images_repeats_its_numbers(trained):
     """Decoded anew, without TensorFlow and without shards, they are the images that were trained on."""
     folder, work, _ = trained
     before = {path.name: read(path) for path in (work / "evaluation").glob("t*.json")}
-    program = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None;"
-        "from pneumojax.main import run; run()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--mode=evaluate", "--workdir=work"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = without_tensorflow("--mode=evaluate", "--workdir=work", cwd=folder)
     assert done.returncode == 0, done.stderr
     for name, found in before.items():
         for metric in PLAIN:
             assert read(work / "evaluation" / name)[metric] == pytest.approx(found[metric], rel=1e-5)
+
+
+def test_it_trains_without_tensorflow(tmp_path, tiny):
+    """From images read straight into memory; the shards, where they are installed, are the same images."""
+    data = tmp_path / "images.npz"
+    draw_folder(tmp_path / "folders", "train", 30, 30)
+    images = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "folders").rglob("*.png"))]
+    np.savez(data, train_images=np.stack(images), train_labels=np.repeat([0, 1], 30)[:, None])
+    for source in ("folders", "images.npz"):
+        done = without_tensorflow("--config=m1", f"--data={source}", f"--workdir=of {source}", *tiny, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / f"of {source}/report/index.html").exists()
+        assert read(tmp_path / f"of {source}/evaluation/train.json")["n"] == 54
+    again = pneumojax("--workdir=of folders", "--config.data.cache_dir=cache", cwd=tmp_path)
+    assert "This run is complete" in again.stdout, again.stderr
+
+
+def test_what_takes_tensorflow_says_so_in_one_line(chests, tmp_path, tiny):
+    for arguments in (["--mode=prepare"], ["--config=m1", "--config.data.resident=never", *tiny]):
+        done = without_tensorflow(*arguments, f"--data={chests}", "--config.data.cache_dir=cache", cwd=tmp_path)
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, list(tmp_path.glob("runs/*"))) == (2, [])
+        assert "not installed: pip install tensorflow tensorflow-datasets array-record" in line
+
+
+def without_tensorflow(*arguments, cwd) -> subprocess.CompletedProcess:
+    """The command line where neither TensorFlow, TFDS nor ArrayRecord can be imported."""
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(('tensorflow', 'tensorflow_datasets', 'array_record'));"
+        "from pneumojax.main import run; run()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
 
 
 def test_stopped_it_says_so_and_goes_on_from_there(chests, tmp_path, tiny):

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pneumojax import models
@@ -298,6 +299,36 @@ def test_initial_values_are_kerass(name):
     for values in variables["batch_stats"].values():
         assert (values["mean"] == 0).all()
         assert (values["var"] == 1).all()
+
+
+def test_bfloat16_is_of_the_computation_alone():
+    """Parameters, the statistics of batch and run, and logits stay float32, and near what float32 gives."""
+    x, labels = images(8, SIDE), jnp.arange(8) % 2
+    full, half = models.create("m1", head_dropout=0.0), models.create("m1", head_dropout=0.0, dtype=jnp.bfloat16)
+    variables = half.init(jax.random.key(0), x, train=False)
+    jax.tree.map(np.testing.assert_array_equal, variables, full.init(jax.random.key(0), x, train=False))
+
+    def run(module):
+        kept = ["batch_stats", "intermediates"]
+        logits, told = module.apply(variables, x, train=True, mutable=kept, rngs={"dropout": jax.random.key(1)})
+        return logits, told["batch_stats"], told["intermediates"]
+
+    (logits, statistics, layers), (exact, exact_statistics, _) = run(half), run(full)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, statistics))} == {jnp.dtype("float32")}
+    computed = {name: value.dtype for name, (value,) in layers.items() if name != "dense_2_output"}
+    assert set(computed.values()) == {jnp.dtype("bfloat16")}, computed
+    assert layers["dense_2_output"][0].dtype == jnp.float32
+    # bfloat16 has 8 bits, float32 24: near, and not the same.
+    spread = float(exact.std())
+    assert 0 < float(jnp.abs(logits - exact).max()) < 0.2 * spread, (logits, exact)
+    for a, b in zip(*map(jax.tree.leaves, (statistics, exact_statistics)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.01 * np.abs(b).max())
+    gradients = jax.grad(
+        lambda params: optax.sigmoid_binary_cross_entropy(
+            half.apply({**variables, "params": params}, x, train=False), labels
+        ).mean()
+    )(variables["params"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
 
 def test_initial_values_hang_on_the_key():

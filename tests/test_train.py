@@ -1,6 +1,7 @@
 """The run of epochs: told, saved, stopped and resumed."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -27,26 +28,29 @@ def final_state(config, workdir, splits, layout):
         return jax.device_get(checkpoint.restore_latest(manager, like, layout))
 
 
-def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits, tmp_path, monkeypatch):
-    """Stopped in the middle of the second epoch, after its first was saved: bit for bit, line for line."""
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits, tmp_path, resident):
+    """Stopped in the second epoch, after its first was saved: bit for bit, line for line, by one means or the other."""
     layout = devices.layout(jax.devices()[:1])
     whole, broken = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "broken")
     for workdir in (whole, broken):
         workdir.mkdir()
+    config.data.resident = "never"
     assert train(config, whole, splits, layout)
 
-    reads = iter(range(1000))
+    stops = iter([signal.SIGTERM])  # of a scheduler, while the first epoch is evaluated
 
-    def read_until_stopped(indices):
-        # tf.data reads a few batches ahead, so the stop comes while an early batch of epoch 2 is computed.
-        if next(reads) == 9:
-            raise KeyboardInterrupt
-        return splits["train"].read(indices)
+    def read_and_stop(indices):
+        for number in stops:
+            signal.raise_signal(number)
+        return splits["val"].read(indices)
 
-    stopping = splits | {"train": splits["train"]._replace(read=read_until_stopped)}
-    with pytest.raises(BaseException):  # noqa: B017 - however tf.data wraps it
-        train(config, broken, stopping, layout)
-    assert 0 < len(records_of(broken)) < len(records_of(whole))
+    config.data.resident = resident
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, broken, splits | {"val": splits["val"]._replace(read=read_and_stop)}, layout)
+    signal.signal(signal.SIGTERM, before)
+    assert records_of(broken) == records_of(whole)[:2]
     assert train(config, broken, splits, layout)
 
     assert records_of(broken) == records_of(whole)
@@ -68,6 +72,16 @@ def test_every_epoch_is_told_and_learning_shows(config, splits, tmp_path):
     assert all({"step", "bce", "accuracy", "auc"} <= set(line) for line in lines)
     assert lines[-2]["bce"] < lines[0]["bce"]
     assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
+
+
+def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):
+    config.model.dtype, config.epochs = "bfloat16", 4
+    workdir = epath.Path(tmp_path)
+    train(config, workdir, splits, devices.layout())
+    lines = records_of(workdir)
+    assert lines[-2]["bce"] < lines[0]["bce"]
+    state = final_state(config, workdir, splits, devices.layout())
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
 
 
 def test_a_batch_larger_than_the_split_is_refused(config, splits, tmp_path):

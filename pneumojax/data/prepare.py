@@ -9,27 +9,24 @@ import os
 import shlex
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from pneumojax.data.duplicates import HASH_BITS, THUMBNAIL, identical, near_equal, perceptual_hash, thumbnail
-from pneumojax.data.quiet_tensorflow import import_tfds
-from pneumojax.data.readers import Split, refuse_unreadable, split_of, try_read
-from pneumojax.data.records import Record, Source
+from pneumojax import cache
+from pneumojax.data.prepared import SIGNATURE, Prepared, same_pictures, signature
+from pneumojax.data.quiet_tensorflow import import_tfds, import_tfds_to_read
+from pneumojax.data.readers import refuse_unreadable, try_read
+from pneumojax.data.records import Source
 from pneumojax.data.unreadable import UnreadableImage
-from pneumojax.data.workers import in_parallel
+from pneumojax.data.workers import Watched, in_parallel, unwatched
 from pneumojax.errors import UserError
 
 FORMAT = 2  # raise it when what is written for the same source changes
 INDEX = "index.json"
 _READ = 256  # images read from shards at a time
-_DIGEST = 32  # bytes of a signature that are the SHA-256
-_HASHED = _DIGEST + HASH_BITS // 8  # bytes of it before the thumbnail
-_SIGNATURE = _HASHED + THUMBNAIL**2
 _SHARDS = "images"  # TFDS's name for the one split that holds all; what is trained on is chosen afterwards
 
 
@@ -40,41 +37,16 @@ class Means(NamedTuple):
       workers: processes; 0 for one for each core, or threads of this one where there are few images.
       beam_runner: the name of an Apache Beam runner, which then does the work; empty for none.
       beam_options: flags for Beam, as on a command line.
-      watched: (results, how many there will be) -> the same results, told of on the way; see `log.watching`.
+      watched: tells of the reading; see `log.watching`.
     """
 
     workers: int = 0
     beam_runner: str = ""
     beam_options: str = ""
-    watched: Callable[[Iterable, int], Iterable] = lambda results, total: results
+    watched: Watched = unwatched
 
 
 HERE = Means()
-
-
-class Prepared(NamedTuple):
-    """A source's images in shards.
-
-    Attributes:
-      folder: where they lie.
-      places: id -> the image's place in the shards, for those that could be read.
-      unreadable: id -> why the image could not be read.
-      identical: groups of ids whose images are the same at this size.
-      near_equal: groups of ids whose images are the same picture, though not the same pixels.
-      read: places (k,) int -> images (k, size, size, 1) uint8.
-    """
-
-    folder: epath.Path
-    places: Mapping[str, int]
-    unreadable: Mapping[str, str]
-    identical: Sequence[Sequence[str]]
-    near_equal: Sequence[Sequence[str]]
-    read: Callable[[np.ndarray], np.ndarray]
-
-    def split(self, name: str, records: Sequence[Record]) -> Split:
-        """A split of `records`, all of which must be readable."""
-        places = np.array([self.places[record.id] for record in records])
-        return split_of(name, records, lambda indices: self.read(places[indices]))
 
 
 def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "fail", means: Means = HERE) -> Prepared:
@@ -94,8 +66,7 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
       UserError: images are unreadable and `on_error` is "fail"; all of them are counted, the first few named. Or the
         shards are damaged, or Apache Beam is asked for and not installed.
     """
-    cache = epath.Path(cache_dir or _user_cache()).expanduser()
-    folder = cache / f"{source.name}-{_key(source, size)}"
+    folder = cache.folder(cache_dir) / f"{source.name}-{_key(source, size)}"
     if folder.exists():
         prepared = _open(folder)
         if on_error == "skip" or not prepared.unreadable:
@@ -114,7 +85,7 @@ def _open(folder: epath.Path) -> Prepared:
         shards = _shards(folder)
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
-        return Prepared(folder, places, read=partial(_read, folder, shards), **told)
+        return Prepared(places, read=partial(_read, folder, shards), folder=folder, **told)
     except Exception as error:  # whatever a damaged shard makes its readers raise
         raise _damaged(folder) from error
 
@@ -125,7 +96,7 @@ def _damaged(folder) -> UserError:
 
 def _shards(folder):
     """The shards as a random access sequence of dicts."""
-    return import_tfds().builder_from_directory(folder).as_data_source(_SHARDS)
+    return import_tfds_to_read().builder_from_directory(folder).as_data_source(_SHARDS)
 
 
 def _read(folder, shards, places):
@@ -133,10 +104,6 @@ def _read(folder, shards, places):
         return np.stack([row["image"] for row in shards.__getitems__(np.asarray(places).tolist())])
     except Exception as error:  # shards are opened when they are read
         raise _damaged(folder) from error
-
-
-def _user_cache() -> str:
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "pneumojax")
 
 
 def _key(source: Source, size: int) -> str:
@@ -202,10 +169,10 @@ def _partial_suffix(process: int) -> str:
     return f".partial-{socket.gethostname()}-{process}"
 
 
-def _remove_abandoned(cache: epath.Path) -> None:
+def _remove_abandoned(where: epath.Path) -> None:
     """Removes what killed preparations on this machine left."""
     prefix = _partial_suffix(0).removesuffix("0")
-    for abandoned in cache.glob(f"*{prefix}*"):
+    for abandoned in where.glob(f"*{prefix}*"):
         process = abandoned.name.partition(prefix)[2].partition("-")[0]
         if process.isdecimal() and not _runs(int(process)):
             abandoned.rmtree(missing_ok=True)
@@ -242,7 +209,7 @@ def _builder_to(folder, source, size, means):
                         "label": tfds.features.Scalar(np.uint8),
                         "id": tfds.features.Text(),
                         "unreadable": tfds.features.Text(doc="why the image could not be read; it is black then"),
-                        "signature": array(_SIGNATURE, doc="its SHA-256, perceptual hash and thumbnail"),
+                        "signature": array(SIGNATURE, doc="its SHA-256, perceptual hash and thumbnail"),
                     }
                 )
             )
@@ -275,13 +242,12 @@ def _example(source, size, record):
     image = try_read(source, size, record)
     if isinstance(image, UnreadableImage):
         return _blank(size, record, image)
-    signature = hashlib.sha256(image).digest() + perceptual_hash(image) + thumbnail(image).tobytes()
     return record.id, {
         "image": image[..., None],
         "label": record.label,
         "id": record.id,
         "unreadable": "",
-        "signature": np.frombuffer(signature, np.uint8),
+        "signature": np.frombuffer(signature(image), np.uint8),
     }
 
 
@@ -292,7 +258,7 @@ def _blank(size, record, reason):
         "label": record.label,
         "id": record.id,
         "unreadable": str(reason),
-        "signature": np.zeros(_SIGNATURE, np.uint8),
+        "signature": np.zeros(SIGNATURE, np.uint8),
     }
 
 
@@ -307,15 +273,4 @@ def _index(folder: epath.Path) -> dict:
                 unreadable[ids[-1]] = row["unreadable"].decode()
             else:
                 signatures[ids[-1]] = row["signature"].tobytes()
-    return {"ids": ids, "unreadable": unreadable} | _same_pictures(dict(sorted(signatures.items())))
-
-
-def _same_pictures(signatures: Mapping[str, bytes]) -> dict[str, list[list[str]]]:
-    names = list(signatures)
-    digests = [signature[:_DIGEST] for signature in signatures.values()]
-    hashes = [signature[_DIGEST:_HASHED] for signature in signatures.values()]
-    shape = (THUMBNAIL, THUMBNAIL)
-    thumbnails = [np.frombuffer(signature[_HASHED:], np.uint8).reshape(shape) for signature in signatures.values()]
-    near = [group for group in near_equal(hashes, thumbnails) if len({digests[i] for i in group}) > 1]
-    groups = {"identical": identical(digests), "near_equal": near}
-    return {kind: [[names[i] for i in group] for group in found] for kind, found in groups.items()}
+    return {"ids": ids, "unreadable": unreadable} | same_pictures(signatures)

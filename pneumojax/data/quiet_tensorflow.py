@@ -1,18 +1,24 @@
 """The one door to TensorFlow and TFDS: late, for importing takes seconds; quiet; without accelerators."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from pneumojax.errors import UserError
+
 # TensorFlow reads them once, at its import. oneDNN's greeting heeds no log level, only its own switch, and the
 # feed computes nothing that oneDNN would speed up.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
+_NEEDED = {"tensorflow": "tensorflow", "tensorflow_datasets": "tensorflow-datasets", "array_record": "array-record"}
+INSTALL = f"pip install {' '.join(_NEEDED.values())}"
+
 
 def import_tensorflow() -> ModuleType:
     """TensorFlow, which will not touch the accelerators: they are JAX's."""
-    with _environment(_QUIET):
+    with _environment(_QUIET), _telling_what_is_missing():
         import tensorflow as tf
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
@@ -22,10 +28,29 @@ def import_tensorflow() -> ModuleType:
 def import_tfds() -> ModuleType:
     """TFDS without its progress bars."""
     import_tensorflow()
-    import tensorflow_datasets as tfds
+    return import_tfds_to_read()
+
+
+def import_tfds_to_read() -> ModuleType:
+    """TFDS as it reads shards of arrays, for which it needs no TensorFlow."""
+    with _telling_what_is_missing():
+        import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
     return tfds
+
+
+def installed() -> bool:
+    """Whether there is all that it takes to write shards, to read them, and to feed from them."""
+    return all(importlib.util.find_spec(name) for name in _NEEDED)
+
+
+@contextmanager
+def _telling_what_is_missing() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{error.name} is needed for this and not installed: {INSTALL}") from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -15,9 +15,15 @@ from pneumojax.data.unreadable import UnreadableImage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Watched = Callable[[Iterable, int], Iterable]  # (results, how many there will be) -> the same, told of on the way
 
 _CHUNK = 64  # items that a worker is handed at a time
 _WORTH_PROCESSES = 1000  # items; starting a process costs as much as decoding several hundred images
+
+
+def unwatched(results: Iterable, total: int) -> Iterable:
+    """The results, told of to nobody."""
+    return results
 
 
 def cores() -> int:

@@ -18,7 +18,7 @@ import jaxlib
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from pneumojax.files import user_cache
+from pneumojax.cache import folder
 
 SOURCE = Path(__file__).with_name("block.cc")
 SYMBOLS = {"infer": "PneumojaxInfer", "forward": "PneumojaxForward", "backward": "PneumojaxBackward"}
@@ -88,7 +88,7 @@ def path() -> Path:
     """
     parts = (SOURCE.read_bytes(), jaxlib.__version__.encode(), _instructions().encode())
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-    return user_cache() / "kernels" / f"block-{key[:16]}.so"
+    return Path(folder("")) / "kernels" / f"block-{key[:16]}.so"
 
 
 def _instructions():

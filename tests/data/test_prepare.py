@@ -231,13 +231,6 @@ def test_beam_that_is_not_installed_is_one_line(files, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_setting_means_the_users_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert prepare._user_cache() == str(tmp_path / "xdg" / "pneumojax")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert Path(prepare._user_cache()).expanduser() == Path.home() / ".cache" / "pneumojax"
-
-
 OTHER = """
 import sys, time
 from pathlib import Path

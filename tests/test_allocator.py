@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FAULTS = """
 import resource, sys
-from pneumojax import memory
+from pneumojax import allocator
 if sys.argv[1] == "kept":
-    memory.keep_freed()
+    allocator.keep_freed()
 def take():
     return bytearray(64 << 20)
 take()

@@ -1,0 +1,105 @@
+"""Compiled once, used by every later run; and whatever is wrong with the cache, a run goes on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import ROOT
+from etils import epath
+
+from pneumojax import cache
+
+PROGRAM = """
+import json, pathlib
+import jax
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name.rpartition("/")[2]))
+from pneumojax.main import run
+try:
+    run()
+finally:
+    counts = {name: events.count(name) for name in ("cache_hits", "cache_misses")}
+    pathlib.Path(WORK + ".json").write_text(json.dumps(counts))
+"""
+
+
+def start(folder, work, chests, tiny) -> subprocess.Popen:
+    """A run in `folder`, its workdir `work`, which has only the cache of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    arguments = ["--config=m1", f"--data={chests}", f"--workdir={work}", "--config.data.cache_dir=cache", *tiny]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.replace("WORK", repr(work)), *arguments, "--config.epochs=1"],
+        cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def counts(folder, work, process) -> dict[str, int]:
+    """What a run found in the cache and what it added, once it has ended well and quietly."""
+    _, complaint = process.communicate(timeout=300)
+    assert (process.returncode, complaint) == (0, "")
+    return json.loads((folder / f"{work}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def filled(chests, tmp_path_factory):
+    """A folder in which two runs at once have filled the cache."""
+    folder = tmp_path_factory.mktemp("cached")
+    tiny = ["--config.model.image_size=32", "--config.batch_size=12"]
+    processes = {work: start(folder, work, chests, tiny) for work in ("one", "other")}
+    for work, process in processes.items():
+        counts(folder, work, process)
+    return folder
+
+
+def test_a_later_run_compiles_nothing(filled, chests, tiny):
+    found = counts(filled, "later", start(filled, "later", chests, tiny))
+    assert found["cache_misses"] == 0
+    assert found["cache_hits"] > 1
+    a, b = (json.loads((filled / work / "evaluation/test.json").read_text()) for work in ("one", "later"))
+    assert a == b
+
+
+def test_damaged_entries_are_compiled_anew(filled, chests, tiny):
+    """As a killed process leaves them."""
+    for entry in (filled / "cache" / cache.COMPILED).iterdir():
+        os.truncate(entry, entry.stat().st_size // 2)
+    counts(filled, "mended", start(filled, "mended", chests, tiny))
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(chests, tmp_path, tiny):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / cache.COMPILED).write_text("in the way")
+    assert counts(tmp_path, "work", start(tmp_path, "work", chests, tiny)) == {"cache_hits": 0, "cache_misses": 0}
+
+
+def test_another_place_is_left_as_it_is_set(tmp_path):
+    """By JAX_COMPILATION_CACHE_DIR, as these tests set it."""
+    before = jax.config.jax_compilation_cache_dir
+    assert before
+    cache.keep_compiled(str(tmp_path))
+    assert jax.config.jax_compilation_cache_dir == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_used_for_long_is_removed(tmp_path):
+    used, unused = tmp_path / "used-cache", tmp_path / "unused-cache"
+    old = time.time() - (cache.MAX_DAYS + 1) * 86400
+    for path, read in ((used, time.time()), (unused, old)):
+        path.touch()
+        os.utime(path, (read, old))
+    cache._remove_unused(epath.Path(tmp_path))
+    assert list(tmp_path.iterdir()) == [used]
+
+
+def test_an_empty_setting_means_the_users_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.folder("") == epath.Path(tmp_path / "xdg" / "pneumojax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.folder("") == epath.Path(Path.home() / ".cache" / "pneumojax")
+    assert cache.folder("elsewhere") == epath.Path("elsewhere")
