@@ -3,8 +3,8 @@
   python -m pneumojax.benchmark.start [--rounds=5]
 
 Trains M1 on the phantoms by the real command line, each time in a fresh process and a new workdir, and stops it once
-the bar on its terminal shows a rate, which it does after the first step. Prints a table of BENCHMARKS.md. The phantoms are
-prepared beforehand.
+the bar on its terminal shows a rate, which it does after the first step. Prints a table of BENCHMARKS.md. The phantoms
+are prepared beforehand.
 """
 
 import os
