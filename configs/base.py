@@ -60,7 +60,7 @@ def recommended() -> ConfigDict:
                 "image_sizes": "150",  # pixels
                 "precisions": "float32",  # and bfloat16
                 "devices": "1",  # simulated on a CPU
-                "peers": "",  # to measure beside: keras-tensorflow, keras-jax, torch, torch-compile
+                "peers": "",  # to measure beside: pneumojax-xla (without CPU kernels), keras-tensorflow, keras-jax, ...
                 "rounds": 5,  # of turns that the peers take
                 "seconds": 3.0,  # for each measurement; at least three steps
             },

@@ -14,7 +14,13 @@ from pneumojax.benchmark.processes import Unmeasured
 from pneumojax.errors import UserError
 from pneumojax.files import write_whole
 
-LIBRARY = {"keras-tensorflow": "keras", "keras-jax": "keras", "torch": "torch", "torch-compile": "torch"}
+LIBRARY = {
+    "pneumojax-xla": "jax",
+    "keras-tensorflow": "keras",
+    "keras-jax": "keras",
+    "torch": "torch",
+    "torch-compile": "torch",
+}
 
 
 def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
@@ -37,7 +43,8 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
         raise UserError(f"nothing can be measured: {reason}") from None
     facts = {
         "command": " ".join(["python -m pneumojax.main", *sys.argv[1:]]),
-        "machine": machine.describe() | {"device": product["device"], "backend": product["backend"]},
+        "machine": machine.describe()
+        | {"device": product["device"], "backend": product["backend"], "kernels": product["kernels"]},
         "benchmark": given["benchmark"],
         "matrix_product": product,
     }

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pneumojax import devices
+from pneumojax import devices, kernels
 from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, MATMUL, TRAIN, Task
 from pneumojax.benchmark.worker import Prepared, Ways
 from pneumojax.evaluate import compile_logits
@@ -121,4 +121,5 @@ def matmul(task: Task, config: ConfigDict) -> Prepared:
     left, right = jax.random.normal(jax.random.key(0), (2, MATMUL_SIZE, MATMUL_SIZE))
     product = jax.jit(jnp.matmul)
     facts = {"size": MATMUL_SIZE, "device": jax.devices()[0].device_kind, "backend": jax.default_backend()}
+    facts["kernels"] = kernels.load()
     return Prepared(lambda: product(left, right).block_until_ready(), facts)

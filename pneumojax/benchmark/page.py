@@ -35,7 +35,9 @@ def headline(benchmark: Mapping) -> str:
     """One paragraph on the machine."""
     machine, product = benchmark["machine"], benchmark["matrix_product"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    device = "" if machine["backend"] == "cpu" else f" Device: {machine['device']}."
+    device = f" Device: {machine['device']}."
+    if machine["backend"] == "cpu":
+        device = f" CPU kernels: {'built' if machine['kernels'] else 'not built'}."
     return (
         f"Machine: {machine['cores']} cores of {machine['cpu']}, {machine['memory_bytes'] / 1e9:.0f} GB of memory,"
         f" {machine['system']}; {versions}.{device} A float32 product of two {product['size']} x {product['size']}"

@@ -91,6 +91,8 @@ def _environment(side: str, devices: int, backend: str) -> dict[str, str]:
     }
     if side.startswith("keras-"):
         needed["KERAS_BACKEND"] = side.removeprefix("keras-")
+    if side == "pneumojax-xla":
+        needed["PNEUMOJAX_KERNELS"] = "off"
     if backend == "cpu":
         needed["CUDA_VISIBLE_DEVICES"] = ""
     return needed

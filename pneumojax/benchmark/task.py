@@ -6,6 +6,7 @@ OURS = "pneumojax"
 # side -> the module here that has its `ways`, and its name there.
 SIDES = {
     OURS: ("ours", ""),
+    "pneumojax-xla": ("ours", ""),  # without the CPU kernels
     "keras-tensorflow": ("keras_peer", "tensorflow"),
     "keras-jax": ("keras_peer", "jax"),
     "torch": ("torch_peer", "eager"),

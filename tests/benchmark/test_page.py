@@ -14,7 +14,7 @@ FIGURES = {"steps": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "ima
 BENCHMARK = {
     "command": "python -m pneumojax.main --mode=benchmark",
     "machine": {
-        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux", "backend": "cpu", "device": "cpu",
+        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux", "backend": "cpu", "kernels": True, "device": "cpu",
         "versions": {"python": "3.11.7", "jax": "0.10.2"},
     },
     "benchmark": {"seconds": 3.0, "rounds": 5},
