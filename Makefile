@@ -33,10 +33,10 @@ lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test \
 	  --no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock pyproject.toml
 
-# Ours beside Keras and PyTorch, in an environment of its own. BENCH takes further flags of --mode=benchmark.
-# TORCH is what pip is told to install PyTorch: `TORCH=torch` brings gigabytes of CUDA, which a GPU needs.
-TORCH ?= torch --index-url https://download.pytorch.org/whl/cpu
-PEERS ?= keras-tensorflow,keras-jax,torch,torch-compile
+# Ours beside Keras and PyTorch, in an environment of its own. BENCH takes further flags of --mode=benchmark; TORCH is what
+# pip is told to install. Alone it brings gigabytes of CUDA: without a GPU, add the index that PyTorch's pages name for CPUs.
+TORCH ?= torch
+PEERS ?= pneumojax-xla,keras-tensorflow,keras-jax,torch,torch-compile
 bench: .venv-bench/installed
 	.venv-bench/bin/python -m pneumojax.main --mode=benchmark --config.benchmark.peers=$(PEERS) $(BENCH)
 
@@ -46,6 +46,7 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --requirement requirements.lock
 	.venv-bench/bin/python -m pip install --quiet $(TORCH)
 	.venv-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	-.venv-bench/bin/python -m pneumojax.kernels.build
 	touch $@
 
 clean:
