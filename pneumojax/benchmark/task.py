@@ -15,7 +15,7 @@ SIDES = {
 PEERS = tuple(side for side in SIDES if side != OURS)
 
 TRAIN, AUGMENTED, INFER, FEED, FED = MODES = ("train", "train-augmented", "infer", "feed", "feed-train")
-MATMUL = "matmul"
+MATMUL, COPY = "matmul", "copy"
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -25,7 +25,7 @@ class Task(NamedTuple):
     Attributes:
       model: "m1", "m2" or "m3".
       mode: TRAIN, without augmentation; AUGMENTED, as the recipe has it; INFER; FEED, alone; FED, into AUGMENTED; or
-        MATMUL, of which no other field matters.
+        MATMUL or COPY, of which no other field matters.
       batch_size: images a step, over all devices.
       image_size: px.
       precision: one of PRECISIONS.

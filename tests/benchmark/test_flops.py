@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pneumojax import models
+from pneumojax import kernels, models
 from pneumojax.benchmark import flops
 
 
@@ -22,8 +22,9 @@ def test_at_the_papers_size(name, expected):
 
 
 @pytest.mark.parametrize("name", ["m1", "m2", "m3"])
-def test_xla_counts_nearly_as_many(name):
+def test_xla_counts_nearly_as_many(name, monkeypatch):
     """It leaves out what is multiplied with the padding's zeros, and counts the small operations: within 3 %."""
+    monkeypatch.setattr(kernels, "load", lambda: False)  # into which XLA cannot look
     model = models.create(name)
     images = jnp.zeros((2, 150, 150, 1))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))

@@ -9,12 +9,14 @@ import pytest
 from pneumojax.benchmark import page
 from pneumojax.errors import UserError
 
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 STEP = {"model": "m1", "batch_size": 32, "image_size": 150, "precision": "float32", "devices": 1}
 FIGURES = {"steps": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "images_per_s": 40.0, "peak_bytes": 2.5e9}
 BENCHMARK = {
     "command": "python -m pneumojax.main --mode=benchmark",
     "machine": {
-        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux", "backend": "cpu", "kernels": True, "device": "cpu",
+        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux", "backend": "cpu", "kernels": True,
+        "device": "cpu",
         "versions": {"python": "3.11.7", "jax": "0.10.2"},
     },
     "benchmark": {"seconds": 3.0, "rounds": 5},
@@ -47,7 +49,7 @@ def rows(text) -> list[list[str]]:
 def test_the_section():
     text = page.section([BENCHMARK])
     assert (
-        "Machine: 2 cores of CPU X, 24 GB of memory, Linux; python 3.11.7, jax 0.10.2."
+        "Machine: 2 cores of CPU X, 24 GB of memory, Linux; python 3.11.7, jax 0.10.2. CPU kernels: built."
         " A float32 product of two 4096 x 4096 matrices: 200 GFLOP/s."
     ) in text
     assert "```\npython -m pneumojax.main --mode=benchmark\n```" in text
@@ -69,8 +71,7 @@ def test_without_peers_there_is_no_comparison():
 
 
 def test_what_stands_between_the_marks_is_replaced(tmp_path):
-    marks = f"{page.BEGIN}\nold\n{page.END}"
-    (tmp_path / "PAGE.md").write_text(f"# Before\n{marks}\nafter\n")
+    (tmp_path / "PAGE.md").write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
     for number in (1, 2):
         (tmp_path / f"run{number}").mkdir()
         (tmp_path / f"run{number}" / page.JSON).write_text(json.dumps(BENCHMARK | {"command": f"run {number}"}))
@@ -79,10 +80,10 @@ def test_what_stands_between_the_marks_is_replaced(tmp_path):
         subprocess.run(command, cwd=tmp_path, check=True, env={"PYTHONPATH": ":".join(sys.path)})
         text = (tmp_path / "PAGE.md").read_text()
         expected = page.section([BENCHMARK | {"command": f"run {number}"} for number in (1, 2)])
-        assert text == f"# Before\n{page.BEGIN}\n\n{expected}\n{page.END}\nafter\n"
+        assert text == f"# Before\n{BEGIN}\n\n{expected}\n{END}\nafter\n"
 
 
-@pytest.mark.parametrize("text", ["", page.BEGIN, f"{page.END}{page.BEGIN}", f"{page.BEGIN}{page.END}" * 2])
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}" * 2])
 def test_a_page_without_the_marks_is_refused(text):
     with pytest.raises(UserError, match="needs the marks"):
-        page.insert(text, "new")
+        page.insert(text, page.NAME, "new")
