@@ -55,7 +55,7 @@ def recommended() -> ConfigDict:
             "evaluation": {"batch_size": 64},
             "benchmark": {  # of each comma list, the first goes with every other field's first; the rest one at a time
                 "models": "",  # empty: the config's own, or all where no --config is given
-                "modes": "train,train-augmented,infer,feed,feed-train",
+                "modes": "train,train-augmented,infer,feed,feed-train,resident-train",
                 "batch_sizes": "32",
                 "image_sizes": "150",  # pixels
                 "precisions": "float32",  # and bfloat16

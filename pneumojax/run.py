@@ -4,7 +4,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import checkpoint, curate, devices, evaluate, log, models, workdirs
+from pneumojax import checkpoint, curate, devices, evaluate, kernels, log, models, workdirs
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
@@ -31,6 +31,8 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     for sentence in notes:
         log.console.print(sentence)
     log.console.print(models.layer_table(create_model(config), config.model.image_size))
+    if jax.default_backend() == "cpu" and not kernels.load():
+        log.console.print("With CPU kernels, training is about three times as fast: python -m pneumojax.kernels.build")
     splits = {name: prepared.split(name, members) for name, members in records.items()}
     trained = train(config, workdir, splits, devices.layout())
     if not trained and _complete(workdir, config, splits):

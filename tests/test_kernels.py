@@ -65,10 +65,12 @@ def test_a_library_is_for_one_source_and_one_kind_of_cpu(monkeypatch, tmp_path):
     """A home folder is seen from many machines; a new version of the source must not find the old one's."""
     own = kernels.path()
     assert kernels.path() == own
-    changed = tmp_path / "block.cc"
-    changed.write_bytes(kernels.SOURCE.read_bytes() + b"\n")
-    with monkeypatch.context() as patch:
-        patch.setattr(kernels, "SOURCE", changed)
-        assert kernels.path() != own
+    for name in ("block.cc", "products.h"):
+        folder = tmp_path / name
+        shutil.copytree(kernels.SOURCE.parent, folder)
+        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "SOURCE", folder / "block.cc")
+            assert kernels.path() != own
     monkeypatch.setattr(kernels, "_instructions", lambda: "flags: another")
     assert kernels.path() != own

@@ -9,7 +9,7 @@ from itertools import product
 from pneumojax.benchmark.machine import busy_seconds, processor_seconds
 from pneumojax.benchmark.plan import Plan
 from pneumojax.benchmark.processes import Unmeasured, Worker, started
-from pneumojax.benchmark.task import INFER, OURS, TRAIN, Task
+from pneumojax.benchmark.task import AUGMENTED, FED, INFER, OURS, RESIDENT, TRAIN, Task
 
 
 def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:
@@ -71,13 +71,42 @@ def _row(workers: Mapping[str, Worker], tasks: Mapping[str, Task], plan: Plan, c
     }
 
 
+def feeding(plan: Plan, config: Mapping) -> Iterator[dict]:
+    """Rows: each model's step on batches that are fed, beside the step alone, with the augmentation of the recipe.
+
+    A row has `model`, `batch_size`, `ways` (each of the plan's FED and RESIDENT, with how many times as long as
+    AUGMENTED a step takes: `median`, `min`, `max`; or the `reason` why there is no figure) and what `take_turns` tells.
+    """
+    ways = [mode for mode in (FED, RESIDENT) if mode in plan.modes]
+    if AUGMENTED not in plan.modes or not ways:
+        return
+    for model in plan.models:
+        told, able = {}, {}
+        with ExitStack() as stack:
+            for mode in (AUGMENTED, *ways):
+                worker = stack.enter_context(started(OURS))
+                task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], plan.precisions[0], devices=1)
+                try:
+                    worker.prepare(task, config, plan.seconds)
+                    able[mode] = worker
+                except Unmeasured as reason:
+                    told[mode] = {"reason": str(reason)}
+            turns, cores = take_turns(able, plan.rounds, plan.seconds, typical=statistics.mean)
+        told |= ratios(turns, dict.fromkeys(able, plan.batch_sizes[0]), to=AUGMENTED)
+        yield {"model": model, "batch_size": plan.batch_sizes[0], "ways": told, "turns": turns, **cores}
+
+
 def take_turns(
-    workers: Mapping[str, Worker], rounds: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+    workers: Mapping[str, Worker],
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    typical: Callable[[Sequence[float]], float] = statistics.median,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Has every worker repeat its step for `seconds`, one after the other, the order turned round each time.
 
     Returns:
-      For each round, what each side took for a step (median, seconds); and the most cores in any turn that were
+      For each round, what each side took for a step (`typical`, seconds); and the most cores in any turn that were
       taken by those that wait, `waiting_cores`, and by processes that are none of ours, `foreign_cores`.
     """
     turns, most = [], {"waiting_cores": 0.0, "foreign_cores": 0.0}
@@ -85,7 +114,7 @@ def take_turns(
         turn = {}
         for side in list(workers)[:: -1 if number % 2 else 1]:
             before, started_at = _spent(workers, side), clock()
-            turn[side] = statistics.median(workers[side].measure(seconds)["steps"])
+            turn[side] = typical(workers[side].measure(seconds)["steps"])
             took = clock() - started_at
             for name, spent in _spent(workers, side).items():
                 most[name] = max(most[name], (spent - before[name]) / took)
@@ -100,11 +129,13 @@ def _spent(workers: Mapping[str, Worker], active: str) -> dict[str, float]:
     return {"waiting_cores": waiting, "foreign_cores": busy_seconds() - sum(each.values())}
 
 
-def ratios(turns: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """How many times as long as ours each peer takes for an image: the median over turns, the least and the most."""
+def ratios(
+    turns: Sequence[Mapping[str, float]], batches: Mapping[str, int], to: str = OURS
+) -> dict[str, dict[str, float]]:
+    """How many times as long as the side `to` each other takes for an image: the median over turns, least and most."""
     found = {}
-    for side in batches if OURS in batches else ():
-        if side != OURS:
-            each = [(turn[side] / batches[side]) / (turn[OURS] / batches[OURS]) for turn in turns]
+    for side in batches if to in batches else ():
+        if side != to:
+            each = [(turn[side] / batches[side]) / (turn[to] / batches[to]) for turn in turns]
             found[side] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
     return found

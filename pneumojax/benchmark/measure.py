@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from pneumojax.benchmark import flops
 from pneumojax.benchmark.processes import Unmeasured, started
-from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, OURS, TRAIN, Task
+from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, OURS, RESIDENT, TRAIN, Task
 
-OPERATIONS = {TRAIN: flops.training, AUGMENTED: flops.training, FED: flops.training, INFER: flops.forward}
+OPERATIONS = dict.fromkeys((TRAIN, AUGMENTED, FED, RESIDENT), flops.training) | {INFER: flops.forward}
+IN_BURSTS = (FEED, FED, RESIDENT)
 
 
 def measure(task: Task, config: Mapping, seconds: float) -> dict:
@@ -34,7 +35,7 @@ def figures(task: Task, steps: Sequence[float]) -> dict:
     found = {
         "steps": len(steps),
         "step_s": {"median": median, "p10": tenths[0], "p90": tenths[-1]},
-        "images_per_s": task.batch_size / (statistics.mean(steps) if task.mode in (FEED, FED) else median),
+        "images_per_s": task.batch_size / (statistics.mean(steps) if task.mode in IN_BURSTS else median),
     }
     if task.mode == FEED:
         return found

@@ -59,7 +59,8 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
     for row in compare.compare(planned, given, product["backend"]):
         compared.append(row)
         log.console.print(page.compared_line(row))
-    results = facts | {"rows": rows, "compared": compared}
+    fed = list(compare.feeding(planned, given))
+    results = facts | {"rows": rows, "fed": fed, "compared": compared}
     section = page.section([results])
     log.console.print(section)
     write_whole(workdir / page.JSON, json.dumps(results, indent=2) + "\n")

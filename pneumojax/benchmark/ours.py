@@ -9,10 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pneumojax import devices, kernels
-from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, TRAIN, Task
+from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
 from pneumojax.benchmark.worker import Prepared, Ways
+from pneumojax.dispatch import choose
 from pneumojax.evaluate import compile_logits
-from pneumojax.step import compile_step, create_model, create_optimizer, init_state, init_variables
+from pneumojax.step import TrainState, compile_step, create_model, create_optimizer, init_state, init_variables
 
 MATMUL_SIZE = 4096
 COPY_BYTES = 2**28  # more than caches hold
@@ -20,9 +21,8 @@ COPY_BYTES = 2**28  # more than caches hold
 
 def ways(_: str) -> Callable[[Task, ConfigDict], Ways]:
     """For the worker: there is one way to each task."""
-    prepares = {
-        TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed, FED: feed, MATMUL: matmul, COPY: copy
-    }  # fmt: skip
+    prepares = {TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed}
+    prepares |= {FED: fed, RESIDENT: fed, MATMUL: matmul, COPY: copy}
     return lambda task, config: {"": lambda: prepares[task.mode](task, config)}
 
 
@@ -58,32 +58,31 @@ def _facts(started: float) -> dict:
 def train(task: Task, config: ConfigDict) -> Prepared:
     """The training step on one batch, which lies on the devices."""
     layout = _layout(task)
-    take, facts = _training(settings(config, task), layout)
-    batch = [devices.place(layout, rows) for rows in _batch(task)]
-    return Prepared(lambda: take(*batch).block_until_ready(), facts)
-
-
-def _training(config: ConfigDict, layout: devices.Layout) -> tuple[Callable, dict]:
-    """A function of placed images and labels that takes a step and returns its logits; and what compiling it took."""
-    model, optimizer = create_model(config), create_optimizer(config, steps_per_epoch=1000)
-    size = config.model.image_size
+    fixed, state = _fixed_and_state(settings(config, task), layout)
     with jax.set_mesh(layout.mesh):
-        state = jax.device_put(init_state(init_variables(model, size, config.seed), optimizer), layout.everywhere)
-        batch = ((config.batch_size, size, size, 1), (config.batch_size,))
-        shapes = [jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in batch]
+        batch = [devices.place(layout, rows) for rows in _batch(task)]
         started = time.perf_counter()
-        step = compile_step(
-            layout, model=model, optimizer=optimizer, strength=config.augment, weights=(1.0, 1.0), seed=config.seed
-        )
-        step = step.lower(state, *shapes).compile()
+        compiled = compile_step(layout, **fixed).lower(state, *batch).compile()
     facts = _facts(started)
 
-    def take(images, labels):
+    def step():
         nonlocal state
-        state, logits = step(state, images, labels)
-        return logits
+        state, logits = compiled(state, *batch)
+        logits.block_until_ready()
 
-    return take, facts
+    return Prepared(step, facts)
+
+
+def _fixed_and_state(config: ConfigDict, layout: devices.Layout) -> tuple[dict, TrainState]:
+    """What a step takes that does not change, and what it starts from."""
+    model, optimizer = create_model(config), create_optimizer(config, steps_per_epoch=1000)
+    with jax.set_mesh(layout.mesh):
+        variables = init_variables(model, config.model.image_size, config.seed)
+        state = jax.device_put(init_state(variables, optimizer), layout.everywhere)
+    weights = (1.0, 1.0)
+    return {
+        "model": model, "optimizer": optimizer, "strength": config.augment, "weights": weights, "seed": config.seed,
+    }, state  # fmt: skip
 
 
 def infer(task: Task, config: ConfigDict) -> Prepared:
@@ -100,23 +99,38 @@ def infer(task: Task, config: ConfigDict) -> Prepared:
 
 
 def feed(task: Task, config: ConfigDict) -> Prepared:
-    """The feed of the config's source by tf.data, a batch a step: alone, or into the training step."""
-    from pneumojax.benchmark.feed import batches  # TensorFlow and TFDS, which the steps do without
+    """The feed of the config's source by tf.data, a batch a step."""
+    from pneumojax.benchmark.feed import batches  # TensorFlow, which the steps do without
+
+    following = batches(settings(config, task), devices.own_rows(_layout(task), task.batch_size))
+    return Prepared(lambda: next(following), {})
+
+
+def fed(task: Task, config: ConfigDict) -> Prepared:
+    """The training step on the config's source, as a run dispatches it."""
+    from pneumojax.benchmark.feed import ENDLESS, train_split  # see `feed`
 
     layout, config = _layout(task), settings(config, task)
-    take, facts = _training(config, layout) if task.mode == FED else (None, {})
-    following = batches(config, devices.own_rows(layout, task.batch_size))
-    before = []
+    config.data.resident = {FED: "never", RESIDENT: "always"}[task.mode]
+    fixed, state = _fixed_and_state(config, layout)
+    with jax.set_mesh(layout.mesh):
+        dispatch = choose(config, train_split(config), layout, first_step=0, last_step=ENDLESS, **fixed)
+    number, before = 0, []
 
     def step():
-        placed = [devices.place(layout, rows) for rows in next(following)]
-        if take:
-            before.append(take(*placed))
-            # As in training: one step is in flight while the next batch is placed.
+        nonlocal number, state
+        if number % dispatch.most == 0:
+            with jax.set_mesh(layout.mesh):
+                state, logits = dispatch.run(state, number, dispatch.most)
+            before.append(logits)
+            # As in training: one dispatch is in flight while the next batch is placed.
             before[-2:][0].block_until_ready()
             del before[:-1]
+        number += 1
 
-    return Prepared(step if take else lambda: next(following), facts)
+    started = time.perf_counter()
+    step()
+    return Prepared(step, _facts(started))
 
 
 def matmul(task: Task, config: ConfigDict) -> Prepared:

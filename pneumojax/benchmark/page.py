@@ -26,6 +26,8 @@ def section(benchmarks: Sequence[Mapping]) -> str:
 
 def _one(benchmark: Mapping) -> str:
     parts = [headline(benchmark), f"```\n{benchmark['command']}\n```", _steps(benchmark)]
+    if benchmark["fed"]:
+        parts.append(_fed(benchmark))
     if benchmark["compared"]:
         parts.append(_compared(benchmark))
     return "\n\n".join(parts) + "\n"
@@ -73,6 +75,20 @@ def _step_row(row: Mapping, most: float) -> list[str]:
         f"{row['gflops'] / most:.2f}" if "gflops" in row else "",
         f"{row['peak_bytes'] / 1e9:.2f}",
     ]
+
+
+def _fed(benchmark: Mapping) -> str:
+    ways = sorted({way for row in benchmark["fed"] for way in row["ways"]})
+    rows = [
+        [row["model"].upper(), str(row["batch_size"]), *(_way(row["ways"].get(way, {"reason": ""})) for way in ways)]
+        for row in benchmark["fed"]
+    ]
+    text = "How many times as long as `train-augmented` a step takes whose batches are fed, taking turns as below:"
+    return "\n\n".join([text, table(("model", "batch", *ways), rows)])
+
+
+def _way(told: Mapping) -> str:
+    return told["reason"] if "reason" in told else f"{told['median']:.3f} ({told['min']:.3f}-{told['max']:.3f})"
 
 
 def _compared(benchmark: Mapping) -> str:

@@ -14,7 +14,9 @@ SIDES = {
 }
 PEERS = tuple(side for side in SIDES if side != OURS)
 
-TRAIN, AUGMENTED, INFER, FEED, FED = MODES = ("train", "train-augmented", "infer", "feed", "feed-train")
+TRAIN, AUGMENTED, INFER, FEED, FED, RESIDENT = MODES = (
+    "train", "train-augmented", "infer", "feed", "feed-train", "resident-train",
+)  # fmt: skip
 MATMUL, COPY = "matmul", "copy"
 PRECISIONS = ("float32", "bfloat16")
 
@@ -24,8 +26,9 @@ class Task(NamedTuple):
 
     Attributes:
       model: "m1", "m2" or "m3".
-      mode: TRAIN, without augmentation; AUGMENTED, as the recipe has it; INFER; FEED, alone; FED, into AUGMENTED; or
-        MATMUL or COPY, of which no other field matters.
+      mode: TRAIN, without augmentation; AUGMENTED, as the recipe has it; INFER; FEED, tf.data's
+        alone; FED, AUGMENTED with batches from there; RESIDENT, AUGMENTED with batches from the whole split on the
+        device; or MATMUL or COPY, of which no other field matters.
       batch_size: images a step, over all devices.
       image_size: px.
       precision: one of PRECISIONS.

@@ -82,11 +82,12 @@ def load() -> bool:
 
 
 def path() -> Path:
-    """Where the library lies, once it is built from this source for this jaxlib and this kind of CPU.
+    """Where the library lies, once it is built from these sources for this jaxlib and this kind of CPU.
 
     A home folder may be seen from machines whose CPUs know other instructions.
     """
-    parts = (SOURCE.read_bytes(), jaxlib.__version__.encode(), _instructions().encode())
+    sources = (path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
+    parts = (*sources, jaxlib.__version__.encode(), _instructions().encode())
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     return Path(folder("")) / "kernels" / f"block-{key[:16]}.so"
 

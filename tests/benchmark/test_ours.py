@@ -4,10 +4,10 @@ import pytest
 
 from pneumojax.benchmark import flops, ours
 from pneumojax.benchmark.measure import figures
-from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, TRAIN, Task
+from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, RESIDENT, TRAIN, Task
 
 
-@pytest.mark.parametrize("mode", [TRAIN, AUGMENTED, INFER, FEED, FED])
+@pytest.mark.parametrize("mode", [TRAIN, AUGMENTED, INFER, FEED, FED, RESIDENT])
 def test_every_mode_runs_on_as_many_devices_as_it_says(config, tmp_path, mode):
     config.data.cache_dir = str(tmp_path)
     [build] = ours.ways("")(Task("m1", mode, 4, 16, "float32", 2), config).values()

@@ -15,8 +15,8 @@ FIGURES = {"steps": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "ima
 BENCHMARK = {
     "command": "python -m pneumojax.main --mode=benchmark",
     "machine": {
-        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux", "backend": "cpu", "kernels": True,
-        "device": "cpu",
+        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux",
+        "backend": "cpu", "kernels": True, "device": "cpu",
         "versions": {"python": "3.11.7", "jax": "0.10.2"},
     },
     "benchmark": {"seconds": 3.0, "rounds": 5},
@@ -25,6 +25,15 @@ BENCHMARK = {
         STEP | FIGURES | {"mode": "train", "compile_s": 4.26, "gflops": 50.0},
         STEP | {"mode": "infer", "reason": "no memory"},
         STEP | FIGURES | {"mode": "feed", "images_per_s": 5e3, "step_s": {"median": 0.0064, "p10": 0.006, "p90": 0.1}},
+    ],
+    "fed": [
+        {
+            "model": "m1", "batch_size": 32, "waiting_cores": 0.01, "foreign_cores": 0.02,
+            "ways": {
+                "resident-train": {"median": 1.0125, "min": 0.995, "max": 1.02},
+                "feed-train": {"reason": "no TFDS"},
+            },
+        }
     ],
     "compared": [
         {
@@ -58,6 +67,8 @@ def test_the_section():
          "GFLOP/s", "of matrix product", "peak memory, GB"],
         ["M1", "train", "32", "150", "float32", "1", "4.3", "800 (750-1250)", "40.0", "50", "0.25", "2.50"],
         ["", "feed", "32", "150", "", "1", "", "6.4 (6.0-100)", "5000", "", "", "2.50"],
+        ["model", "batch", "feed-train", "resident-train"],
+        ["M1", "32", "no TFDS", "1.012 (0.995-1.020)"],
         ["model", "what", "precision", "at", "pneumojax", "torch", "keras-jax"],
         ["M1", "train", "float32", "own best", "40.0 at 32", "20.0 at 64 (2.00, 1.75-2.12)", ""],
     ]  # fmt: skip
@@ -67,7 +78,8 @@ def test_the_section():
 
 
 def test_without_peers_there_is_no_comparison():
-    assert "taking turns" not in page.section([BENCHMARK | {"compared": []}])
+    assert "Images a second" not in page.section([BENCHMARK | {"compared": []}])
+    assert "resident" not in page.section([BENCHMARK | {"fed": []}])
 
 
 def test_what_stands_between_the_marks_is_replaced(tmp_path):
