@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from pneumojax.benchmark import flops
 from pneumojax.benchmark.processes import Unmeasured, started
-from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, MATMUL, OURS, RESIDENT, TRAIN, Task
+from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, OURS, RESIDENT, TRAIN, Task
 
 OPERATIONS = dict.fromkeys((TRAIN, AUGMENTED, FED, RESIDENT), flops.training) | {INFER: flops.forward}
 IN_BURSTS = (FEED, FED, RESIDENT)
@@ -49,7 +49,22 @@ def matrix_product(config: Mapping, seconds: float) -> dict:
     Raises:
       Unmeasured: JAX cannot be started.
     """
-    with started(OURS) as worker:
-        facts = worker.prepare(Task("m1", MATMUL, 1, 16, "float32", 1), config, seconds)["facts"]
-        fastest = min(worker.measure(seconds)["steps"])
+    facts, fastest = _fastest(MATMUL, config, seconds)
     return facts | {"gflops": 2 * facts["size"] ** 3 / fastest / 1e9}
+
+
+def memory(config: Mapping, seconds: float) -> float:
+    """How fast the device's memory is: GB a second, read and written together, of the fastest copy of a large array.
+
+    Raises:
+      Unmeasured: JAX cannot be started.
+    """
+    facts, fastest = _fastest(COPY, config, seconds)
+    return 2 * facts["bytes"] / fastest / 1e9
+
+
+def _fastest(mode: str, config: Mapping, seconds: float) -> tuple[dict, float]:
+    """The facts and the fastest step (seconds) of a task that no model has to do with."""
+    with started(OURS) as worker:
+        facts = worker.prepare(Task("m1", mode, 1, 16, "float32", 1), config, seconds)["facts"]
+        return facts, min(worker.measure(seconds)["steps"])

@@ -39,6 +39,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
     given = config.to_dict()
     try:
         product = measure.matrix_product(given, planned.seconds)
+        memory = measure.memory(given, planned.seconds)
     except Unmeasured as reason:
         raise UserError(f"nothing can be measured: {reason}") from None
     facts = {
@@ -47,6 +48,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
         | {"device": product["device"], "backend": product["backend"], "kernels": product["kernels"]},
         "benchmark": given["benchmark"],
         "matrix_product": product,
+        "memory_gb_s": memory,
     }
     log.console.print(page.headline(facts))
     rows = []

@@ -9,19 +9,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pneumojax import devices, kernels
-from pneumojax.benchmark.task import AUGMENTED, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
+from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
 from pneumojax.benchmark.worker import Prepared, Ways
 from pneumojax.dispatch import choose
 from pneumojax.evaluate import compile_logits
 from pneumojax.step import TrainState, compile_step, create_model, create_optimizer, init_state, init_variables
 
 MATMUL_SIZE = 4096
+COPY_BYTES = 2**28  # more than caches hold
 
 
 def ways(_: str) -> Callable[[Task, ConfigDict], Ways]:
     """For the worker: there is one way to each task."""
     prepares = {TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed}
-    prepares |= {FED: fed, RESIDENT: fed, MATMUL: matmul}
+    prepares |= {FED: fed, RESIDENT: fed, MATMUL: matmul, COPY: copy}
     return lambda task, config: {"": lambda: prepares[task.mode](task, config)}
 
 
@@ -139,3 +140,10 @@ def matmul(task: Task, config: ConfigDict) -> Prepared:
     facts = {"size": MATMUL_SIZE, "device": jax.devices()[0].device_kind, "backend": jax.default_backend()}
     facts["kernels"] = kernels.load()
     return Prepared(lambda: product(left, right).block_until_ready(), facts)
+
+
+def copy(task: Task, config: ConfigDict) -> Prepared:
+    """A copy of a float32 array within the device's memory."""
+    array = jnp.ones(COPY_BYTES // 4)
+    copied = jax.jit(jnp.copy)
+    return Prepared(lambda: copied(array).block_until_ready(), {"bytes": COPY_BYTES})

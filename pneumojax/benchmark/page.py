@@ -7,7 +7,7 @@ puts what was measured in the workdirs between the two marks in BENCHMARKS.md, i
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from etils import epath
 
@@ -16,7 +16,7 @@ from pneumojax.errors import UserError
 from pneumojax.files import write_whole
 
 JSON, SECTION = "benchmark.json", "benchmark.md"
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+NAME = "benchmark"  # of the marks
 
 
 def section(benchmarks: Sequence[Mapping]) -> str:
@@ -54,9 +54,9 @@ def _steps(benchmark: Mapping) -> str:
     )  # fmt: skip
     most = benchmark["matrix_product"]["gflops"]
     measured = [row for row in benchmark["rows"] if "reason" not in row]
-    table = _table(header, (_step_row(row, most) for row in measured))
+    shown = table(header, (_step_row(row, most) for row in measured))
     missing = [f"- {line(row)}" for row in benchmark["rows"] if "reason" in row]
-    return "\n".join([table, *(["", *missing] if missing else [])])
+    return "\n".join([shown, *(["", *missing] if missing else [])])
 
 
 def _step_row(row: Mapping, most: float) -> list[str]:
@@ -70,7 +70,7 @@ def _step_row(row: Mapping, most: float) -> list[str]:
         str(row["devices"]),
         f"{row['compile_s']:.1f}" if "compile_s" in row else "",
         f"{_milli(step['median'])} ({_milli(step['p10'])}-{_milli(step['p90'])})",
-        _rate(row["images_per_s"]),
+        rate(row["images_per_s"]),
         f"{row['gflops']:.0f}" if "gflops" in row else "",
         f"{row['gflops'] / most:.2f}" if "gflops" in row else "",
         f"{row['peak_bytes'] / 1e9:.2f}",
@@ -84,7 +84,7 @@ def _fed(benchmark: Mapping) -> str:
         for row in benchmark["fed"]
     ]
     text = "How many times as long as `train-augmented` a step takes whose batches are fed, taking turns as below:"
-    return "\n\n".join([text, _table(("model", "batch", *ways), rows)])
+    return "\n\n".join([text, table(("model", "batch", *ways), rows)])
 
 
 def _way(told: Mapping) -> str:
@@ -108,18 +108,18 @@ def _compared(benchmark: Mapping) -> str:
     foreign = max(row["foreign_cores"] for row in benchmark["compared"])
     load = f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else here {foreign:.2f}."
     ways = [compared_line(row) for row in benchmark["compared"]]
-    return "\n\n".join([text, _table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
+    return "\n\n".join([text, table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
 
 
 def _side(row: Mapping, side: str) -> str:
     told = row["sides"].get(side, {"reason": ""})
     if "reason" in told:
         return ""
-    rate = _rate(told["images_per_s"]) + (f" at {told['batch_size']}" if row["at"] == "own best" else "")
+    shown = rate(told["images_per_s"]) + (f" at {told['batch_size']}" if row["at"] == "own best" else "")
     if side not in row["ratios"]:
-        return rate
+        return shown
     ratio = row["ratios"][side]
-    return f"{rate} ({ratio['median']:.2f}, {ratio['min']:.2f}-{ratio['max']:.2f})"
+    return f"{shown} ({ratio['median']:.2f}, {ratio['min']:.2f}-{ratio['max']:.2f})"
 
 
 def line(row: Mapping) -> str:
@@ -128,7 +128,7 @@ def line(row: Mapping) -> str:
         f"{row['model'].upper()} {row['mode']}, batch {row['batch_size']}, {row['image_size']} px, {row['precision']},"
         f" {row['devices']} device{'s' if row['devices'] > 1 else ''}: "
     )
-    return what + (f"not measured: {row['reason']}" if "reason" in row else f"{_rate(row['images_per_s'])} images/s")
+    return what + (f"not measured: {row['reason']}" if "reason" in row else f"{rate(row['images_per_s'])} images/s")
 
 
 def compared_line(row: Mapping) -> str:
@@ -139,11 +139,12 @@ def compared_line(row: Mapping) -> str:
             told.append(f"{side} not measured: {found['reason']}")
         else:
             way = f" ({found['way']})" if side != OURS else ""
-            told.append(f"{side} {_rate(found['images_per_s'])} images/s{way}")
+            told.append(f"{side} {rate(found['images_per_s'])} images/s{way}")
     return f"{row['model'].upper()} {row['mode']}, {row['precision']}, {row['at']}: {'; '.join(told)}"
 
 
-def _rate(value: float) -> str:
+def rate(value: float) -> str:
+    """Images a second."""
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
@@ -151,7 +152,7 @@ def _milli(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, its columns aligned to be read as it stands."""
     cells = [header, *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
@@ -159,27 +160,34 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def insert(text: str, between: str) -> str:
-    """`text` with `between` in place of what stands between its marks.
+def marks(name: str) -> tuple[str, str]:
+    """Between which a page holds what is called `name`."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def insert(text: str, name: str, between: str) -> str:
+    """`text` with `between` in place of what stands between the marks of `name`.
 
     Raises:
       UserError: the marks are not there, or not once.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"the page needs the marks {BEGIN} and {END}, once each")
-    return f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{between}\n{text[text.index(END) :]}"
+    begin, end = marks(name)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"the page needs the marks {begin} and {end}, once each")
+    return f"{text[: text.index(begin)]}{begin}\n\n{between}\n{text[text.index(end) :]}"
 
 
-def main(argv: Sequence[str]) -> None:
+def rewrite(argv: Sequence[str], program: str, name: str, section: Callable[[Sequence[Mapping]], str]) -> None:
+    """The command `program` with the arguments PAGE WORKDIR...: the section goes between the page's marks of `name`."""
     if len(argv) < 2:
-        sys.exit("python -m pneumojax.benchmark.page BENCHMARKS.md WORKDIR...")
+        sys.exit(f"python -m pneumojax.benchmark.{program} BENCHMARKS.md WORKDIR...")
     path = epath.Path(argv[0])
     try:
         benchmarks = [json.loads((epath.Path(workdir) / JSON).read_text()) for workdir in argv[1:]]
-        write_whole(path, insert(path.read_text(), section(benchmarks)))
+        write_whole(path, insert(path.read_text(), name, section(benchmarks)))
     except (UserError, OSError) as error:
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    rewrite(sys.argv[1:], "page", NAME, section)

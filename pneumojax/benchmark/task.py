@@ -17,7 +17,7 @@ PEERS = tuple(side for side in SIDES if side != OURS)
 TRAIN, AUGMENTED, INFER, FEED, FED, RESIDENT = MODES = (
     "train", "train-augmented", "infer", "feed", "feed-train", "resident-train",
 )  # fmt: skip
-MATMUL = "matmul"
+MATMUL, COPY = "matmul", "copy"
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -28,7 +28,7 @@ class Task(NamedTuple):
       model: "m1", "m2" or "m3".
       mode: TRAIN, without augmentation; AUGMENTED, as the recipe has it; INFER; FEED, tf.data's
         alone; FED, AUGMENTED with batches from there; RESIDENT, AUGMENTED with batches from the whole split on the
-        device; or MATMUL, of which no other field matters.
+        device; or MATMUL or COPY, of which no other field matters.
       batch_size: images a step, over all devices.
       image_size: px.
       precision: one of PRECISIONS.

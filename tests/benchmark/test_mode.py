@@ -25,6 +25,7 @@ def test_it_measures_without_tensorflow_and_says_what_it_could_not(tmp_path):
     assert infer["step_s"]["p10"] <= infer["step_s"]["median"] <= infer["step_s"]["p90"]
     assert "tensorflow" in feed["reason"]
     assert found["matrix_product"]["gflops"] > 0
+    assert found["memory_gb_s"] > 0
     assert "--config.benchmark.modes=infer,feed" in found["command"]
     section = (work / page.SECTION).read_text()
     assert section == page.section([found])

@@ -9,6 +9,7 @@ import pytest
 from pneumojax.benchmark import page
 from pneumojax.errors import UserError
 
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 STEP = {"model": "m1", "batch_size": 32, "image_size": 150, "precision": "float32", "devices": 1}
 FIGURES = {"steps": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "images_per_s": 40.0, "peak_bytes": 2.5e9}
 BENCHMARK = {
@@ -82,8 +83,7 @@ def test_without_peers_there_is_no_comparison():
 
 
 def test_what_stands_between_the_marks_is_replaced(tmp_path):
-    marks = f"{page.BEGIN}\nold\n{page.END}"
-    (tmp_path / "PAGE.md").write_text(f"# Before\n{marks}\nafter\n")
+    (tmp_path / "PAGE.md").write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
     for number in (1, 2):
         (tmp_path / f"run{number}").mkdir()
         (tmp_path / f"run{number}" / page.JSON).write_text(json.dumps(BENCHMARK | {"command": f"run {number}"}))
@@ -92,10 +92,10 @@ def test_what_stands_between_the_marks_is_replaced(tmp_path):
         subprocess.run(command, cwd=tmp_path, check=True, env={"PYTHONPATH": ":".join(sys.path)})
         text = (tmp_path / "PAGE.md").read_text()
         expected = page.section([BENCHMARK | {"command": f"run {number}"} for number in (1, 2)])
-        assert text == f"# Before\n{page.BEGIN}\n\n{expected}\n{page.END}\nafter\n"
+        assert text == f"# Before\n{BEGIN}\n\n{expected}\n{END}\nafter\n"
 
 
-@pytest.mark.parametrize("text", ["", page.BEGIN, f"{page.END}{page.BEGIN}", f"{page.BEGIN}{page.END}" * 2])
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}" * 2])
 def test_a_page_without_the_marks_is_refused(text):
     with pytest.raises(UserError, match="needs the marks"):
-        page.insert(text, "new")
+        page.insert(text, page.NAME, "new")
