@@ -14,15 +14,18 @@ test: install
 fuzz: install
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
 
-install: .venv/installed
+install: .venv/installed .venv/kernels
 
-# The locked set, then the package itself: no version is chosen at install time. The CPU kernels are built where there is
-# a compiler; training works without them.
+# The locked set, then the package itself: no version is chosen at install time.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	-$(BIN)/python -m pneumojax.kernels.build
+	touch $@
+
+# The CPU kernels, where there is a compiler; training works without them.
+%/kernels: %/installed $(wildcard pneumojax/kernels/*.cc pneumojax/kernels/*.h)
+	-$*/bin/python -m pneumojax.kernels.build
 	touch $@
 
 lint: install
@@ -37,7 +40,7 @@ lock:
 # pip is told to install. Alone it brings gigabytes of CUDA: without a GPU, add the index that PyTorch's pages name for CPUs.
 TORCH ?= torch
 PEERS ?= pneumojax-xla,keras-tensorflow,keras-jax,torch,torch-compile
-bench: .venv-bench/installed
+bench: .venv-bench/installed .venv-bench/kernels
 	.venv-bench/bin/python -m pneumojax.main --mode=benchmark --config.benchmark.peers=$(PEERS) $(BENCH)
 
 # The locked set has Keras, since TensorFlow needs it.
@@ -46,7 +49,6 @@ bench: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --requirement requirements.lock
 	.venv-bench/bin/python -m pip install --quiet $(TORCH)
 	.venv-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	-.venv-bench/bin/python -m pneumojax.kernels.build
 	touch $@
 
 clean:

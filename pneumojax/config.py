@@ -31,6 +31,8 @@ _WITHOUT_EFFECT = (
     "data.workers",
     "evaluation.",
 )
+# Fields that runs of earlier versions were begun without, and what they did.
+_LATER = {"model": {"dtype": "float32"}, "data": {"resident": "auto"}}
 _SUBSET = re.compile(r"all|paper|\d+,\d+")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -151,7 +153,7 @@ def check(config: ConfigDict) -> None:
     """
     try:
         rules = _rules(config)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, TypeError) as error:
         raise UserError(f"the config lacks a field, or one is of another type: {error}".splitlines()[0]) from None
     for field, holds, expected in rules:
         if not holds:
@@ -211,8 +213,10 @@ def read(path) -> ConfigDict:
       UserError: the file is not a config.
     """
     try:
-        return ConfigDict(json.loads(path.read_text())).lock()
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        saved = json.loads(path.read_text())
+        later = _LATER | {"benchmark": load("base").benchmark.to_dict()}
+        return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a config: {error}") from None
 
 

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 
 from pneumojax import devices
 from pneumojax.data import pipeline
+from pneumojax.data.quiet_tensorflow import INSTALL, installed
 from pneumojax.data.readers import Split
+from pneumojax.errors import UserError
 from pneumojax.step import TrainState, compile_step, train_step
 
 SHARE = 0.25  # of a device's free memory that the split may take; the rest is the step's
@@ -47,10 +49,18 @@ def choose(
       first_step: number of the first step that will be taken; the others follow in order.
       last_step: number after the last one.
       fixed: what `train_step` takes beside state and batch.
+
+    Raises:
+      UserError: the split would have to be fed, and TensorFlow or TFDS is not installed.
     """
     order = {"batch_size": config.batch_size, "seed": config.seed}
     if config.data.resident == "always" or config.data.resident == "auto" and fits(split, layout):
         return _resident(split, layout, order, fixed)
+    if not installed():
+        raise UserError(
+            "the train split takes more than a device's share of memory (--config.data.resident=always puts it there"
+            f" nevertheless), and what would feed it is not installed: {INSTALL}"
+        )
     rows = devices.own_rows(layout, config.batch_size)
     batches = pipeline.feed(split, first_step=first_step, last_step=last_step, rows=rows, **order)
     return _fed(batches, layout, fixed)

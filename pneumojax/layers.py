@@ -8,6 +8,8 @@ over memory, which is where a CPU's time goes:
 - The gradient needs the input, the activations a before the normalization and the choice, which a tells again; of the
   sums in the gradient of batch normalization, all terms are zero but for the values that were chosen.
 
+Second derivatives, and forward mode, are for `block_reference` alone.
+
 What they are made of, `_forward`, `_backward` and `_infer`, is written for XLA here, for any device, and in C++ for
 CPUs (kernels/block.cc); `kernels.lowered` decides which of the two it is, where the computation is lowered.
 """

@@ -1,5 +1,7 @@
 """Configs by name, recipe and path; overrides; what is refused, and how it is said."""
 
+import json
+
 import pytest
 from etils import epath
 
@@ -156,6 +158,15 @@ def test_overrides_are_parted_from_the_other_flags():
 def test_a_file_keeps_a_config(tmp_path):
     path = epath.Path(tmp_path) / "config.json"
     configs.write(configs.load("m3"), path)
+    assert configs.read(path).to_dict() == configs.load("m3").to_dict()
+
+
+def test_a_run_of_an_earlier_version_is_read(tmp_path):
+    """The fields that came later have the values that it acted by."""
+    path = epath.Path(tmp_path) / "config.json"
+    earlier = configs.load("m3").to_dict()
+    del earlier["benchmark"], earlier["model"]["dtype"], earlier["data"]["resident"]
+    path.write_text(json.dumps(earlier))
     assert configs.read(path).to_dict() == configs.load("m3").to_dict()
 
 

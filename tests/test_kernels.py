@@ -43,7 +43,22 @@ def test_what_is_built_is_loaded_unless_it_is_turned_off(tmp_path):
     assert python("-c", WHETHER, cache=tmp_path, PNEUMOJAX_KERNELS="off").stdout == "False\n"
 
 
-@pytest.mark.parametrize("compiler", ["/nowhere/c++", sys.executable, shutil.which("false")])
+@compiled
+@pytest.mark.parametrize("length", [0, 4096, -1])
+def test_a_damaged_library_is_not_loaded_and_built_anew(tmp_path, length):
+    """Loading one that is cut short would end the process."""
+    python("-m", "pneumojax.kernels.build", cache=tmp_path)
+    [library] = (path for path in tmp_path.rglob("*") if path.is_file())
+    whole = library.read_bytes()
+    library.write_bytes(whole[:length])
+    damaged = python("-c", WHETHER, cache=tmp_path)
+    assert (damaged.returncode, damaged.stdout, damaged.stderr) == (0, "False\n", "")
+    python("-m", "pneumojax.kernels.build", cache=tmp_path)
+    assert library.read_bytes() == whole
+    assert python("-c", WHETHER, cache=tmp_path).stdout == "True\n"
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", sys.executable, shutil.which("false"), shutil.which("true")])
 def test_a_compiler_that_fails_is_told_in_a_line(tmp_path, compiler):
     """And leaves nothing that could be taken for a library."""
     result = python("-m", "pneumojax.kernels.build", cache=tmp_path, CXX=compiler)
@@ -63,14 +78,15 @@ def test_no_compiler_is_told(monkeypatch, tmp_path):
 
 def test_a_library_is_for_one_source_and_one_kind_of_cpu(monkeypatch, tmp_path):
     """A home folder is seen from many machines; a new version of the source must not find the old one's."""
-    own = kernels.path()
-    assert kernels.path() == own
+    own = kernels.path(b"")
+    assert kernels.path(b"") == own
+    assert kernels.path(b"other") != own
     for name in ("block.cc", "products.h"):
         folder = tmp_path / name
         shutil.copytree(kernels.SOURCE.parent, folder)
         (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
         with monkeypatch.context() as patch:
             patch.setattr(kernels, "SOURCE", folder / "block.cc")
-            assert kernels.path() != own
+            assert kernels.path(b"") != own
     monkeypatch.setattr(kernels, "_instructions", lambda: "flags: another")
-    assert kernels.path() != own
+    assert kernels.path(b"") != own

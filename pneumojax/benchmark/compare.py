@@ -57,8 +57,9 @@ def _row(workers: Mapping[str, Worker], tasks: Mapping[str, Task], plan: Plan, c
             able[side] = worker
         except Unmeasured as reason:
             told[side] = {"reason": str(reason)}
-    turns, cores = take_turns(able, plan.rounds, plan.seconds)
-    batches = {side: tasks[side].batch_size for side in able}
+    turns, cores, failed = take_turns(able, plan.rounds, plan.seconds)
+    told |= {side: {"reason": reason} for side, reason in failed.items()}
+    batches = {side: tasks[side].batch_size for side in able if side not in failed}
     for side, batch in batches.items():
         told[side]["images_per_s"] = statistics.median(batch / turn[side] for turn in turns)
     shared = next(iter(tasks.values()))._asdict()
@@ -91,8 +92,9 @@ def feeding(plan: Plan, config: Mapping) -> Iterator[dict]:
                     able[mode] = worker
                 except Unmeasured as reason:
                     told[mode] = {"reason": str(reason)}
-            turns, cores = take_turns(able, plan.rounds, plan.seconds, typical=statistics.mean)
-        told |= ratios(turns, dict.fromkeys(able, plan.batch_sizes[0]), to=AUGMENTED)
+            turns, cores, failed = take_turns(able, plan.rounds, plan.seconds, typical=statistics.mean)
+        told |= {mode: {"reason": reason} for mode, reason in failed.items()}
+        told |= ratios(turns, dict.fromkeys(able.keys() - failed.keys(), plan.batch_sizes[0]), to=AUGMENTED)
         yield {"model": model, "batch_size": plan.batch_sizes[0], "ways": told, "turns": turns, **cores}
 
 
@@ -102,24 +104,30 @@ def take_turns(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     typical: Callable[[Sequence[float]], float] = statistics.median,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
+) -> tuple[list[dict[str, float]], dict[str, float], dict[str, str]]:
     """Has every worker repeat its step for `seconds`, one after the other, the order turned round each time.
 
     Returns:
-      For each round, what each side took for a step (`typical`, seconds); and the most cores in any turn that were
-      taken by those that wait, `waiting_cores`, and by processes that are none of ours, `foreign_cores`.
+      For each round, what each side took for a step (`typical`, seconds); the most cores in any turn that were
+      taken by those that wait, `waiting_cores`, and by processes that are none of ours, `foreign_cores`;
+      and why a side has no figures.
     """
-    turns, most = [], {"waiting_cores": 0.0, "foreign_cores": 0.0}
+    turns, failed, most = [], {}, {"waiting_cores": 0.0, "foreign_cores": 0.0}
     for number in range(rounds):
         turn = {}
-        for side in list(workers)[:: -1 if number % 2 else 1]:
+        for side in [side for side in workers if side not in failed][:: -1 if number % 2 else 1]:
             before, started_at = _spent(workers, side), clock()
-            turn[side] = typical(workers[side].measure(seconds)["steps"])
+            try:
+                turn[side] = typical(workers[side].measure(seconds)["steps"])
+            except Unmeasured as reason:  # it has been killed, say
+                failed[side] = str(reason)
+                continue
             took = clock() - started_at
             for name, spent in _spent(workers, side).items():
                 most[name] = max(most[name], (spent - before[name]) / took)
         turns.append(turn)
-    return turns, most
+    whole = [{side: seconds for side, seconds in turn.items() if side not in failed} for turn in turns]
+    return whole, most, failed
 
 
 def _spent(workers: Mapping[str, Worker], active: str) -> dict[str, float]:

@@ -51,18 +51,24 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
         "memory_gb_s": memory,
     }
     log.console.print(page.headline(facts))
-    rows = []
+    results = facts | {"rows": [], "fed": [], "compared": []}
+
+    def write():
+        write_whole(workdir / page.JSON, json.dumps(results, indent=2) + "\n")
+
+    write()  # a folder that cannot be written is told of before hours of measuring
     for task in tasks(planned):
-        rows.append(measure.measure(task, given, planned.seconds))
-        log.console.print(page.line(rows[-1]))
-    compared = []
+        results["rows"].append(measure.measure(task, given, planned.seconds))
+        log.console.print(page.line(results["rows"][-1]))
+        write()
+    for row in compare.feeding(planned, given):
+        results["fed"].append(row)
+        write()
     for row in compare.compare(planned, given, product["backend"]):
-        compared.append(row)
+        results["compared"].append(row)
         log.console.print(page.compared_line(row))
-    fed = list(compare.feeding(planned, given))
-    results = facts | {"rows": rows, "fed": fed, "compared": compared}
+        write()
     section = page.section([results])
     log.console.print(section)
-    write_whole(workdir / page.JSON, json.dumps(results, indent=2) + "\n")
     write_whole(workdir / page.SECTION, section)
     log.console.print(f"Written: {workdir / page.JSON}, {workdir / page.SECTION}")

@@ -86,6 +86,8 @@ def _open(folder: epath.Path) -> Prepared:
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
         return Prepared(places, read=partial(_read, folder, shards), folder=folder, **told)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged shard makes its readers raise
         raise _damaged(folder) from error
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from pneumojax.cache import folder
 
@@ -46,13 +46,24 @@ class Kernel(NamedTuple):
 def lowered(plain: Callable, kernel: Kernel, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """`kernel` of the arrays where that is compiled for a CPU, the kernels are built and fit; else `plain` of them.
 
-    They fit float32, a multiple of 32 channels that go out, and one or a multiple of 32 that come in.
+    They fit float32, a kernel of 3x3, a multiple of 32 channels that go out, and one or a multiple of 32 that come in.
     """
-    x, weights = arrays[:2]
-    fit = x.dtype == jnp.float32 and weights.shape[3] % 32 == 0 and (x.shape[3] == 1 or x.shape[3] % 32 == 0)
-    if not (fit and load()):
+    divided_already = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+    if divided_already or not (_fit(*arrays) and load()):
         return plain(*arrays)
-    return lax.platform_dependent(*arrays, cpu=_divided(kernel, len(x)), default=plain)
+    return lax.platform_dependent(*arrays, cpu=_divided(kernel, len(arrays[0])), default=plain)
+
+
+def _fit(x, weights, *others):
+    channels_in, channels = x.shape[3], weights.shape[3]
+    return (
+        x.size > 0
+        and all(array.dtype in (jnp.float32, jnp.uint32) for array in (x, weights, *others))
+        and all(array.shape == (channels,) for array in others if array.ndim == 1)
+        and weights.shape == (3, 3, channels_in, channels)
+        and channels % 32 == 0
+        and (channels_in == 1 or channels_in % 32 == 0)
+    )
 
 
 def _divided(kernel, batch):
@@ -72,24 +83,43 @@ def _divided(kernel, batch):
 
 @cache
 def load() -> bool:
-    """Whether there are built kernels to call, and PNEUMOJAX_KERNELS is not "off"; registers them with XLA."""
-    if os.environ.get("PNEUMOJAX_KERNELS") == "off" or not path().exists():
+    """Whether there are sound kernels to call, and PNEUMOJAX_KERNELS is not "off"; registers them with XLA."""
+    library = None if os.environ.get("PNEUMOJAX_KERNELS", "").lower() in ("off", "0", "false") else built()
+    if library is None:
         return False
-    library = ctypes.CDLL(str(path()))
+    functions = ctypes.CDLL(str(library))
     for name, symbol in SYMBOLS.items():
-        jax.ffi.register_ffi_target(_target(name), jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+        jax.ffi.register_ffi_target(_target(name), jax.ffi.pycapsule(getattr(functions, symbol)), platform="cpu")
     return True
 
 
-def path() -> Path:
-    """Where the library lies, once it is built from these sources for this jaxlib and this kind of CPU.
+def built() -> Path | None:
+    """The library that was built; None where there is none, or it is not as it was written."""
+    for library in libraries().glob(f"{_stem()}-*.so"):
+        if library.is_file() and library == path(library.read_bytes()):
+            return library
+    return None
 
-    A home folder may be seen from machines whose CPUs know other instructions.
+
+def path(content: bytes) -> Path:
+    """Where a library of this content lies.
+
+    Its name tells what it is built from and for, since a home folder may be seen from unlike machines; and its content,
+    since one that is damaged would end the process that loads it.
     """
+    return libraries() / f"{_stem()}-{hashlib.sha256(content).hexdigest()[:16]}.so"
+
+
+def libraries() -> Path:
+    """The folder of libraries, in the user's cache folder."""
+    return Path(folder("")) / "kernels"
+
+
+def _stem():
     sources = (path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
-    parts = (*sources, jaxlib.__version__.encode(), _instructions().encode())
-    key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-    return Path(folder("")) / "kernels" / f"block-{key[:16]}.so"
+    machine = (jaxlib.__version__, _instructions(), *platform.libc_ver())
+    parts = (*sources, *(part.encode() for part in machine))
+    return "block-" + hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
 def _instructions():

@@ -4,6 +4,7 @@ Needs g++ or clang++, or the compiler that $CXX names. Where there is none, all 
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,39 +27,41 @@ def build() -> Path:
       UserError: there is no compiler, or it fails.
       OSError: the cache folder cannot be written.
     """
-    library = kernels.path()
-    if library.exists():
+    if library := kernels.built():
         return library
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++")]
+    if not compiler[0]:
         raise UserError("no C++ compiler is found: install g++ or clang++, or name one as CXX=...")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        unfinished = Path(folder) / library.name
+    kernels.libraries().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kernels.libraries()) as folder:
+        unfinished = Path(folder) / "block.so"
         for flag in _FOR_THIS_CPU:
-            failure = _compile(compiler, flag, unfinished)
+            failure = _compile([*compiler, flag], unfinished)
             if not failure:
-                unfinished.replace(library)  # whole, or not there, for whoever looks
-                return library
-    raise UserError(f"{compiler} fails: {failure}")
+                return unfinished.replace(kernels.path(unfinished.read_bytes()))
+    raise UserError(f"{shlex.join(compiler)} fails: {failure}")
 
 
-def _compile(compiler, flag, target):
+def _compile(compiler, target):
     """Why it fails, in a line; empty if it does not."""
-    command = [compiler, "-std=c++17", "-O3", flag, "-fPIC", "-shared", "-w", f"-I{jax.ffi.include_dir()}"]
+    command = [*compiler, "-std=c++17", "-O3", "-fPIC", "-shared", "-w", f"-I{jax.ffi.include_dir()}"]
     try:
         result = subprocess.run([*command, "-o", target, kernels.SOURCE], capture_output=True, text=True)
     except OSError as error:
         return error.strerror
-    lines = [line for line in result.stderr.splitlines() if "error" in line] or [f"status {result.returncode}"]
-    return lines[0] if result.returncode else ""
+    if result.returncode == 0 and target.exists():
+        return ""
+    lines = [line for line in result.stderr.splitlines() if "error" in line]
+    return lines[0] if lines else f"it ends with status {result.returncode} and writes nothing"
 
 
 def _run():
     try:
         print(f"Built: {build()}")
-    except (UserError, OSError) as error:
+    except UserError as error:
         sys.exit(f"pneumojax: {error}")
+    except OSError as error:
+        sys.exit(f"pneumojax: {error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":

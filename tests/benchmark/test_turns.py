@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import time
 from contextlib import ExitStack
 
@@ -77,10 +79,20 @@ def pair():
 
 
 def test_they_take_turns_and_the_order_turns_round(pair):
-    turns, cores = take_turns(pair, rounds=3, seconds=0.01)
+    turns, cores, failed = take_turns(pair, rounds=3, seconds=0.01)
     assert [list(turn) for turn in turns] == [[OURS, "other"], ["other", OURS], [OURS, "other"]]
     assert all(seconds > 0 for turn in turns for seconds in turn.values())
     assert set(cores) == {"waiting_cores", "foreign_cores"}
+    assert not failed
+
+
+def test_one_that_is_killed_is_told_and_the_others_go_on(pair):
+    with started(OURS) as victim:
+        victim.prepare(TASK, configs.load("m1").to_dict(), 0.01)
+        os.kill(victim.pid, signal.SIGKILL)
+        turns, _, failed = take_turns({"victim": victim, **pair}, rounds=2, seconds=0.01)
+    assert failed == {"victim": "the process ended with status -9: it said nothing"}
+    assert [list(turn) for turn in turns] == [[OURS, "other"], ["other", OURS]]
 
 
 def test_one_that_waits_does_not_spin(pair):
