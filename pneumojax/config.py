@@ -214,7 +214,7 @@ def read(path) -> ConfigDict:
     """
     try:
         saved = json.loads(path.read_text())
-        later = _LATER | {"benchmark": load("base").benchmark.to_dict()}
+        later = _LATER | {"benchmark": load("base:recommended").benchmark.to_dict()}
         return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a config: {error}") from None
