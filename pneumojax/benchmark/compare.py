@@ -23,11 +23,11 @@ def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:
     """
     if not plan.peers:
         return
-    with ExitStack() as stack:
-        workers = {side: stack.enter_context(started(side, backend=backend)) for side in (OURS, *plan.peers)}
-        modes = [mode for mode in (TRAIN, INFER) if mode in plan.modes]
-        for model, mode, precision in product(plan.models, modes, plan.precisions):
-            task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], precision, devices=1)
+    modes = [mode for mode in (TRAIN, INFER) if mode in plan.modes]
+    for model, mode, precision in product(plan.models, modes, plan.precisions):
+        task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], precision, devices=1)
+        with ExitStack() as stack:  # anew each time, since what they free they keep
+            workers = {side: stack.enter_context(started(side, backend=backend)) for side in (OURS, *plan.peers)}
             yield from _at_first_and_best(workers, task, plan, config)
 
 

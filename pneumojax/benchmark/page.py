@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from etils import epath
 
-from pneumojax.benchmark.task import FEED, OURS
+from pneumojax.benchmark.task import FEED
 from pneumojax.errors import UserError
 from pneumojax.files import write_whole
 
@@ -138,7 +138,7 @@ def compared_line(row: Mapping) -> str:
         if "reason" in found:
             told.append(f"{side} not measured: {found['reason']}")
         else:
-            way = f" ({found['way']})" if side != OURS else ""
+            way = f" ({found['way']})" if found["way"] else ""
             told.append(f"{side} {rate(found['images_per_s'])} images/s{way}")
     return f"{row['model'].upper()} {row['mode']}, {row['precision']}, {row['at']}: {'; '.join(told)}"
 

@@ -52,6 +52,8 @@ class Worker:
 
     def _last_words(self) -> str:
         status = self._process.wait()
+        if status < 0:
+            return f"the process was ended by signal {-status}"
         self._complaints.seek(0)
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
         return one_line(f"the process ended with status {status}: {lines[-1] if lines else 'it said nothing'}")

@@ -91,7 +91,7 @@ def test_one_that_is_killed_is_told_and_the_others_go_on(pair):
         victim.prepare(TASK, configs.load("m1").to_dict(), 0.01)
         os.kill(victim.pid, signal.SIGKILL)
         turns, _, failed = take_turns({"victim": victim, **pair}, rounds=2, seconds=0.01)
-    assert failed == {"victim": "the process ended with status -9: it said nothing"}
+    assert failed == {"victim": "the process was ended by signal 9"}
     assert [list(turn) for turn in turns] == [[OURS, "other"], ["other", OURS]]
 
 
