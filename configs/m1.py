@@ -4,8 +4,8 @@
   python -m pneumojax.main --config=m1 --data=FOLDER     the same on your images
   python -m pneumojax.main --config=m1:paper             the paper's recipe, for comparison
 
-Expect, on the children's radiographs of Kermany et al. (4,695 to train on): val AUC 0.999 after 12 epochs, half an hour
-on 2 CPU cores; on the phantoms, test AUC about 0.92 in 3 minutes. BENCHMARKS.md has the runs.
+Expect, on the children's radiographs of Kermany et al. (4,695 to train on): val AUC 0.999 after 12 epochs, four
+minutes on 2 CPU cores; on the phantoms, test AUC about 0.93 in half a minute. BENCHMARKS.md has the runs.
 """
 
 from ml_collections import ConfigDict
