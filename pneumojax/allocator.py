@@ -10,7 +10,7 @@ def keep_freed() -> None:
     """Has the process keep the memory that it frees, where the C library is glibc.
 
     XLA frees a step's arrays at its end. Large ones would go back to the system, to be fetched anew, page by page and
-    filled with zeros, in the next step: a quarter of a training step on a CPU. To be called before threads start.
+    filled with zeros, in the next step. To be called before threads start.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -153,7 +153,7 @@ def check(config: ConfigDict) -> None:
     """
     try:
         rules = _rules(config)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"the config lacks a field, or one is of another type: {error}".splitlines()[0]) from None
     for field, holds, expected in rules:
         if not holds:
@@ -216,7 +216,7 @@ def read(path) -> ConfigDict:
         saved = json.loads(path.read_text())
         later = _LATER | {"benchmark": load("base:recommended").benchmark.to_dict()}
         return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a config: {error}") from None
 
 

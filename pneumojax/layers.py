@@ -72,7 +72,7 @@ def dropout(key: jax.Array, rate: float, shape: tuple[int, ...]) -> Dropout:
 def random_bits(seeds: jax.Array, width: int, channels: int) -> jax.Array:
     """32 random bits a value: (n, height, 2) uint32 -> (n, height, width, channels) uint32.
 
-    Threefry for each would take a third of a training step on a CPU. It makes the seeds; they and the place in the row
+    Threefry for each would be much of a training step on a CPU. It makes the seeds; they and the place in the row
     are hashed: a Weyl sequence through two rounds of multiplying and shifting, by the constants of lowbias32 (Wellons,
     "Hash Prospector"), which turn over each bit in half of the cases when one bit of the input turns over.
     """

@@ -180,6 +180,15 @@ def test_a_broken_file_is_told(tmp_path):
         configs.check(configs.read(path))
 
 
+@pytest.mark.parametrize("group, field", [("benchmark", "peers"), ("augment", "rotation"), ("model", "name")])
+def test_a_config_without_a_field_is_told(group, field):
+    """As a user's own file may be, in whichever way the field is looked up."""
+    config = configs.load("m1").unlock()
+    del config[group][field]
+    with pytest.raises(UserError, match="lacks a field"):
+        configs.check(config)
+
+
 def test_only_what_results_depend_on_makes_two_runs_differ():
     ours, theirs = configs.load("m1"), configs.load("m1")
     configs.override(theirs, "evaluation.batch_size", "8")
