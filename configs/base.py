@@ -1,7 +1,11 @@
 """What M1, M2 and M3 share. Not a config to run: use m1, m2 or m3.
 
 Recipes:
-  recommended: Adam from a warm-up along a cosine, class-balanced loss, light augmentation.
+  recommended: Adam from a warm-up along a cosine, class-balanced loss, augmentation against what tells of the
+    acquisition and not of the lungs.
+  28px: the same for images of 28 pixels, as MedMNIST has them.
+  notebook: that of the Keras notebook which the network comes from: RMSprop, geometric augmentation and a learning
+    rate that falls when val accuracy stays.
   paper: the paper's, literally (Huynh et al.): Adam at a constant 1e-6, 100 epochs, binary cross-entropy, no
     augmentation, no weighting. Batch 32 and the dropout rates are not printed there; see README.md.
 """
@@ -14,7 +18,7 @@ from pneumojax.errors import unknown
 def recommended() -> ConfigDict:
     return ConfigDict(
         {
-            "seed": 0,  # of initial weights, order, augmentation, dropout and the carving of splits
+            "seed": 0,  # of initial weights, order, augmentation and dropout
             "epochs": 12,
             "batch_size": 16,  # of the whole job, over all devices
             "model": {
@@ -24,17 +28,26 @@ def recommended() -> ConfigDict:
                 "batch_norm_momentum": 0.95,  # 0.99 would outlast a short run on few images
             },
             "optimizer": {
+                "name": "adam",  # or "rmsprop"
                 "learning_rate": 1e-3,  # the highest
-                "schedule": "cosine",  # to zero at the last step; or "constant"
+                "schedule": "cosine",  # to zero at the last step; "constant"; "plateau": lower when val accuracy stays
                 "warmup_epochs": 1.0,
             },
-            "loss": {"class_weights": "balanced"},  # each class weighs the same in sum; or "none"
+            "loss": {
+                "class_weights": "balanced",  # each class weighs the same in sum; or "none"
+                "label_smoothing": 0.1,  # share of the label that is spread over both classes
+            },
             "augment": {
                 "rotation": 10.0,  # degrees, at most, either way
-                "zoom": 0.1,  # share, at most, in or out
-                "shift": 0.06,  # share of the side, at most, each way
-                "contrast": 0.2,  # share, at most, more or less, about the image's mean
+                "zoom": 0.15,  # share, at most, in or out
+                "stretch": 0.2,  # share, at most, of each axis on its own
+                "shift": 0.08,  # share of the side, at most, each way
+                "flip": 0.0,  # share of images that are mirrored
+                "contrast": 0.3,  # share, at most, more or less, about the image's mean
                 "brightness": 0.1,  # of the range [0, 1], at most, up or down
+                "gamma": 0.5,  # share, at most, of the intensities' exponent
+                "sharpness": 0.8,  # share, at most, of fine detail that is taken away or added
+                "noise": 0.03,  # standard deviation, at most, of the range [0, 1]
             },
             "data": {
                 "source": "phantom",  # see --data
@@ -44,6 +57,10 @@ def recommended() -> ConfigDict:
                 "subset": "all",  # of train; "paper", or NORMAL,PNEUMONIA as numbers of images, drawn by seed
                 "on_error": "fail",  # of unreadable images in training; or "skip"
                 "allow_leakage": False,  # of one patient or picture into several of the given splits
+                "split_seed": 0,  # of the carving of val and test, and of drawing a subset
+                "folds": 0,  # of cross-validation over train, by patient; 0: none is held out
+                "fold": 0,  # the one that is held out
+                "leave_out": "",  # a regular expression: images whose id it is found in are held out
                 "val_fraction": 0.1,  # carved from train where no val split is given
                 "test_fraction": 0.0,  # carved likewise, on request
                 "cache_dir": "",  # prepared shards and compiled programs; empty: the user's cache folder
@@ -52,7 +69,18 @@ def recommended() -> ConfigDict:
                 "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
                 "beam_options": "",  # its flags, such as "--project=P --region=R"
             },
-            "evaluation": {"batch_size": 64},
+            "evaluation": {
+                "batch_size": 64,
+                "prevalence": 0.0,  # of pneumonia where the model is used, for the probabilities; 0: val's
+                "shifts": False,  # whether the foremost split is evaluated under shifts made on purpose, too
+            },
+            "experiment": {
+                "models": "",  # configs, such as "m1,m2,m3"; empty: the one of --config, or all where none is given
+                "recipes": "recommended,notebook,paper",  # also such as recommended+augment.noise=0+epochs=20
+                "folds": "0,1,2",  # of data.folds, which are held out in turn, where there are any
+                "seeds": "0",
+                "shifts": True,  # whether each run is evaluated under shifts made on purpose, too
+            },
             "benchmark": {  # of each comma list, the first goes with every other field's first; the rest one at a time
                 "models": "",  # empty: the config's own, or all where no --config is given
                 "modes": "train,train-augmented,infer,feed,feed-train,resident-train",
@@ -73,13 +101,30 @@ def paper() -> ConfigDict:
     config.epochs = 100
     config.batch_size = 32
     config.model.batch_norm_momentum = 0.99
-    config.optimizer = {"learning_rate": 1e-6, "schedule": "constant", "warmup_epochs": 0.0}
-    config.loss.class_weights = "none"
+    config.optimizer.update({"learning_rate": 1e-6, "schedule": "constant", "warmup_epochs": 0.0})
+    config.loss.update({"class_weights": "none", "label_smoothing": 0.0})
     config.augment = dict.fromkeys(config.augment, 0.0)
     return config
 
 
-RECIPES = {"recommended": recommended, "paper": paper}
+def notebook() -> ConfigDict:
+    config = paper()
+    config.epochs = 12
+    config.optimizer.update({"name": "rmsprop", "learning_rate": 1e-3, "schedule": "plateau"})
+    config.augment.update({"rotation": 30.0, "stretch": 0.2, "shift": 0.1, "flip": 0.5})
+    return config
+
+
+def pixels28() -> ConfigDict:
+    config = recommended()
+    config.model.image_size = 28
+    config.epochs = 40
+    config.batch_size = 64
+    config.augment.update({"noise": 0.0, "sharpness": 0.0})
+    return config
+
+
+RECIPES = {"recommended": recommended, "28px": pixels28, "notebook": notebook, "paper": paper}
 
 
 def get_config(recipe: str) -> ConfigDict:

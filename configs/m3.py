@@ -2,10 +2,10 @@
 
   python -m pneumojax.main --config=m3                   the recommended recipe, on the embedded phantoms
   python -m pneumojax.main --config=m3 --data=FOLDER     the same on your images
+  python -m pneumojax.main --config=m3:notebook          that of the network's Keras notebook, for comparison
   python -m pneumojax.main --config=m3:paper             the paper's recipe, for comparison
 
-Expect, on the radiographs of Kermany et al. and 2 busy CPU cores, val AUC 0.992 after 2 epochs in 14 minutes.
-BENCHMARKS.md has the run.
+BENCHMARKS.md tells what was measured.
 """
 
 from ml_collections import ConfigDict

@@ -41,7 +41,7 @@ def save(manager: ocp.CheckpointManager, state: Any, facts: dict) -> None:
         int(state.step),
         args=ocp.args.Composite(
             model=ocp.args.StandardSave(state.variables),
-            training=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            training=ocp.args.StandardSave(_training(state)),
             facts=ocp.args.JsonSave(facts),
         ),
         metrics={"auc": facts["val"]["auc"]},
@@ -53,9 +53,13 @@ def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) ->
     step = manager.latest_step()
     if step is None:
         return None
-    training = _like({"step": like.step, "opt_state": like.opt_state}, layout)
-    saved = _restore(manager, step, model=_like(like.variables, layout), training=training)
+    saved = _restore(manager, step, model=_like(like.variables, layout), training=_like(_training(like), layout))
     return like.replace(**saved.model, **saved.training)
+
+
+def _training(state: Any) -> dict:
+    """What training goes on from beside `state.variables`."""
+    return {"step": state.step, "opt_state": state.opt_state, "plateau": state.plateau}
 
 
 def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Layout) -> tuple[dict, dict]:

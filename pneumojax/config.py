@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from pneumojax.benchmark import plan
 from pneumojax.data.records import Options
 from pneumojax.data.sources import chexpert
-from pneumojax.data.splits import PAPERS_SUBSET
+from pneumojax.data.splits import PAPERS_SUBSET, Carving
 from pneumojax.errors import UserError, unknown
+from pneumojax.experiment import plan as experiment
 from pneumojax.family import FAMILY
 from pneumojax.files import write_whole
 
@@ -30,10 +31,19 @@ _WITHOUT_EFFECT = (
     "data.resident",
     "data.workers",
     "evaluation.",
+    "experiment.",
 )
 # Fields that runs of earlier versions were begun without, and what they did.
-_LATER = {"model": {"dtype": "float32"}, "data": {"resident": "auto"}}
+_LATER = {
+    "model": {"dtype": "float32"},
+    "optimizer": {"name": "adam"},
+    "loss": {"label_smoothing": 0.0},
+    "augment": dict.fromkeys(("stretch", "flip", "gamma", "sharpness", "noise"), 0.0),
+    "data": {"resident": "auto", "split_seed": 0, "folds": 0, "fold": 0, "leave_out": ""},
+    "evaluation": {"prevalence": 0.0, "shifts": False},
+}
 _SUBSET = re.compile(r"all|paper|\d+,\d+")
+SCHEDULES = ("constant", "cosine", "plateau")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -171,7 +181,9 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("model.dtype", c.model.dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
         ("model.batch_norm_momentum", 0 <= c.model.batch_norm_momentum < 1, share),
         ("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10"),
-        ("optimizer.schedule", c.optimizer.schedule in ("constant", "cosine"), "constant or cosine"),
+        ("optimizer.name", c.optimizer.name in ("adam", "rmsprop"), "adam or rmsprop"),
+        ("optimizer.schedule", c.optimizer.schedule in SCHEDULES, ", ".join(SCHEDULES)),
+        ("loss.label_smoothing", 0 <= c.loss.label_smoothing < 1, share),
         ("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs"),
         ("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced"),
         ("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180"),
@@ -182,16 +194,36 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.on_error", c.data.on_error in ("fail", "skip"), "fail or skip"),
         ("data.resident", c.data.resident in ("auto", "always", "never"), "auto, always or never"),
         ("data.workers", 0 <= c.data.workers <= 1024, "from 0 to 1024"),
+        ("data.split_seed", 0 <= c.data.split_seed < 2**31, "at least 0 and below 2**31"),
+        ("data.folds", c.data.folds == 0 or 2 <= c.data.folds <= 1000, "0, or from 2 to 1000"),
+        ("data.fold", 0 <= c.data.fold < max(c.data.folds, 1), "at least 0 and below data.folds"),
+        ("data.leave_out", _is_pattern(c.data.leave_out), "a regular expression"),
         ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
+        ("evaluation.prevalence", 0 <= c.evaluation.prevalence < 1, share),
+        *experiment.rules(c.experiment, c.data.folds),
         *plan.rules(c.benchmark),
     ]
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def source_options(config: ConfigDict) -> Options:
     """What the config says of reading a source."""
     return Options(**{name: config.data[name] for name in Options._fields})
+
+
+def carving(config: ConfigDict) -> Carving:
+    """How the config divides train."""
+    own = ("val_fraction", "test_fraction", "folds", "fold", "leave_out")
+    return Carving(seed=config.data.split_seed, **{name: config.data[name] for name in own})
 
 
 def subset(config: ConfigDict) -> tuple[int, int] | None:
@@ -214,7 +246,7 @@ def read(path) -> ConfigDict:
     """
     try:
         saved = json.loads(path.read_text())
-        later = _LATER | {"benchmark": load("base:recommended").benchmark.to_dict()}
+        later = _LATER | {group: load("base:recommended")[group].to_dict() for group in ("benchmark", "experiment")}
         return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a config: {error}") from None

@@ -121,17 +121,12 @@ def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tup
     """The splits to train with, and what the user must know of images, labels and splits."""
     records = [record for record in source.records if record.id in prepared.places]
     if wanted := configs.subset(config):
-        records = splitting.subset(records, wanted, config.seed)
+        records = splitting.subset(records, wanted, config.data.split_seed)
     records = leakage.tied(records, [*prepared.identical, *prepared.near_equal])
     crossing = leakage.crossing(records)
     if not config.data.allow_leakage:
         leakage.refuse(crossing)
-    splits, notes = splitting.for_training(
-        records,
-        seed=config.seed,
-        val_fraction=config.data.val_fraction,
-        test_fraction=config.data.test_fraction,
-    )
+    splits, notes = splitting.for_training(records, configs.carving(config))
     return splits, [*said_of(source), _headline(prepared, crossing), *notes]
 
 

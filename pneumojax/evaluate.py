@@ -12,11 +12,13 @@ import numpy as np
 from etils import epath
 
 from pneumojax import devices, metrics, models
+from pneumojax.calibration import Calibration
 from pneumojax.data.readers import Split
 from pneumojax.errors import UserError
 from pneumojax.files import csv_table, write_whole
 
 FOLDER = "evaluation"
+SHIFTS_FOLDER = "shifts"
 
 
 def eval_step(model: models.Classifier, variables: dict, images: jax.Array) -> jax.Array:
@@ -86,34 +88,48 @@ def write(
     stem: str,
     split: Split,
     logits: np.ndarray,
-    facts: dict,
-    location: str,
-    notice: str | None = None,
+    calibration: Calibration,
+    told: dict,
 ) -> dict:
     """Writes evaluation/<stem>.json and .csv in the workdir, and returns the JSON's content.
 
-    That is `metrics.summary` at the threshold of the checkpoint's `facts`, its epoch, and the source's location and
-    `notice`.
+    That is what is `told` of the source and the model, and `summary`.
     """
-    told = {"source": location} | ({"notice": notice} if notice else {})
-    summary = told | {"epoch": facts["epoch"]} | metrics.summary(split.labels, logits, facts["threshold"])
-    rows = zip(split.ids.tolist(), split.labels.tolist(), metrics.probabilities(logits).tolist(), strict=True)
+    summary = told | summarize(split.labels, logits, calibration)
+    p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
+    rows = zip(split.ids.tolist(), split.labels.tolist(), p.tolist(), strict=True)
     write_whole(workdir / FOLDER / f"{stem}.csv", csv_table(("id", "label", "probability"), rows))
     write_whole(workdir / FOLDER / f"{stem}.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
+def summarize(labels: np.ndarray, logits: np.ndarray, calibration: Calibration) -> dict:
+    """`metrics.summary` as the calibration has it, with the `prevalence` that its probabilities hold for."""
+    given = calibration._asdict()
+    return {"prevalence": given.pop("prevalence")} | metrics.summary(labels, logits, **given)
+
+
+def write_shifts(workdir: epath.Path, stem: str, summaries: dict[str, dict]) -> None:
+    """Writes shifts/<stem>.json: the name of each shift, and of none, -> what `summarize` tells under it."""
+    write_whole(workdir / SHIFTS_FOLDER / f"{stem}.json", json.dumps(summaries, indent=2) + "\n")
+
+
 def read(workdir: epath.Path) -> dict[str, dict]:
-    """What `write` has written: stem -> the JSON's content, with `scores`, the CSV's (labels, probabilities)."""
+    """What `write` has written: stem -> the JSON's content, with the CSV's `ids` and `scores`.
+
+    Scores are (labels, probabilities). Arrays are (n,), empty where there is no CSV.
+    """
     folder = workdir / FOLDER
     paths = sorted(folder.glob("*.json")) if folder.exists() else []
-    return {path.stem: json.loads(path.read_text()) | {"scores": _scores(path.with_suffix(".csv"))} for path in paths}
+    return {path.stem: json.loads(path.read_text()) | _rows(path.with_suffix(".csv")) for path in paths}
 
 
-def _scores(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+def _rows(path: epath.Path) -> dict:
     text = path.read_bytes().decode() if path.exists() else ""
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    return np.array([int(row["label"]) for row in rows], int), np.array([float(row["probability"]) for row in rows])
+    labels = np.array([int(row["label"]) for row in rows], int)
+    probabilities = np.array([float(row["probability"]) for row in rows])
+    return {"ids": np.array([row["id"] for row in rows]), "scores": (labels, probabilities)}
 
 
 def line(stem: str, summary: dict) -> str:

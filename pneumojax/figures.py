@@ -2,12 +2,15 @@
 
 import html
 import io
+import itertools
 import re
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from pneumojax import metrics
 
 LEVEL = 95  # per cent, of the intervals that evaluation stores and of the ROC's band
 BOOTSTRAPS = 300
@@ -74,6 +77,58 @@ def curve(history, key, title, baseline) -> str:
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1.8, columnspacing=1.2)
         ends = f"by epoch: {'; '.join(ends)}."
         return _figure(figure, f"curve-{key}", f"{title} {ends}", f"<b>{title}</b> {html.escape(ends)}")
+
+
+def accuracy_curves(model, lines, majority) -> str:
+    """Val accuracy by epoch of one model under several recipes, as in the paper's Figs. 3, 5 and 7.
+
+    Args:
+      model: its name.
+      lines: recipe -> (runs, epochs) accuracies.
+      majority: the accuracy of always answering the larger class.
+    """
+    ends = [f"{recipe} {runs[:, -1].mean():.3f} at epoch {runs.shape[1]}" for recipe, runs in lines.items()]
+    ends.append(f"always the larger class {majority:.3f}")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        looks = itertools.product(("-", "--", ":"), (BLUE, ORANGE, INK))
+        for (recipe, runs), (dashes, colour) in zip(lines.items(), itertools.cycle(looks), strict=False):
+            epochs = np.arange(1, runs.shape[1] + 1)
+            axes.fill_between(epochs, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
+            axes.plot(epochs, runs.mean(0), color=colour, linestyle=dashes, linewidth=1.6, label=recipe)
+        axes.axhline(majority, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.8, columnspacing=1.2)
+        told = f"{model.upper()}: mean over runs, between the least and the most; {'; '.join(ends)}."
+        name = f"accuracy-{re.sub('[^A-Za-z0-9_]', '_', model)}"
+        return _figure(figure, name, f"Val accuracy by epoch. {told}", html.escape(told))
+
+
+def reliability(split, labels, probabilities, described) -> str:
+    """How often images of a probability are ill: the reliability diagram of one split.
+
+    Args:
+      split: its name.
+      labels, probabilities: (n,) of the split.
+      described: the figure in words.
+    """
+    mean, fraction, count = metrics.reliability(labels, probabilities)
+    known = count > 0
+    positives = np.rint((fraction * count)[known])
+    low, high = np.transpose([metrics.wilson(*pair) for pair in zip(positives, count[known], strict=True)])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.9), layout="constrained")
+        axes = figure.add_subplot(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.set(xlabel="mean probability in the bin", ylabel="share of pneumonia")
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.vlines(mean[known], low, high, color=BLUE, linewidth=1.2, alpha=0.6, label=f"{LEVEL} % interval")
+        axes.scatter(mean[known], fraction[known], s=8 + 60 * count[known] / count.max(), color=BLUE, label="bin")
+        axes.legend(loc="upper left", frameon=False)
+        name = f"reliability-{re.sub('[^A-Za-z0-9_]', '_', split)}"
+        caption = f"<b>{html.escape(split)}</b>: {html.escape(described)}"
+        return _figure(figure, name, f"Reliability diagram of {split}. {described}", caption)
 
 
 def roc(labels, probabilities):

@@ -2,7 +2,9 @@
 
   python -m pneumojax.main --config=m1                          train on the embedded phantoms
   python -m pneumojax.main --config=m1 --data=FOLDER            train on your images
-  python -m pneumojax.main --mode=evaluate --workdir=DIR        evaluate a run; with --data, on other images
+  python -m pneumojax.main --mode=evaluate --workdir=DIR        evaluate a run, or an experiment's; with --data, on
+                                                                other images
+  python -m pneumojax.main --mode=experiment --data=FOLDER      train models under recipes, on folds, and compare them
   python -m pneumojax.main --mode=audit --data=FOLDER           look for what is wrong with images and splits
   python -m pneumojax.main --mode=prepare --data=FOLDER         write the images into the cache that training reads
   python -m pneumojax.main --mode=benchmark                     measure how fast all of it is on this machine
@@ -19,9 +21,9 @@ from pneumojax import allocator, interrupt
 from pneumojax.errors import UserError
 
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
-flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>.")
+flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>, or alike.")
 flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
-flags.DEFINE_enum("mode", "train", ("train", "evaluate", "audit", "prepare", "benchmark"), "What to do.")
+flags.DEFINE_enum("mode", "train", ("train", "evaluate", "experiment", "audit", "prepare", "benchmark"), "What to do.")
 FLAGS = flags.FLAGS
 
 
@@ -41,30 +43,37 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _main(argv: list[str]) -> None:
     from pneumojax import cache, curate, workdirs  # not above: processes that read images import this module anew
+    from pneumojax.experiment.plan import is_experiment
 
     logging.set_verbosity(logging.ERROR)  # warnings here are between libraries
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
     if FLAGS.mode == "audit" and FLAGS.data is None:
         raise UserError("give --data: what is to be audited")
+    if FLAGS.mode == "evaluate" and FLAGS.config is None and is_experiment(workdir):
+        from pneumojax.experiment.mode import evaluate_experiment
+
+        return evaluate_experiment(argv[1:], workdir, FLAGS.data)
     config = workdirs.config_for(FLAGS.mode, FLAGS.config, workdir, FLAGS.data, overrides=argv[1:])
     workdir = workdir or workdirs.default(FLAGS.mode, config)
     if FLAGS.mode == "audit":
         sys.exit(curate.audit_mode(config, workdir))
     if FLAGS.mode == "prepare":
-        curate.prepare_mode(config)
-        return
+        return curate.prepare_mode(config)
     if FLAGS.mode == "benchmark":
         from pneumojax.benchmark.mode import benchmark_mode
 
-        benchmark_mode(config, workdir)
-        return
+        return benchmark_mode(config, workdir)
+    cache.keep_compiled(config.data.cache_dir)
+    if FLAGS.mode == "experiment":
+        from pneumojax.experiment.mode import experiment_mode
+
+        return experiment_mode(config, argv[1:], workdir)
     from pneumojax import run  # JAX, which images alone do not need
 
-    cache.keep_compiled(config.data.cache_dir)
     if FLAGS.mode == "train":
-        run.train_mode(config, workdir)
-    else:
-        run.evaluate_mode(config, workdir, FLAGS.data)
+        return run.train_mode(config, workdir)
+    run.evaluate_mode(config, workdir, FLAGS.data)
+    return None
 
 
 def _stop(line: str, status: int = 2) -> None:

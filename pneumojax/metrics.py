@@ -21,15 +21,15 @@ class Undefined(ValueError):
     """The metric does not exist for these cases; the message is the reason."""
 
 
-def probabilities(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """P(pneumonia) in [0, 1], of the shape of `logits`.
+def probabilities(logits: ArrayLike, temperature: float = 1.0, offset: float = 0.0) -> NDArray[np.float64]:
+    """P(pneumonia) in [0, 1], of the shape of `logits`; `offset`: log-odds that are added.
 
     Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     Raises ValueError for a temperature that is not a positive finite number.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    return expit(_finite(logits, "logits") / temperature)
+    return expit(_finite(logits, "logits") / temperature + offset)
 
 
 def bce(labels: ArrayLike, logits: ArrayLike) -> float:
@@ -145,6 +145,8 @@ def summary(
     logits: ArrayLike,
     threshold: float,
     temperature: float = 1.0,
+    offset: float = 0.0,
+    threshold_sens95: float | None = None,
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict:
@@ -154,25 +156,33 @@ def summary(
     sensitivity and specificity, their squares added for balanced accuracy (Newcombe 1998), else percentiles
     of the bootstrap stratified by class. What is undefined is
     None with `<metric>_reason`, and so is its interval; an interval alone has `<metric>_ci_reason`. `bce` is
-    of the raw logits, `auc` and `average_precision` rank by them; the rest is of the tempered probabilities.
+    of the raw logits, `auc` and `average_precision` rank by them; `brier_uncalibrated` and `ece_uncalibrated` are
+    of their sigmoid, the rest is of the probabilities that `temperature` and `offset` give. Metrics at
+    `threshold` have no suffix; `_at_0.5` and `_at_sens95` are those at 0.5 and at `threshold_sens95`.
     The order of the cases does not matter, to the last bit. The interval of `ece` leans high and can lie
     above it: binned calibration error is biased upward, and resampling adds the bias once more.
     Raises ValueError also for a threshold that is not finite, for temperature <= 0 and for resamples < 1.
     """
     positive, logits = _cases(labels, logits, "logits")
-    if not math.isfinite(threshold) or resamples < 1:
-        raise ValueError(f"threshold must be finite and resamples >= 1, got {threshold} and {resamples}")
+    finite = all(math.isfinite(value) for value in (threshold, offset, threshold_sens95 or 0.0))
+    if not finite or resamples < 1:
+        given = f"{threshold}, {threshold_sens95}, {offset} and {resamples}"
+        raise ValueError(f"thresholds and offset must be finite and resamples >= 1, got {given}")
     order = np.lexsort((positive, -logits))
     positive, logits = positive[order], logits[order]
-    p = probabilities(logits, temperature)
+    p, raw = probabilities(logits, temperature, offset), probabilities(logits)
     called = {"": p >= threshold, "_at_0.5": p >= 0.5}
+    if threshold_sens95 is not None:
+        called["_at_sens95"] = p >= threshold_sens95
     samples = _bootstrap(positive, logits, p, seed, resamples)
     share = float(positive.mean())
     out = {
         "n": len(positive),
         "positives": int(positive.sum()),
         "threshold": float(threshold),
+        "threshold_sens95": None if threshold_sens95 is None else float(threshold_sens95),
         "temperature": float(temperature),
+        "offset": float(offset),
         "majority_accuracy": max(share, 1 - share),
     }
     out |= _entry("auc", lambda: auc(positive, logits), lambda: auc_interval(positive, logits))
@@ -183,6 +193,7 @@ def summary(
         ("ece", expected_calibration_error, p),
     ):
         out |= _entry(name, lambda m=measure, v=values: m(positive, v), lambda name=name: _percentiles(samples[name]))
+    out |= {"brier_uncalibrated": brier(positive, raw), "ece_uncalibrated": expected_calibration_error(positive, raw)}
     for suffix, calls in called.items():
         out |= _operating_point(positive, calls, suffix)
     return out

@@ -3,11 +3,13 @@
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+CLASSES = ("normal", "pneumonia")
 
 
 def document(title: str, parts: Iterable[str], styles: tuple[str, ...] = ("report.css",)) -> str:
@@ -58,3 +60,26 @@ def picture(image: np.ndarray, side: int, alt: str) -> str:
     small.save(out, "JPEG", quality=85)
     data = base64.b64encode(out.getvalue()).decode()
     return f'<img alt="{text(alt)}" src="data:image/jpeg;base64,{data}">'
+
+
+def panels(parts: Iterable[str]) -> str:
+    """Figures side by side where there is room; empty ones are left out."""
+    return '<div class="panels">\n' + "\n".join(part for part in parts if part) + "\n</div>"
+
+
+def confusion(counts: Mapping[str, int], caption: str) -> str:
+    """A confusion matrix of `counts`, the keys `tp`, `fp`, `fn`, `tn`, under a caption of HTML."""
+    rows = []
+    for truth, keys in zip(CLASSES, (("tn", "fp"), ("fn", "tp")), strict=True):
+        total = max(1, sum(counts[key] for key in keys))
+        cells = "".join(
+            f'<td style="--share:{counts[key] / total:.3f}">{counts[key]:,}'
+            f"<small>{counts[key] / total:.1%}</small></td>"
+            for key in keys
+        )
+        rows.append(f'<tr><th scope="row">is {truth}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">called {answer}</th>' for answer in CLASSES)
+    return (
+        f'<table class="confusion"><caption>{caption}</caption>\n'
+        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table>"
+    )

@@ -9,11 +9,10 @@ import numpy as np
 from etils import epath
 
 from pneumojax import evaluate, figures, log, page
+from pneumojax.data import splits as splitting
 from pneumojax.files import write_whole
 
 FILE = "report/index.html"
-CLASSES = ("normal", "pneumonia")
-IMPORTANCE = ("test", "val", "val_given", "all", "train")
 SAMPLES_PER_CLASS = 6
 SAMPLE_SIDE = 192
 
@@ -29,14 +28,24 @@ ROW_GROUPS = {
     "Data": COUNTS,
     "Ranking": {"auc": "AUC", "average_precision": "Average precision"},
     "At the stored threshold": {"threshold": "Threshold"} | DECISION | MAJORITY,
+    "At 95 % sensitivity on val": {"threshold_sens95": "Threshold"}
+    | {f"{key}_at_sens95": name for key, name in DECISION.items()},
     "At threshold 0.5": {f"{key}_at_0.5": name for key, name in DECISION.items()} | MAJORITY,
-    "Probabilities": {"bce": "Cross-entropy", "brier": "Brier score", "ece": "Calibration error (ECE)"},
+    "Probabilities": {
+        "bce": "Cross-entropy of raw logits",
+        "temperature": "Temperature",
+        "prevalence": "Prevalence they hold for",
+        "brier_uncalibrated": "Brier score, uncalibrated",
+        "brier": "Brier score",
+        "ece_uncalibrated": "Calibration error (ECE), uncalibrated",
+        "ece": "Calibration error (ECE)",
+    },
 }
 
 OWN_NOTE = (
-    f"The small figures are {figures.LEVEL} % intervals. The checkpoint and the stored threshold (best balanced "
-    "accuracy) are chosen on val, so val's own figures are a little too good. The majority baseline is the accuracy "
-    "of always answering the split's larger class."
+    f"The small figures are {figures.LEVEL} % intervals. The checkpoint, the temperature and both stored thresholds "
+    "(of best balanced accuracy, and of 95 % sensitivity) are chosen on val, so val's own figures are a little too "
+    "good. The majority baseline is the accuracy of always answering the split's larger class."
 )
 OTHER_NOTE = "Images of other sources than the run's own, at the threshold stored with the run."
 LIMITS = (
@@ -57,9 +66,7 @@ def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> e
     """
     workdir = epath.Path(workdir)
     evaluations = evaluate.read(workdir)
-    by_importance = sorted(
-        evaluations, key=lambda name: (name not in IMPORTANCE, (*IMPORTANCE, name).index(name), name)
-    )
+    by_importance = sorted(evaluations, key=splitting.importance)
     content = render(
         config=_read_json(workdir / "config.json"),
         history=log.read(workdir),
@@ -92,10 +99,11 @@ def render(*, config, history, own, other, layer_table, samples, notice) -> str:
     if other:
         parts.append(page.section("Other data", _metrics_table(other, OTHER_NOTE)))
     if history:
-        parts.append(page.section("Training", _panels(_curves(history, own))))
+        parts.append(page.section("Training", page.panels(_curves(history, own))))
     if own:
-        parts.append(page.section("ROC curves", _panels(_roc_figure(*item) for item in own.items())))
-        parts.append(page.section("Confusion matrices", _panels(_confusions(*item) for item in own.items())))
+        parts.append(page.section("ROC curves", page.panels(_roc_figure(*item) for item in own.items())))
+        parts.append(page.section("Calibration", page.panels(_reliability_figure(*item) for item in own.items())))
+        parts.append(page.section("Confusion matrices", page.panels(_confusions(*item) for item in own.items())))
     if grids := _samples(samples):
         parts.append(page.section("Samples of the data", grids))
     parts += [
@@ -108,10 +116,6 @@ def render(*, config, history, own, other, layer_table, samples, notice) -> str:
         page.section("Limits of use", f"<p>{LIMITS}</p>"),
     ]
     return page.document(_title(config), parts)
-
-
-def _panels(parts) -> str:
-    return '<div class="panels">\n' + "\n".join(part for part in parts if part) + "\n</div>"
 
 
 def _source(config) -> str:
@@ -166,7 +170,7 @@ def _value(found, key) -> str:
 
 
 def _majority_class(found) -> str:
-    return CLASSES[2 * found.get("positives", 0) >= found.get("n", 0)]
+    return page.CLASSES[2 * found.get("positives", 0) >= found.get("n", 0)]
 
 
 def _verdict(split, found) -> str:
@@ -239,28 +243,20 @@ def _roc_figure(split, found) -> str:
     return figures.roc_curve(split, labels, probabilities, points, described)
 
 
+def _reliability_figure(split, found) -> str:
+    labels, probabilities = found["scores"]
+    described = (
+        f"ECE {_plain(found, 'ece_uncalibrated')} before the temperature {_plain(found, 'temperature')} that was fitted"
+        f" on val, {_plain(found, 'ece')} after."
+    )
+    return figures.reliability(split, labels, probabilities, described) if len(labels) else ""
+
+
 def _confusions(split, found) -> str:
     thresholds = {"": f"stored threshold {_value(found, 'threshold')}", "_at_0.5": "threshold 0.5"}
     captions = {f"confusion{suffix}": f"<b>{page.text(split)}</b>, {at}" for suffix, at in thresholds.items()}
-    tables = (_confusion(found[key], text) for key, text in captions.items() if key in found)
+    tables = (page.confusion(found[key], text) for key, text in captions.items() if key in found)
     return f"<div>{''.join(tables)}</div>"
-
-
-def _confusion(counts, caption) -> str:
-    rows = []
-    for truth, keys in zip(CLASSES, (("tn", "fp"), ("fn", "tp")), strict=True):
-        total = max(1, sum(counts[key] for key in keys))
-        cells = "".join(
-            f'<td style="--share:{counts[key] / total:.3f}">{counts[key]:,}'
-            f"<small>{counts[key] / total:.1%}</small></td>"
-            for key in keys
-        )
-        rows.append(f'<tr><th scope="row">is {truth}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">called {answer}</th>' for answer in CLASSES)
-    return (
-        f'<table class="confusion"><caption>{caption}</caption>\n'
-        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table>"
-    )
 
 
 def _samples(samples) -> str:
@@ -268,12 +264,12 @@ def _samples(samples) -> str:
     for split, label, name, image in samples:
         shown = groups.setdefault(split, {}).setdefault(int(label), [])
         if len(shown) < SAMPLES_PER_CLASS:
-            shown.append(_sample(name, image, f"{split}, {CLASSES[int(label)]}"))
+            shown.append(_sample(name, image, f"{split}, {page.CLASSES[int(label)]}"))
     parts = []
     for split, classes in groups.items():
         parts.append(f"<h3>{page.text(split)}</h3>")
         for label, shown in sorted(classes.items()):
-            parts.append(f'<p class="class">{CLASSES[label]}</p>\n<div class="strip">{"".join(shown)}</div>')
+            parts.append(f'<p class="class">{page.CLASSES[label]}</p>\n<div class="strip">{"".join(shown)}</div>')
     return "\n".join(parts)
 
 

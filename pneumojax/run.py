@@ -1,15 +1,19 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
+from functools import partial
+
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import checkpoint, curate, devices, evaluate, kernels, log, models, workdirs
+from pneumojax import calibration as calibrating
+from pneumojax import checkpoint, curate, devices, evaluate, kernels, log, models, shifts, workdirs
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
 from pneumojax.data.records import Source
 from pneumojax.data.sources import open_source
+from pneumojax.errors import UserError
 from pneumojax.files import csv_table, write_whole
 from pneumojax.step import create_model, init_variables
 from pneumojax.train import train
@@ -42,8 +46,12 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     _report(config, workdir, source, splits)
 
 
-def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
-    """Evaluates the best checkpoint on another source as it lies there, or on the run's own splits."""
+def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> list[str]:
+    """Evaluates the best checkpoint on another source as it lies there, or on the run's own splits.
+
+    Returns:
+      The stems of the files in evaluation/ that were written.
+    """
     saved = workdirs.read_config(workdir)
     options = configs.source_options(config)
     elsewhere = data is not None and str(epath.Path(data).expanduser().resolve()) != saved.data.source
@@ -58,9 +66,11 @@ def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> 
     for sentence in curate.said_of(source) + (workdirs.changed(workdir, source) if own else []):
         log.console.print(sentence)
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
-    _evaluate(config, workdir, source, splits, prefix="" if own else f"{source.name}-")
+    prefix = "" if own else f"{source.name}-"
+    _evaluate(config, workdir, source, splits, prefix)
     if own:
         _report(config, workdir, source, splits)
+    return [prefix + name for name in splits]
 
 
 def _complete(workdir: epath.Path, config: ConfigDict, splits: dict[str, Split]) -> bool:
@@ -69,7 +79,9 @@ def _complete(workdir: epath.Path, config: ConfigDict, splits: dict[str, Split])
 
     best = checkpoint.best_facts(workdir, config.model)["epoch"]
     evaluated = evaluate.read(workdir)
-    return (workdir / report.FILE).exists() and all(evaluated.get(name, {}).get("epoch") == best for name in splits)
+    shifted = workdir / evaluate.SHIFTS_FOLDER / f"{splitting.foremost(splits)}.json"
+    done = (workdir / report.FILE).exists() and (shifted.exists() or not config.evaluation.shifts)
+    return done and all(evaluated.get(name, {}).get("epoch") == best for name in splits)
 
 
 def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str) -> None:
@@ -79,12 +91,40 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
     with jax.set_mesh(layout.mesh):
         variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
         evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
+        calibration = _calibration(facts, config)
+        told = {"source": source.location, "epoch": facts["epoch"]}
+        told |= {"notice": source.notice} if source.notice else {}
         for name, split in splits.items():
             evaluate.refuse_other_source(workdir, prefix + name, source.location)
             logits = evaluator.logits(variables, split)
-            summary = evaluate.write(workdir, prefix + name, split, logits, facts, source.location, source.notice)
+            summary = evaluate.write(workdir, prefix + name, split, logits, calibration, told)
             log.console.print(evaluate.line(prefix + name, summary))
+        if config.evaluation.shifts:
+            name = splitting.foremost(splits)
+            _evaluate_shifts(workdir, prefix + name, splits[name], partial(evaluator.logits, variables), calibration)
     log.console.print(f"Written: {workdir / evaluate.FOLDER}")
+
+
+def _calibration(facts: dict, config: ConfigDict) -> calibrating.Calibration:
+    """What was stored with the checkpoint, at the prevalence that the config asks for."""
+    # A checkpoint of an earlier version has its threshold alone.
+    stored = facts.get("calibration") or {"temperature": 1.0, "threshold": facts["threshold"], "threshold_sens95": None}
+    calibration = calibrating.Calibration(**{"prevalence": None} | stored)
+    if not config.evaluation.prevalence:
+        return calibration
+    if calibration.prevalence is None:
+        raise UserError("this run's checkpoint was saved without a calibration: train it again to restate prevalence")
+    return calibrating.at_prevalence(calibration, config.evaluation.prevalence)
+
+
+def _evaluate_shifts(workdir, stem, split, logits_of, calibration) -> None:
+    """Evaluates the split as it is and under each of `shifts.SHIFTS`."""
+    seen = {shifts.CLEAN: split} | {name: shifts.shifted(split, name) for name in shifts.SHIFTS}
+    summaries = {}
+    for name, changed in seen.items():
+        summaries[name] = evaluate.summarize(split.labels, logits_of(changed), calibration)
+        log.console.print(evaluate.line(f"{stem} {name}", summaries[name]))
+    evaluate.write_shifts(workdir, stem, summaries)
 
 
 def _report(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split]) -> None:

@@ -14,13 +14,28 @@ from pneumojax import devices, models
 from pneumojax.augment import augment
 
 
+class Plateau(flax.struct.PyTreeNode):
+    """What lowers the learning rate when val accuracy stays: Keras's ReduceLROnPlateau.
+
+    Attributes:
+      rate: () float32, what the learning rate is multiplied by.
+      best: () float32, the highest val accuracy so far.
+      stale: () int32, epochs since then, or since the rate was lowered.
+    """
+
+    rate: jax.Array
+    best: jax.Array
+    stale: jax.Array
+
+
 class TrainState(flax.struct.PyTreeNode):
-    """All that a step changes."""
+    """All that training changes: `plateau` after an epoch, the rest after a step."""
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    plateau: Plateau
 
     @property
     def variables(self) -> dict:
@@ -38,17 +53,32 @@ def create_model(config: ConfigDict) -> models.Classifier:
 
 
 def create_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba) with Keras's epsilon, along the config's schedule."""
+    """Adam (Kingma and Ba) or RMSprop with Keras's epsilon, along the config's schedule."""
     peak, total = config.optimizer.learning_rate, config.epochs * steps_per_epoch
     warmup = min(round(config.optimizer.warmup_epochs * steps_per_epoch), total - 1)
     after = {
         "constant": optax.constant_schedule(peak),
+        "plateau": optax.constant_schedule(peak),  # times `Plateau.rate`
         "cosine": optax.cosine_decay_schedule(peak, total - warmup),
     }[config.optimizer.schedule]
     # Counted from 1 / warmup, since a first step at zero would be lost.
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     schedule = optax.join_schedules([rise, after], [warmup]) if warmup else after
+    if config.optimizer.name == "rmsprop":
+        return optax.rmsprop(schedule, decay=0.9, eps=1e-7)
     return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-7)
+
+
+def after_epoch(plateau: Plateau, val_accuracy: float, learning_rate: float) -> Plateau:
+    """The rate times 0.3 after each two epochs without a val accuracy above the best by 1e-4, not below 1e-6."""
+    better = val_accuracy > plateau.best + 1e-4
+    stale = jnp.where(better, 0, plateau.stale + 1)
+    lower = jnp.maximum(plateau.rate * 0.3, 1e-6 / learning_rate)
+    return Plateau(
+        rate=jnp.where(stale >= 2, lower, plateau.rate),
+        best=jnp.where(better, val_accuracy, plateau.best),
+        stale=jnp.where(stale >= 2, 0, stale),
+    )
 
 
 def init_variables(model: models.Classifier, image_size: int, seed: int) -> dict:
@@ -64,6 +94,7 @@ def init_state(variables: dict, optimizer: optax.GradientTransformation) -> Trai
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
+        plateau=Plateau(jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32)),
     )
 
 
@@ -75,7 +106,7 @@ def class_weights(config: ConfigDict, labels: np.ndarray) -> tuple[float, float]
     return 0.5 / (1 - positive), 0.5 / positive
 
 
-def loss_and_logits(params, batch_stats, images, labels, key, *, model, weights):
+def loss_and_logits(params, batch_stats, images, labels, key, *, model, weights, smoothing=0.0):
     """Binary cross-entropy, weighted by class, in training mode.
 
     Args:
@@ -85,6 +116,7 @@ def loss_and_logits(params, batch_stats, images, labels, key, *, model, weights)
       key: of dropout.
       model: the module.
       weights: of a normal and of a pneumonia.
+      smoothing: share of the label that is spread over both classes (Szegedy et al. 2016), in [0, 1).
 
     Returns:
       The mean loss; and the new batch_stats with the logits, (batch,).
@@ -96,7 +128,8 @@ def loss_and_logits(params, batch_stats, images, labels, key, *, model, weights)
         rngs={"dropout": key},
         mutable=["batch_stats"],
     )
-    losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+    targets = labels.astype(logits.dtype) * (1 - smoothing) + smoothing / 2
+    losses = optax.sigmoid_binary_cross_entropy(logits, targets)
     loss = jnp.mean(losses * jnp.where(labels == 1, weights[1], weights[0]))
     return loss, (updates["batch_stats"], logits)
 
@@ -111,6 +144,7 @@ def train_step(
     strength: ConfigDict,
     weights: tuple[float, float],
     seed: int,
+    smoothing: float = 0.0,
 ) -> tuple[TrainState, jax.Array]:
     """One step of the optimizer.
 
@@ -122,6 +156,7 @@ def train_step(
       strength: of the augmentation, the config's `augment`.
       weights: of the classes, see `class_weights`.
       seed: of the run; with the step it decides augmentation and dropout.
+      smoothing: of the labels, the config's `loss.label_smoothing`.
 
     Returns:
       The state after the step, and the logits before it, (batch,) float32, dropout and augmentation on.
@@ -130,11 +165,19 @@ def train_step(
     images = augment(augment_key, images.astype(jnp.float32) / 255, strength)
     gradient = jax.grad(loss_and_logits, has_aux=True)
     grads, (batch_stats, logits) = gradient(
-        state.params, state.batch_stats, images, labels, dropout_key, model=model, weights=weights
+        state.params,
+        state.batch_stats,
+        images,
+        labels,
+        dropout_key,
+        model=model,
+        weights=weights,
+        smoothing=smoothing,
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(lambda update: update * state.plateau.rate, updates)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), logits
+    return TrainState(state.step + 1, params, batch_stats, opt_state, state.plateau), logits
 
 
 def compile_step(layout: devices.Layout, **fixed):

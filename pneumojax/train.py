@@ -7,14 +7,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import checkpoint, devices, log, metrics
+from pneumojax import calibration, checkpoint, devices, log, metrics
 from pneumojax.data import pipeline
 from pneumojax.data.readers import Split
 from pneumojax.dispatch import choose
 from pneumojax.errors import UserError
 from pneumojax.evaluate import Evaluator
 from pneumojax.interrupt import deferred
-from pneumojax.step import class_weights, create_model, create_optimizer, init_state, init_variables
+from pneumojax.step import after_epoch, class_weights, create_model, create_optimizer, init_state, init_variables
 
 
 def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], layout: devices.Layout) -> bool:
@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
             strength=config.augment,
             weights=class_weights(config, splits["train"].labels),
             seed=config.seed,
+            smoothing=config.loss.label_smoothing,
         )
         evaluator = Evaluator(model, layout, config.evaluation.batch_size)
         with log.MetricsLog(workdir, first) as lines, log.progress_bar() as bar:
@@ -76,8 +77,11 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 told = {"train": seen | {"images_per_second": rate}, "val": _brief(splits["val"].labels, val_logits)}
                 for split, values in told.items():
                     lines.write(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
-                threshold = metrics.best_threshold(splits["val"].labels, metrics.probabilities(val_logits))
-                facts = {"model": config.model.to_dict(), "epoch": epoch, "val": told["val"], "threshold": threshold}
+                if config.optimizer.schedule == "plateau":
+                    lowered = after_epoch(state.plateau, told["val"]["accuracy"], config.optimizer.learning_rate)
+                    state = state.replace(plateau=jax.device_put(lowered, layout.everywhere))
+                fitted = calibration.fit(splits["val"].labels, val_logits)._asdict()
+                facts = {"model": config.model.to_dict(), "epoch": epoch, "val": told["val"], "calibration": fitted}
                 checkpoint.save(manager, state, facts)
                 log.console.print(_line(epoch, config.epochs, **told))
     return True

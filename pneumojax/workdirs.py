@@ -20,10 +20,10 @@ FINGERPRINT_FILE = "fingerprint.txt"
 
 
 def default(mode: str, config: ConfigDict) -> epath.Path:
-    """runs/<config>-<recipe>-<source>, runs/audit-<source>, or runs/benchmark-<models>."""
+    """runs/<config>-<recipe>-<source>, runs/<mode>-<source> or runs/benchmark-<models>."""
     if mode == "benchmark":
         return epath.Path("-".join(["runs/benchmark", *plan(config).models]))
-    begin = "audit" if mode == "audit" else f"{config.name}-{config.recipe}"
+    begin = mode if mode in ("audit", "experiment") else f"{config.name}-{config.recipe}"
     return epath.Path(f"runs/{begin}-{name_of(config.data.source)}")
 
 
@@ -32,16 +32,17 @@ def config_for(
 ) -> ConfigDict:
     """The config that `spec` names; where there is none, the workdir's; with `overrides`, and checked.
 
-    What concerns images alone needs neither: there, m1, m2 and m3 agree. A benchmark of no config is of all three.
+    What concerns images alone needs neither: there, m1, m2 and m3 agree. A benchmark and an
+    experiment of no config are of all three.
 
     Raises:
       UserError: neither gives a config, or an override or a field is wrong.
     """
     if spec is not None:
         config = configs.load(spec)
-    elif mode == "benchmark":
+    elif mode in ("benchmark", "experiment"):
         config = configs.load("m1")
-        config.benchmark.models = ",".join(FAMILY)
+        config[mode].models = ",".join(FAMILY)
     elif workdir is not None and (mode != "audit" or (workdir / configs.FILE).exists()):
         config = read_config(workdir)
     elif mode in ("audit", "prepare"):

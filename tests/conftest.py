@@ -75,5 +75,5 @@ def config():
 @pytest.fixture
 def splits(chests):
     source = open_source(str(chests))
-    records, _ = splitting.for_training(source.records, seed=0, val_fraction=0.2, test_fraction=0.0)
+    records, _ = splitting.for_training(source.records, splitting.Carving(val_fraction=0.2))
     return {name: from_source(source, name, members, SIZE) for name, members in records.items()}

@@ -7,12 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from scipy.ndimage import gaussian_filter
 
+from pneumojax import config as configs
 from pneumojax.augment import augment
 
-KINDS = ("rotation", "zoom", "shift", "contrast", "brightness")
-ALL = {"rotation": 20.0, "zoom": 0.2, "shift": 0.1, "contrast": 0.3, "brightness": 0.2}
-EXTREME = {"rotation": 180.0, "zoom": 0.9, "shift": 1.0, "contrast": 5.0, "brightness": 1.0}
+ALL = {
+    "rotation": 20.0, "zoom": 0.2, "stretch": 0.2, "shift": 0.1, "flip": 0.5,
+    "contrast": 0.3, "brightness": 0.2, "gamma": 0.5, "sharpness": 0.8, "noise": 0.03,
+}  # fmt: skip
+EXTREME = {
+    "rotation": 180.0, "zoom": 0.9, "stretch": 0.9, "shift": 1.0, "flip": 0.9,
+    "contrast": 5.0, "brightness": 1.0, "gamma": 9.0, "sharpness": 9.0, "noise": 1.0,
+}  # fmt: skip
+KINDS = tuple(ALL)
 MANY = 64
 
 
@@ -21,8 +29,8 @@ def strength(**given) -> ConfigDict:
     return ConfigDict({name: given.get(name, 0.0) for name in KINDS})
 
 
-def noise(batch: int = 6, height: int = 20, width: int = 26, seed: int = 0) -> jax.Array:
-    """(batch, height, width, 1) float32 in [0, 1)."""
+def noise(batch: int = 6, height: int = 60, width: int = 46, seed: int = 0) -> jax.Array:
+    """(batch, height, width, 1) float32 in [0, 1); high enough that a hundredth of it blurs."""
     return jax.random.uniform(jax.random.key(seed), (batch, height, width, 1))
 
 
@@ -51,6 +59,10 @@ def centres(images: np.ndarray) -> np.ndarray:
     return np.stack([(images * rows).sum((1, 2)) / mass, (images * columns).sum((1, 2)) / mass], axis=1)
 
 
+def test_every_kind_that_a_config_has_is_tested_here():
+    assert set(configs.load("m1").augment) == set(KINDS)
+
+
 def test_zero_strength_is_the_identity():
     """Bit for bit: the literal recipe trains on the images as they are."""
     images = noise()
@@ -73,11 +85,11 @@ def test_jit_changes_nothing():
     np.testing.assert_allclose(plain[..., 0], changed(images, seed=1, **ALL), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "flip"])  # of which there are but two
 def test_every_image_of_a_batch_is_changed_differently(kind):
     """Equal images come out different from the original and, two by two, from each other."""
     one = noise(1)
-    out = changed(jnp.repeat(one, len(noise()), axis=0), **{kind: ALL[kind]})
+    out = changed(jnp.repeat(one, len(noise()), axis=0), seed=2, **{kind: ALL[kind]})
     all_of_them = np.concatenate([np.asarray(one)[..., 0], out])
     distance = np.abs(all_of_them[:, None] - all_of_them[None]).max((2, 3))
     assert (distance[~np.eye(len(all_of_them), dtype=bool)] > 1e-3).all()
@@ -109,7 +121,8 @@ def test_shape_dtype_and_range_are_kept(given):
 
 def test_affine_maps_bring_in_no_border():
     """What comes from outside takes the nearest edge: an even image stays even, without black corners."""
-    out = changed(np.full((MANY, 20, 26, 1), 0.7, np.float32), rotation=180.0, zoom=0.5, shift=0.5)
+    even = np.full((MANY, 20, 26, 1), 0.7, np.float32)
+    out = changed(even, rotation=180.0, zoom=0.5, stretch=0.5, shift=0.5, flip=0.5)
     np.testing.assert_allclose(out, 0.7, rtol=0, atol=1e-6)
 
 
@@ -141,6 +154,55 @@ def test_zoom_scales_about_the_centre():
     np.testing.assert_allclose(row, 0, rtol=0, atol=0.02)
     assert 0.79 * 15 < column.min() < 0.9 * 15
     assert 1.1 * 15 < column.max() < 1.21 * 15
+
+
+def test_stretch_scales_each_axis_on_its_own_about_the_centre():
+    """A spot off the centre moves to between 0.8 and 1.2 of its distance from either axis, each its own share."""
+    height, width = 61, 81
+    row, column = np.moveaxis(centres(changed(spot(30 + 16, 40 - 20, height, width), stretch=0.2)), 1, 0)
+    shares = np.stack([(row - 30) / 16, (40 - column) / 20])
+    for share in shares:
+        assert 0.799 < share.min() < 0.85
+        assert 1.15 < share.max() < 1.201
+    assert abs(np.corrcoef(shares)[0, 1]) < 0.4
+    still = centres(changed(spot(30, 40, height, width), stretch=0.2))
+    np.testing.assert_allclose(still, np.broadcast_to([30, 40], still.shape), rtol=0, atol=1e-3)
+
+
+def test_stretch_is_along_the_axes_of_the_picture_that_is_turned():
+    """Preparing squashed the picture along its own sides: a spot turns as by rotation alone, as far away as by stretch
+    alone."""
+
+    def polar(**given):
+        row, column = np.moveaxis(centres(changed(spot(30, 50), **given)) - 30, 1, 0)
+        return np.hypot(row, column), np.degrees(np.arctan2(row, column))
+
+    distance, angle = polar(rotation=40.0, stretch=0.2)
+    np.testing.assert_allclose(distance, polar(stretch=0.2)[0], rtol=0, atol=0.1)
+    np.testing.assert_allclose(angle, polar(rotation=40.0)[1], rtol=0, atol=0.3)
+    assert np.ptp(distance) > 6 and np.ptp(angle) > 60
+
+
+@pytest.mark.parametrize("width", [26, 27])
+@pytest.mark.parametrize(
+    ("share", "least", "most"), [(0.02, 1, 22), (0.25, 89, 167), (0.5, 211, 301), (0.98, 490, 511)]
+)
+def test_flip_mirrors_the_share_of_images_that_it_names(width, share, least, most):
+    """Left and right change places to the bit, at even and odd widths; 512 images lie within four deviations."""
+    images = np.asarray(noise(512, 8, width))[..., 0]
+    out = changed(images[..., None], flip=share)
+    mirrored, same = (np.abs(out - told).max((1, 2)) < 1e-6 for told in (images[:, :, ::-1], images))
+    assert (mirrored ^ same).all()
+    assert least <= mirrored.sum() <= most
+
+
+def test_nothing_is_mirrored_unless_asked_for():
+    """With every other kind of map on: a spot on the right stays there."""
+    out = changed(spot(30, 50), rotation=30.0, zoom=0.1, stretch=0.2, shift=0.06)
+    assert (centres(out)[:, 1] > 36).all()
+    halves = centres(changed(spot(30, 50), rotation=30.0, zoom=0.1, stretch=0.2, shift=0.06, flip=0.5))[:, 1]
+    assert 0.2 < np.mean(halves > 36) < 0.8
+    assert ((halves > 36) | (halves < 24)).all()
 
 
 def test_shift_is_by_at_most_its_share_of_the_side():
@@ -183,16 +245,122 @@ def test_brightness_adds_one_value():
     assert 0.15 < moved.max() < 0.2 + 1e-5
 
 
+def test_gamma_bends_the_scale_of_greys_between_its_ends():
+    """Each image's greys are raised to one power between 1 / 1.5 and 1.5: black stays black and white white, and
+    no two greys change places. As often it darkens as it brightens, and by the same factor of the exponent."""
+    ramp = np.linspace(0, 1, 40, dtype=np.float32).reshape(5, 8)
+    out = changed(np.repeat(ramp[None, ..., None], 512, axis=0), gamma=0.5).reshape(512, -1)
+    np.testing.assert_allclose(out[:, [0, -1]], np.broadcast_to([0, 1], (512, 2)), rtol=0, atol=1e-6)
+    assert (np.diff(out, axis=1) > 0).all()
+    exponents = np.log(out[:, 20]) / np.log(ramp.ravel()[20])
+    np.testing.assert_allclose(out, ramp.ravel() ** exponents[:, None], rtol=0, atol=1e-5)
+    assert 1 / 1.5 - 1e-4 < exponents.min() < 0.68
+    assert 1.47 < exponents.max() < 1.5 + 1e-4
+    # Four standard deviations of a share of 512, and of the mean of as many even draws.
+    assert abs(np.mean(exponents > 1) - 0.5) < 4 * 0.5 / np.sqrt(512)
+    assert abs(np.log(exponents).mean()) < 4 * np.log(1.5) / np.sqrt(3 * 512)
+
+
+def test_sharpness_takes_away_or_adds_what_a_blur_takes():
+    """Each image moves toward its blur by SciPy, or as far away from it, by at most the share that is asked for."""
+    images = 0.4 + 0.2 * np.asarray(noise(MANY, 100, 70))[..., 0]
+    out = changed(images[..., None], sharpness=0.8)
+    # A hundredth of the height is one pixel; weights end at 2.5 deviations or the next pixel.
+    fine = images - np.stack([gaussian_filter(image.astype(float), 1.0, mode="nearest", radius=3) for image in images])
+    taken = ((images - out) * fine).sum((1, 2)) / (fine**2).sum((1, 2))
+    np.testing.assert_allclose(out, images - taken[:, None, None] * fine, rtol=0, atol=1e-5)
+    assert -0.8 - 1e-3 < taken.min() < -0.7
+    assert 0.7 < taken.max() < 0.8 + 1e-3
+
+
+def test_sharpness_changes_edges_and_not_the_mean():
+    """Away from the image's border no intensity is gained or lost; toward the blur gradients fall, away they rise."""
+    images = np.full((MANY, 100, 100, 1), 0.5, np.float32)
+    images[:, 20:80, 20:80] = 0.4 + 0.2 * np.asarray(noise(1, 60, 60))
+    out = changed(images, sharpness=0.8)
+    np.testing.assert_allclose(out.mean((1, 2)), images.mean((1, 2, 3)), rtol=0, atol=1e-6)
+
+    def energy(image):
+        return sum((np.diff(image, axis=axis) ** 2).sum((1, 2)) for axis in (1, 2))
+
+    ratio = energy(out) / energy(images[..., 0])
+    # A pixel's own difference to its blur says which way an image went.
+    fine = images[0, ..., 0] - gaussian_filter(images[0, ..., 0], 1.0)
+    blurred = ((images[..., 0] - out) * fine).sum((1, 2)) > 0
+    assert (ratio[blurred] < 1).all() and (ratio[~blurred] > 1).all()
+    assert 20 < blurred.sum() < 44
+    assert ratio.min() < 0.3 and ratio.max() > 2
+
+
+def test_a_flat_image_has_no_detail_to_sharpen():
+    """At its border neither: edges are repeated, not black."""
+    flat = np.full((4, 60, 40, 1), 0.6, np.float32)
+    np.testing.assert_allclose(changed(flat, sharpness=0.8), 0.6, rtol=0, atol=1e-6)
+
+
+def test_noise_has_at_most_its_deviation_and_hangs_together_nowhere():
+    """Each image has its own strength up to 0.03; no pixel tells of its neighbours, nor an image of another."""
+    out = changed(np.full((MANY, 40, 40, 1), 0.5, np.float32), noise=0.03) - 0.5
+    deviation = out.std((1, 2))
+    # 1,600 pixels tell a deviation to 1.8 %, and a mean to a fortieth of it.
+    assert deviation.max() < 0.03 * 1.07
+    assert deviation.min() < 0.003 and deviation.max() > 0.026
+    assert 0.3 < np.mean(deviation < 0.015) < 0.7
+    even = out / deviation[:, None, None]
+    assert np.abs(even.mean((1, 2))).max() < 5 / 40
+    assert abs((even**4).mean() - 3) < 0.1, "of a normal distribution"
+    for axis in (1, 2):
+        pairs = np.moveaxis(even, axis, 0)
+        assert abs((pairs[1:] * pairs[:-1]).mean()) < 5 / np.sqrt(out.size)
+    between = np.corrcoef(even.reshape(MANY, -1)) - np.eye(MANY)
+    assert np.abs(between).max() < 5 / 40
+
+
 def test_exposure_hangs_on_no_place_in_the_image():
-    """Contrast and brightness together move a grey value the same wherever it lies: never a pixel's place."""
-    images = np.asarray(noise())
-    flipped = changed(images[:, ::-1, ::-1], contrast=0.3, brightness=0.2)
-    out = changed(images, contrast=0.3, brightness=0.2)
+    """Contrast, brightness and gamma together move a grey value the same wherever it lies: never a pixel's place."""
+    images = 0.2 + 0.6 * np.asarray(noise())
+    given = {"contrast": 0.3, "brightness": 0.2, "gamma": 0.5}
+    flipped = changed(images[:, ::-1, ::-1], **given)
+    out = changed(images, **given)
     np.testing.assert_allclose(flipped[:, ::-1, ::-1], out, rtol=0, atol=1e-5)
 
 
-def test_kinds_are_drawn_independently():
-    """Turning one kind on does not draw another's numbers anew: recipes differ in what they name alone."""
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("rotation", "brightness"),
+        ("shift", "flip"),
+        ("flip", "rotation"),
+        ("stretch", "contrast"),
+        ("contrast", "gamma"),
+        ("brightness", "gamma"),
+        ("gamma", "sharpness"),
+        ("sharpness", "noise"),
+        ("flip", "noise"),
+    ],
+)
+def test_turning_one_kind_on_does_not_draw_anothers_numbers_anew(first, then):
+    """Recipes differ in what they name alone: both at once are one after the other, in this order."""
     images = 0.45 + 0.1 * np.asarray(noise())
-    together = changed(changed(images, rotation=20.0)[..., None], brightness=0.2)
-    np.testing.assert_allclose(changed(images, rotation=20.0, brightness=0.2), together, rtol=0, atol=1e-4)
+    both = {kind: 0.1 * ALL[kind] if kind == "noise" else ALL[kind] for kind in (first, then)}
+    together = changed(changed(images, **{first: both[first]})[..., None], **{then: both[then]})
+    np.testing.assert_allclose(changed(images, **both), together, rtol=0, atol=1e-4)
+
+
+def test_kinds_are_drawn_independently():
+    """What one kind drew for an image tells nothing of what another did: four deviations of no correlation."""
+    images = np.repeat(0.45 + 0.1 * np.asarray(noise(1)), 512, axis=0)
+    flat = np.full((512, 12, 12, 1), 0.5, np.float32)
+    row, column = np.moveaxis(centres(changed(np.repeat(spot(14, 26, 41, 41)[:1], 512, axis=0), stretch=0.2)), 1, 0)
+    drawn = {
+        "rows' stretch": row, "columns' stretch": column,
+        "flip": changed(images, flip=0.5)[:, 0, 0],
+        "contrast": changed(images, contrast=0.3).std((1, 2)),
+        "brightness": changed(flat, brightness=0.2).mean((1, 2)),
+        "gamma": changed(flat, gamma=0.5).mean((1, 2)),
+        "sharpness": changed(images, sharpness=0.8).std((1, 2)),
+        "noise": changed(flat, noise=0.03).std((1, 2)),
+    }  # fmt: skip
+    assert min(value.std() for value in drawn.values()) > 1e-3
+    correlation = np.corrcoef(list(drawn.values())) - np.eye(len(drawn))
+    assert np.abs(correlation).max() < 4 / np.sqrt(512), drawn.keys()

@@ -8,6 +8,7 @@ from conftest import SIZE
 from etils import epath
 
 from pneumojax import devices, evaluate, metrics
+from pneumojax.calibration import Calibration
 from pneumojax.evaluate import Evaluator, eval_step
 from pneumojax.step import create_model, init_variables
 
@@ -28,11 +29,13 @@ def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_pat
     split = splits["test"]
     logits = np.linspace(-3, 3, len(split.ids))
     for notice in ("Synthetic.", None):
-        facts = {"epoch": 3, "threshold": 0.5}
-        evaluate.write(epath.Path(tmp_path), "test", split, logits, facts, "/somewhere", notice)
+        fitted = Calibration(temperature=2.0, threshold=0.5, threshold_sens95=0.25, prevalence=0.5)
+        told = {"epoch": 3, "source": "/somewhere"} | ({"notice": notice} if notice else {})
+        evaluate.write(epath.Path(tmp_path), "test", split, logits, fitted, told)
         found = evaluate.read(epath.Path(tmp_path))["test"]
         assert found.get("notice") == notice
         assert (found["epoch"], found["threshold"]) == (3, 0.5)
         labels, probabilities = found["scores"]
         np.testing.assert_array_equal(labels, split.labels)
-        np.testing.assert_array_equal(probabilities, metrics.probabilities(logits))
+        np.testing.assert_array_equal(found["ids"], split.ids)
+        np.testing.assert_array_equal(probabilities, metrics.probabilities(logits, 2.0))

@@ -33,13 +33,17 @@ def test_hand_made_sums():
         "n": 5,
         "positives": 3,
         "threshold": 0.6,
+        "threshold_sens95": None,
         "temperature": 1.0,
+        "offset": 0.0,
         "majority_accuracy": 3 / 5,
         "bce": -(math.log(0.75) + math.log(0.25) + math.log(0.5) + math.log(0.9) + math.log(0.5)) / 5,
         "auc": (2 + 1 + 1.5) / 6,
         "average_precision": (1 / 1 + 2 / 3 + 3 / 4) / 3,
         "brier": (0.0625 + 0.5625 + 0.25 + 0.01 + 0.25) / 5,
+        "brier_uncalibrated": (0.0625 + 0.5625 + 0.25 + 0.01 + 0.25) / 5,
         "ece": (0.25 + 0.75 + 0.0 + 0.1) / 5,
+        "ece_uncalibrated": (0.25 + 0.75 + 0.0 + 0.1) / 5,
         "accuracy": 3 / 5,
         "sensitivity": 1 / 3,
         "specificity": 1.0,
@@ -121,6 +125,7 @@ def test_temperature_softens_probabilities_but_not_the_bce_of_the_raw_logits():
     assert all(raw[key] == soft[key] for key in ("bce", "bce_ci", "auc", "auc_ci", "average_precision_ci"))
     assert raw["confusion_at_0.5"] == soft["confusion_at_0.5"], "0.5 is logit 0 at any temperature"
     assert raw["brier"] != soft["brier"] and raw["confusion"] != soft["confusion"]
+    assert (soft["brier_uncalibrated"], soft["ece_uncalibrated"]) == (raw["brier"], raw["ece"])
     np.testing.assert_allclose(metrics.probabilities(logits, 3.0), 1 / (1 + np.exp(-logits / 3)))
 
 
@@ -364,7 +369,9 @@ def test_any_split_however_small_becomes_json_of_plain_python(labels, logits):
         (lambda: metrics.summary([0, 2, -1], [0.0, 1.0, 2.0], 0.5), "labels must be 0 or 1: 2 of 3"),
         (lambda: metrics.summary([0, np.nan], [0.0, 1.0], 0.5), "labels must be 0 or 1: 1 of 2"),
         (lambda: metrics.summary([0, 1], [[0.0], [1.0]], 0.5), "one shape"),
-        (lambda: metrics.summary([0, 1], [0.0, 1.0], math.nan), "threshold must be finite"),
+        (lambda: metrics.summary([0, 1], [0.0, 1.0], math.nan), "thresholds and offset must be finite .* got nan,"),
+        (lambda: metrics.summary([0, 1], [0.0, 1.0], 0.5, threshold_sens95=math.inf), "must be finite .* got 0.5, inf"),
+        (lambda: metrics.summary([0, 1], [0.0, 1.0], 0.5, offset=-math.inf), "must be finite .* None, -inf"),
         (lambda: metrics.summary([0, 1], [0.0, 1.0], 0.5, resamples=0), "resamples >= 1"),
         (lambda: metrics.summary([0, 1], [0.0, 1.0], 0.5, temperature=0.0), "temperature must be positive"),
         (lambda: metrics.brier([0, 1], [0.0, 1.5]), r"lie in \[0, 1\]"),

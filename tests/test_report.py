@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pneumojax import figures, report
+from pneumojax import figures, metrics, report
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "source", "col"}
 HOSTILE = '<script>alert("x")</script>&'
@@ -51,7 +51,7 @@ def put(workdir, name, found, labels=(0, 0, 1, 1), identifier="a"):
     folder = workdir / "evaluation"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(found))
-    rows = [f"{identifier}{i},{label},{0.2 + 0.1 * i}" for i, label in enumerate(labels)]
+    rows = [f"{identifier}{i},{label},{(i + 1) / (len(labels) + 1)}" for i, label in enumerate(labels)]
     (folder / f"{name}.csv").write_text("\n".join(["id,label,probability", *rows]) + "\n")
 
 
@@ -89,7 +89,7 @@ def test_page_needs_nothing_else_and_is_well_formed(workdir):
     page = page_of(workdir, notice="Synthetic phantom radiographs, not patients.")
     outline = Outline(page)
     assert len(outline.ids) == len(set(outline.ids))
-    assert outline.tags.count("svg") == 3 + 3  # three curves, three ROCs
+    assert outline.tags.count("svg") == 3 + 3 + 3  # three curves, three ROCs, three reliability diagrams
     assert {"script", "link", "iframe", "object"}.isdisjoint(outline.tags)
     assert not re.search(r"https?:|@import|url\((?!#)", page)
     assert all(value.startswith("data:") for name, value in outline.attributes if name in ("src", "srcset"))
@@ -106,7 +106,7 @@ def test_figures_follow_the_theme_and_are_described(workdir):
     page = page_of(workdir)
     pattern = r"<figure>\s*<svg (.*?)>(.*?)</svg>\s*<figcaption>(.*?)</figcaption>"
     drawn = re.findall(pattern, page, re.DOTALL)
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     for opening, drawing, caption in drawn:
         assert 'role="img"' in opening and re.search(r'aria-label="[^"]{20,}"', opening) and caption
         # A colour written as such, white and black included, would vanish on one of the two screens.
@@ -186,6 +186,53 @@ def test_accuracy_without_interval_proves_nothing(workdir):
     assert "Not shown to be better" in page and "is undefined: too few cases." in page
 
 
+def test_both_operating_points_are_told_beside_each_other(workdir):
+    """A reader who must not miss pneumonia looks for other figures than one who weighs both mistakes alike."""
+    second = {
+        "threshold_sens95": 0.125, "balanced_accuracy_at_sens95": 0.775, "sensitivity_at_sens95": 0.95,
+        "sensitivity_at_sens95_ci": [0.9, 0.97], "specificity_at_sens95": 0.6, "accuracy_at_sens95": 0.8,
+        "sensitivity_at_0.5": 0.925, "specificity_at_0.5": 0.7,
+    }  # fmt: skip
+    put(workdir, "val", evaluation(0.9, [0.87, 0.92], **second))
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92]))  # of an earlier version
+    page = page_of(workdir)
+    # Test comes first; the groups of rows are at the stored threshold, at 95 % sensitivity and at 0.5.
+    assert row(page, "Threshold") == [[["0.400"], ["0.400"]], [["–"], ["0.125"]]]
+    at_stored, at_sens95, at_half = row(page, "Sensitivity")
+    assert at_stored == [["0.900", "0.870–0.930"]] * 2
+    assert at_half == [["–"], ["0.925"]]
+    assert at_sens95 == [["–"], ["0.950", "0.900–0.970"]]
+    assert row(page, "Specificity")[1] == [["–"], ["0.600"]]
+    assert row(page, "Balanced accuracy")[1] == [["–"], ["0.775"]]
+    assert row(page, "Accuracy")[1] == [["–"], ["0.800"]]
+
+
+def test_calibration_is_told_before_and_after(workdir):
+    """Per split: a reliability diagram, and what the temperature did to the error."""
+    fitted = {
+        "temperature": 1.5, "prevalence": 0.625, "ece": 0.021, "ece_ci": [0.018, 0.045], "ece_uncalibrated": 0.094,
+        "brier": 0.062, "brier_uncalibrated": 0.081,
+    }  # fmt: skip
+    put(workdir, "val", evaluation(0.9, [0.87, 0.92], **fitted))
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92], **fitted | {"ece_uncalibrated": 0.03}))
+    put(workdir, "elsewhere-test", evaluation(0.9, [0.87, 0.92], **fitted))
+    page = page_of(workdir)
+    shown = page[page.index("<h2>Calibration") : page.index("<h2>Confusion matrices")]
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", shown) == [
+        f"<b>{split}</b>: ECE {before} before the temperature 1.500 that was fitted on val,"
+        " 0.021 (95 % interval 0.018–0.045) after."
+        for split, before in (("test", "0.030"), ("val", "0.094"))
+    ]
+    assert row(page, "Temperature")[0] == [["1.500"], ["1.500"]]
+    assert row(page, "Prevalence they hold for")[0] == [["0.625"], ["0.625"]]
+    assert row(page, r"Calibration error \(ECE\)")[0] == [["0.021", "0.018–0.045"]] * 2
+    assert row(page, r"Calibration error \(ECE\), uncalibrated")[0] == [["0.030"], ["0.094"]]
+    assert row(page, "Brier score, uncalibrated")[0] == [["0.081"], ["0.081"]]
+    (workdir / "evaluation" / "test.csv").unlink()
+    shown = page_of(workdir).partition("<h2>Calibration")[2].partition("<h2>Confusion matrices")[0]
+    assert shown.count("<svg") == 1, "no diagram without probabilities"
+
+
 def test_run_without_evaluation_metrics_or_samples(workdir):
     page = page_of(workdir, samples=[])
     assert "has not been evaluated yet" in page and "Confusion" not in page and "Samples" not in page
@@ -243,3 +290,58 @@ def test_roc_counts_ties_as_one_step_and_the_band_holds_the_curve():
     curve = np.interp(grid, *figures.roc(labels, probabilities))
     assert np.all(low <= curve) and np.all(curve <= high)
     assert 0.05 < (high - low)[2] < 0.4
+
+
+def paths(figure, style):
+    """The points, (n, 2), of each path of the drawing whose style matches; figures lie along y downwards."""
+    drawn = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', figure)
+    numbers = (re.findall(r"-?\d+\.?\d*", path) for path, found in drawn if re.search(style, found))
+    return [np.array(each, float).reshape(-1, 2) for each in numbers]
+
+
+def test_the_reliability_diagram_by_hand():
+    """A dot for each bin that has images, at its mean probability and share of pneumonia, in Wilson's interval."""
+    labels = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 0])
+    probabilities = np.array([0.07, 0.1, 0.51, 0.5, 0.49, 0.95, 0.94, 0.96, 0.97, 0.98])
+    figure = figures.reliability("test & more", labels, probabilities, "ECE 0.1 < 0.2.")
+    Outline(figure)
+    assert "<b>test &amp; more</b>: ECE 0.1 &lt; 0.2.</figcaption>" in figure
+    [(origin, end)] = paths(figure, "stroke-dasharray")  # of a perfect calibration, from (0, 0) to (1, 1)
+    bins = [(0.085, 0, 2), (0.5, 2, 3), (0.96, 3, 5)]  # mean probability, pneumonia, images
+    bars, dots = (
+        [(path - origin) / (end - origin) for path in paths(figure.partition("legend_1")[0], style)]
+        for style in ("var\\(--blue\\); stroke-opacity", "fill: var\\(--blue\\)")
+    )
+    for (mean, positives, count), bar, dot in zip(bins, bars, dots, strict=True):
+        np.testing.assert_allclose(bar[:, 0], mean, atol=1e-3)
+        np.testing.assert_allclose(bar[:, 1], metrics.wilson(positives, count), atol=1e-3)
+        np.testing.assert_allclose((dot.min(0) + dot.max(0)) / 2, [mean, positives / count], atol=1e-3)
+    widths = [np.ptp(dot[:, 0]) for dot in dots]
+    assert widths[0] < widths[1] < widths[2], "the more images, the larger"
+
+
+def test_accuracy_curves_by_hand():
+    """Each recipe's mean over runs by epoch, in its own look, above or below what the larger class scores."""
+    lines = {"paper": np.array([[0.5, 0.6, 0.7], [0.7, 0.8, 1.0]]), "other<x": np.array([[0.6, 0.5]])}
+    figure = figures.accuracy_curves("m1", lines, 0.625)
+    Outline(figure)
+    told = "paper 0.850 at epoch 3; other&lt;x 0.500 at epoch 2; always the larger class 0.625."
+    assert f"<figcaption>M1: mean over runs, between the least and the most; {told}</figcaption>" in figure
+    assert re.search(rf'aria-label="Val accuracy by epoch[^"]*{re.escape(told)}"', figure)
+    axes = figure.partition("legend_1")[0]
+    [paper], [other] = (paths(axes, rf"stroke: var\(--{name}\); stroke-width: 1.6") for name in ("blue", "orange"))
+    [majority] = paths(axes, "stroke-dasharray")
+    first, step = paper[0, 0], paper[1, 0] - paper[0, 0]
+    np.testing.assert_allclose((paper[:, 0] - first) / step, [0, 1, 2], atol=1e-3)
+    np.testing.assert_allclose((other[:, 0] - first) / step, [0, 1], atol=1e-3)
+    unit = (paper[2, 1] - paper[0, 1]) / 0.25  # 0.6 to 0.85
+    for line, heights in ((paper, [0.6, 0.7, 0.85]), (other, [0.6, 0.5]), (majority, [0.625, 0.625])):
+        np.testing.assert_allclose(0.6 + (line[:, 1] - paper[0, 1]) / unit, heights, atol=1e-3)
+
+
+def test_every_recipe_of_a_figure_has_a_look_of_its_own():
+    """By colour and dashes, since the page has two colours that are told apart on any screen."""
+    lines = {f"r{i}": np.array([[0.5 + i / 20, 0.6]]) for i in range(9)}
+    legend = figures.accuracy_curves("m2", lines, 0.625).partition("legend_1")[2]
+    looks = re.findall(r'style="fill: none;([^"]*)stroke-width: 1.6', legend)
+    assert len(looks) == len(set(looks)) == 9

@@ -13,12 +13,15 @@ from conftest import SIZE
 from pneumojax import devices, kernels, metrics, models
 from pneumojax.evaluate import eval_step
 from pneumojax.step import (
+    Plateau,
+    after_epoch,
     class_weights,
     compile_step,
     create_model,
     create_optimizer,
     init_state,
     init_variables,
+    loss_and_logits,
     train_step,
 )
 
@@ -30,6 +33,7 @@ def fixed_parts(config):
         "strength": config.augment,
         "weights": (1.5, 0.75),
         "seed": config.seed,
+        "smoothing": config.loss.label_smoothing,
     }
 
 
@@ -122,17 +126,38 @@ def test_the_step_number_and_the_seed_decide_all_randomness(config):
 
 
 def test_the_loss_is_the_weighted_mean_done_by_hand(config):
-    """One step of plain descent on the last bias moves it by the weighted mean of (label - probability)."""
+    """One step of plain descent on the last bias moves it by the weighted mean of (target - probability).
+
+    Of a label, a fifth is spread over both classes: the target of a pneumonia is 0.9, of a normal 0.1.
+    """
     config.augment.update(dict.fromkeys(config.augment, 0.0))
+    config.loss.label_smoothing = 0.2
     fixed = fixed_parts(config) | {"optimizer": optax.sgd(1.0)}
     variables = init_variables(fixed["model"], SIZE, 0)
     [(images, labels)] = random_batches(1)
     step = jax.jit(functools.partial(train_step, **fixed))
     state, logits = step(init_state(variables, fixed["optimizer"]), images, labels)
     weights = np.where(labels == 1, 0.75, 1.5)
-    expected = np.mean(weights * (labels - metrics.probabilities(np.asarray(logits))))
+    targets = np.where(labels == 1, 0.9, 0.1)
+    expected = np.mean(weights * (targets - metrics.probabilities(np.asarray(logits))))
     moved = state.params["dense_2"]["bias"] - variables["params"]["dense_2"]["bias"]
     np.testing.assert_allclose(moved, [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_done_by_hand(config, smoothing):
+    """Cross-entropy against labels drawn in to smoothing / 2 and 1 - smoothing / 2, weighted by the label as it was."""
+    model = create_model(config)
+    variables = init_variables(model, SIZE, 0)
+    [(images, labels)] = random_batches(1)
+    loss = functools.partial(loss_and_logits, model=model, weights=(1.5, 0.75), smoothing=smoothing)
+    found, (_, logits) = jax.jit(loss)(
+        variables["params"], variables["batch_stats"], images / np.float32(255), labels, jax.random.key(0)
+    )
+    p = metrics.probabilities(np.asarray(logits))
+    target = np.where(labels == 1, 1 - smoothing / 2, smoothing / 2)
+    losses = -target * np.log(p) - (1 - target) * np.log(1 - p)
+    assert found == pytest.approx(np.mean(np.where(labels == 1, 0.75, 1.5) * losses), rel=1e-5)
 
 
 def test_class_weights_balance_the_classes_and_keep_the_loss_scale(config):
@@ -156,3 +181,77 @@ def test_the_learning_rate_rises_and_falls_as_the_config_says(config):
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0], rtol=1e-3)
     assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
     assert rates[-1] < 0.01
+
+
+def test_rmsprop_done_by_hand(config):
+    """Keras's: v = 0.9 v + 0.1 g^2, and a step of rate * g / sqrt(v + 1e-7), which is no step where g is zero."""
+    config.optimizer.update({"name": "rmsprop", "learning_rate": 0.01, "schedule": "constant", "warmup_epochs": 0.0})
+    optimizer = create_optimizer(config, steps_per_epoch=4)
+    parameter = jnp.array([1.0, -2.0, 3.0, 0.5])
+    state, v = optimizer.init(parameter), np.zeros(4)
+    for gradient in ([0.5, -2.0, 0.0, 1e-4], [0.5, 1.0, 0.0, 1e-5], [-4.0, 0.0, 0.0, 1e-3]):
+        update, state = optimizer.update(jnp.array(gradient), state, parameter)
+        v = 0.9 * v + 0.1 * np.square(gradient)
+        np.testing.assert_allclose(update, -0.01 * np.array(gradient) / np.sqrt(v + 1e-7), rtol=1e-5)
+
+
+def plateaus(accuracies, learning_rate, start=None):
+    """What `after_epoch` makes of each val accuracy in turn."""
+    plateau, found = start or Plateau(jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32)), []
+    for accuracy in accuracies:
+        plateau = after_epoch(plateau, accuracy, learning_rate)
+        found.append(plateau)
+    return found
+
+
+def test_the_rate_falls_when_val_accuracy_stays():
+    """By hand, as Keras's ReduceLROnPlateau with factor 0.3, patience 2, min_delta 1e-4 and min_lr 1e-6 does at 1e-3."""
+    by_hand = [
+        # accuracy, rate, best, epochs that were no better
+        (0.5, 1, 0.5, 0),
+        (0.6, 1, 0.6, 0),
+        (0.60005, 1, 0.6, 1),  # better by less than 1e-4
+        (0.6002, 1, 0.6002, 0),
+        (0.6, 1, 0.6002, 1),
+        (0.55, 0.3, 0.6002, 0),
+        (0.6, 0.3, 0.6002, 1),
+        (0.7, 0.3, 0.7, 0),  # what has fallen does not rise again
+        (0.7, 0.3, 0.7, 1),
+        (0.69, 0.09, 0.7, 0),
+        (0.5, 0.09, 0.7, 1),
+        (0.5, 0.027, 0.7, 0),
+        *((0.5, rate, 0.7, stale) for rate, stale in ((0.027, 1), (0.0081, 0), (0.0081, 1), (0.00243, 0))),
+        (0.5, 0.00243, 0.7, 1),
+        (0.5, 0.001, 0.7, 0),  # 0.3 of it would be below 1e-6
+        (0.5, 0.001, 0.7, 1),
+        (0.5, 0.001, 0.7, 0),
+        (0.9, 0.001, 0.9, 0),
+    ]
+    found = plateaus([accuracy for accuracy, *_ in by_hand], 1e-3)
+    np.testing.assert_allclose([(p.rate, p.best, p.stale) for p in found], [told for _, *told in by_hand], rtol=1e-5)
+    assert {(p.rate.dtype, p.best.dtype, p.stale.dtype) for p in found} == {
+        (jnp.float32, jnp.float32, jnp.int32)
+    }, "the types that a checkpoint keeps"
+
+
+def test_the_rate_of_the_lowest_learning_rate_stays():
+    """1e-6, the paper's, is the floor: nothing is left to lower."""
+    assert [float(p.rate) for p in plateaus([0.6] * 5, 1e-6)] == [1.0] * 5
+
+
+def test_the_plateaus_rate_multiplies_the_step(config):
+    """And nothing else: the optimizer's moments are of the gradients, as Keras's are."""
+    config.optimizer.update({"name": "rmsprop", "schedule": "plateau"})
+    fixed = fixed_parts(config)
+    start = init_state(init_variables(fixed["model"], SIZE, 0), fixed["optimizer"])
+    [batch] = random_batches(1)
+    step = jax.jit(functools.partial(train_step, **fixed))
+    whole, _ = step(start, *batch)
+    lowered = Plateau(jnp.float32(0.25), jnp.float32(0.75), jnp.int32(1))
+    quarter, _ = step(start.replace(plateau=lowered), *batch)
+    for before, full, less in zip(*(jax.tree.leaves(s.params) for s in (start, whole, quarter)), strict=True):
+        assert np.abs(full - before).max() > 1e-4
+        np.testing.assert_allclose(less - before, 0.25 * (full - before), rtol=1e-4, atol=1e-6)
+    for name in ("opt_state", "batch_stats", "step"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(quarter, name), getattr(whole, name))
+    assert quarter.plateau == lowered, "a step leaves it to the end of the epoch"

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pneumojax.benchmark import flops, traffic
-from pneumojax.benchmark.page import rate, rewrite, table
+from pneumojax.benchmark.page import rate, rewrite
 from pneumojax.benchmark.task import INFER, TRAIN
 from pneumojax.data.pipeline import steps_per_epoch
 from pneumojax.errors import UserError
 from pneumojax.family import FAMILY
+from pneumojax.files import markdown_table
 
 NAME = "cost"  # of the marks
 SIZE, BATCH, EPOCHS = 150, 32, 100  # the paper's image size and epochs; batch 32 is not printed there
@@ -122,7 +123,7 @@ def _counts() -> str:
         ' and gradients of input and output. "MB a step" are parameters, gradients and Adam\'s moments, whatever the'
         " batch (`pneumojax/benchmark/traffic.py`)."
     )
-    return f"{text}\n\n{table(header, map(_count_row, FAMILY))}"
+    return f"{text}\n\n{markdown_table(header, map(_count_row, FAMILY))}"
 
 
 def _count_row(model: str) -> list[str]:
@@ -161,11 +162,11 @@ def _growth() -> str:
             "**Growth.** Operations and bytes are proportional to the number of images. With an image's side they grow"
             " by its square, those of convolutions exactly but for the rounding of odd sides; so do the first dense"
             " layer's parameters, and with them what a step moves and what devices send each other.",
-            table(("model", "what", *(f"{size} px" for size in SIZES)), by_size),
+            markdown_table(("model", "what", *(f"{size} px" for size in SIZES)), by_size),
             "Over devices the batch is divided, and operations and bytes of images with it; parameters are on every"
             " device. In a step each sends, by ring all-reduces of gradients and of batch normalization's statistics,"
             f" 2 (p - 1) / p times four bytes a parameter: MB, at {SIZE} px",
-            table(("model", *(f"{count} device{'s' if count > 1 else ''}" for count in DEVICES)), sent),
+            markdown_table(("model", *(f"{count} device{'s' if count > 1 else ''}" for count in DEVICES)), sent),
         ]
     )
 
@@ -184,7 +185,7 @@ def _h100() -> str:
         " its bytes need, whichever is longer, in brackets. In bfloat16 values take two bytes, parameters and moments"
         " four. The block as XLA computes it there moves more: the gradient of a convolution's output goes through"
         " memory, too."
-        f"\n\n{table(('model', 'what', *H100), rows)}"
+        f"\n\n{markdown_table(('model', 'what', *H100), rows)}"
     )
 
 
@@ -212,7 +213,7 @@ def _measured(benchmarks: Sequence[Mapping]) -> str:
         "model", "what", "batch", "px", "FLOPs, ms an image", "bytes, ms an image", "images/s at the floor",
         "measured, images/s", "of the floor's",
     )  # fmt: skip
-    shown = table(header, (_floor_row(row, rates) for row in rows))
+    shown = markdown_table(header, (_floor_row(row, rates) for row in rows))
     return "\n\n".join([product, shown, *_paper(rows), _chexpert(rows, machine["backend"])])
 
 
@@ -283,7 +284,7 @@ def _paper(rows: Sequence[Mapping]) -> list[str]:
         " without feed and evaluation:"
     )
     header = ("model", "images/s", "hours for the paper's day", "times the paper's rate")
-    return [text, table(header, shown)] if shown else []
+    return [text, markdown_table(header, shown)] if shown else []
 
 
 def _chexpert(rows: Sequence[Mapping], backend: str) -> str:
@@ -309,7 +310,7 @@ def _chexpert(rows: Sequence[Mapping], backend: str) -> str:
         f" links' latency: the step's {reduces} all-reduces, one after another, cross {crossings:,} links in turn on"
         f" {most} devices, where each microsecond of latency adds {crossings / 1e3:.1f} ms to a step."
     )
-    return "\n\n".join([text, table(header, shown), after])
+    return "\n\n".join([text, markdown_table(header, shown), after])
 
 
 def _scaled_row(devices: int, found: Scaled) -> list[str]:

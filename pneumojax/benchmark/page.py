@@ -7,13 +7,13 @@ puts what was measured in the workdirs between the two marks in BENCHMARKS.md, i
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
 from pneumojax.benchmark.task import FEED
 from pneumojax.errors import UserError
-from pneumojax.files import write_whole
+from pneumojax.files import markdown_table, write_whole
 
 JSON, SECTION = "benchmark.json", "benchmark.md"
 NAME = "benchmark"  # of the marks
@@ -54,7 +54,7 @@ def _steps(benchmark: Mapping) -> str:
     )  # fmt: skip
     most = benchmark["matrix_product"]["gflops"]
     measured = [row for row in benchmark["rows"] if "reason" not in row]
-    shown = table(header, (_step_row(row, most) for row in measured))
+    shown = markdown_table(header, (_step_row(row, most) for row in measured))
     missing = [f"- {line(row)}" for row in benchmark["rows"] if "reason" in row]
     return "\n".join([shown, *(["", *missing] if missing else [])])
 
@@ -84,7 +84,7 @@ def _fed(benchmark: Mapping) -> str:
         for row in benchmark["fed"]
     ]
     text = "How many times as long as `train-augmented` a step takes whose batches are fed, taking turns as below:"
-    return "\n\n".join([text, table(("model", "batch", *ways), rows)])
+    return "\n\n".join([text, markdown_table(("model", "batch", *ways), rows)])
 
 
 def _way(told: Mapping) -> str:
@@ -108,7 +108,7 @@ def _compared(benchmark: Mapping) -> str:
     foreign = max(row["foreign_cores"] for row in benchmark["compared"])
     load = f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else here {foreign:.2f}."
     ways = [compared_line(row) for row in benchmark["compared"]]
-    return "\n\n".join([text, table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
+    return "\n\n".join([text, markdown_table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
 
 
 def _side(row: Mapping, side: str) -> str:
@@ -150,14 +150,6 @@ def rate(value: float) -> str:
 
 def _milli(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned to be read as it stands."""
-    cells = [header, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def marks(name: str) -> tuple[str, str]:

@@ -3,8 +3,10 @@
 import csv
 import hashlib
 import io
-from collections import defaultdict
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from pneumojax.data.records import WHOLE, Record
 from pneumojax.errors import UserError
@@ -13,7 +15,41 @@ from pneumojax.files import csv_table
 PAPERS_SUBSET = (1082, 6517)  # Huynh et al.: normal and pneumonia images to train on
 MIN_PER_CLASS = 50  # a val split with fewer images of either class is too small to choose a model by
 
+HELD_OUT = "held_out"  # the split of what cross-validation, or a pattern, keeps from training
+_IMPORTANCE = ("test", HELD_OUT, "val", "val_given", WHOLE, "train")
+
 Splits = dict[str, tuple[Record, ...]]
+
+
+class Carving(NamedTuple):
+    """How train is divided further.
+
+    Attributes:
+      seed: of the drawing of val and test, and of a subset.
+      val_fraction: share of train's images, in (0, 1), where no val split is given.
+      test_fraction: share of train's images, in [0, 1); 0 carves none.
+      folds: of cross-validation, over which train is divided once, whatever the seed; 0 for none.
+      fold: which of them is held out, in [0, folds).
+      leave_out: a regular expression; the images of train whose id it is found in are held out. Of a fold, only
+        images of the classes that it leaves untouched are held out beside them.
+    """
+
+    seed: int = 0
+    val_fraction: float = 0.1
+    test_fraction: float = 0.0
+    folds: int = 0
+    fold: int = 0
+    leave_out: str = ""
+
+
+def importance(name: str) -> tuple:
+    """Sorts splits by how much they tell of images that were not trained on, nor chosen by."""
+    return (_IMPORTANCE.index(name) if name in _IMPORTANCE else len(_IMPORTANCE), name)
+
+
+def foremost(names: Iterable[str]) -> str:
+    """The split that a reader wants to know of first."""
+    return min(names, key=importance)
 
 
 def as_given(records: Sequence[Record]) -> Splits:
@@ -86,10 +122,8 @@ def subset(records: Sequence[Record], wanted: tuple[int, int], seed: int) -> tup
     return tuple(record for record in records if record.split not in ("train", WHOLE) or record.id in drawn)
 
 
-def for_training(
-    records: Sequence[Record], *, seed: int, val_fraction: float, test_fraction: float
-) -> tuple[Splits, list[str]]:
-    """The splits to train with: carved from train where val is missing, or a test split is asked for.
+def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, list[str]]:
+    """The splits to train with: carved from train where val is missing, or a test split or folds are asked for.
 
     A val split with fewer than `MIN_PER_CLASS` images of either class becomes `val_given`: evaluated, never
     chosen by. Carving keeps each patient's images together, takes the same share of either class, and hangs
@@ -97,9 +131,7 @@ def for_training(
 
     Args:
       records: of the source, fit to train on.
-      seed: of the carving.
-      val_fraction: share of train's images, in (0, 1).
-      test_fraction: share of train's images, in [0, 1); 0 carves none.
+      carving: what is asked for. What is held out is so before anything else is carved.
 
     Returns:
       The splits, train and val among them; and what was done, in sentences.
@@ -110,6 +142,11 @@ def for_training(
     splits, notes = as_given(records), []
     if WHOLE in splits:
         splits["train"] = splits.get("train", ()) + splits.pop(WHOLE)
+    if carving.folds or carving.leave_out:
+        splits["train"], splits[HELD_OUT] = _hold_out(splits["train"], carving)
+        _require_both_classes(HELD_OUT, splits[HELD_OUT], ": hold out a fold too, or match images of both classes")
+        _require_both_classes("train", splits["train"], f" left beside {HELD_OUT}: hold out less")
+        notes.append(_said(HELD_OUT, splits[HELD_OUT]))
     if "val" in splits and min(_counts(splits["val"])) < MIN_PER_CLASS:
         splits["val_given"] = splits.pop("val")
         negatives, positives = _counts(splits["val_given"])
@@ -117,42 +154,74 @@ def for_training(
             f"The source's val split ({negatives} normal, {positives} pneumonia) is too small to choose a model"
             " by: it is kept as val_given."
         )
-    wanted = {"val": val_fraction if "val" not in splits else 0.0}
-    wanted["test"] = test_fraction if "test" not in splits else 0.0
+    wanted = {"val": carving.val_fraction if "val" not in splits else 0.0}
+    wanted["test"] = carving.test_fraction if "test" not in splits else 0.0
     whole = splits["train"]
     for name, fraction in wanted.items():
         if fraction:
             share = fraction * len(whole) / len(splits["train"])
-            splits["train"], splits[name] = _carve(splits["train"], share, f"{seed}:{name}")
+            splits["train"], splits[name] = _carve(splits["train"], share, f"{carving.seed}:{name}")
             advice = f": too few patients in train to carve {name} from; give more images"
             _require_both_classes(name, splits[name], advice)
             _require_both_classes("train", splits["train"], advice)
-            negatives, positives = _counts(splits[name])
-            notes.append(f"{name} is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient.")
+            notes.append(_said(name, splits[name]))
     return splits, notes
 
 
-def _carve(records, share, salt):
-    """(kept, taken): whole patients in the order of a salted hash, until `share` of each stratum is taken.
+def _said(name, records) -> str:
+    negatives, positives = _counts(records)
+    return f"{name} is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient."
 
-    A patient's stratum is whether any image of theirs is positive.
-    """
-    patients = defaultdict(list)
-    for record in records:
-        patients[record.patient].append(record)
+
+def _hold_out(records, carving):
+    """(kept, held out): the images that `leave_out` names with their patients' others, and the fold, see `Carving`."""
+    named = [r for r in records if carving.leave_out and re.search(carving.leave_out, r.id)]
+    if carving.leave_out and not named:
+        raise UserError(f"no training image's id matches --config.data.leave_out={carving.leave_out!r}")
+    out = {record.patient for record in named}
+    if carving.folds:
+        rest = [record for record in records if record.patient not in out]
+        members, touched = _fold(rest, carving.folds, carving.fold), {record.label for record in named}
+        out |= {record.patient for record in rest if record.patient in members and record.label not in touched}
+    return _parted(records, out)
+
+
+def _fold(records, folds, fold) -> set[str]:
+    """The patients of one of `folds` parts, which hold about as many images of each stratum, see `_strata`."""
+    members = set()
+    for stratum in _strata(records):
+        total, before = sum(stratum.values()), 0
+        for name in sorted(stratum, key=lambda name: _draw("folds", name)):
+            if folds * (before + stratum[name] / 2) // total == fold:
+                members.add(name)
+            before += stratum[name]
+    return members
+
+
+def _strata(records) -> list[dict[str, int]]:
+    """Patient -> number of images: of the patients without, and of those with, a positive image."""
+    images, positive = Counter(r.patient for r in records), {r.patient for r in records if r.label}
+    return [{name: n for name, n in images.items() if (name in positive) == wanted} for wanted in (False, True)]
+
+
+def _carve(records, share, salt):
+    """(kept, taken): whole patients in the order of a salted hash, until `share` of each stratum is taken."""
     taken = set()
-    for positive in (False, True):
-        stratum = [name for name, own in patients.items() if any(record.label for record in own) == positive]
-        wanted = share * sum(len(patients[name]) for name in stratum)
-        count = 0
+    for stratum in _strata(records):
+        wanted, count = share * sum(stratum.values()), 0
         for name in sorted(stratum, key=lambda name: _draw(salt, name)):
             # A patient that would overshoot by more than it brings closer stays in train.
-            if abs(count + len(patients[name]) - wanted) < abs(count - wanted):
+            if abs(count + stratum[name] - wanted) < abs(count - wanted):
                 taken.add(name)
-                count += len(patients[name])
+                count += stratum[name]
+    return _parted(records, taken)
+
+
+def _parted(records, patients):
+    """(records of others, records of `patients`), both in order."""
     return (
-        tuple(record for record in records if record.patient not in taken),
-        tuple(record for record in records if record.patient in taken),
+        tuple(record for record in records if record.patient not in patients),
+        tuple(record for record in records if record.patient in patients),
     )
 
 

@@ -24,7 +24,7 @@ def records(split="train", normal=300, pneumonia=900, per_patient=3, salt=""):
 
 
 def training(given, seed=0, val=0.1, test=0.0):
-    return splits.for_training(given, seed=seed, val_fraction=val, test_fraction=test)
+    return splits.for_training(given, splits.Carving(seed=seed, val_fraction=val, test_fraction=test))
 
 
 def carved(*arguments, **options):
@@ -231,3 +231,205 @@ def test_the_real_set():
     for count, whole in zip(counts(result["val"]), (1341, 3875), strict=True):
         assert abs(count - 0.1 * whole) <= 3
     assert len(result["train"]) + len(result["val"]) == 5216
+
+
+def divided(given, **options):
+    return splits.for_training(given, splits.Carving(**options))[0]
+
+
+def held_out(given, **options):
+    return divided(given, **options)[splits.HELD_OUT]
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_folds_are_disjoint_and_together_are_train(folds):
+    """Each image is told of once by a model that has not seen it, nor another image of its patient."""
+    given = records()
+    parts = [held_out(given, folds=folds, fold=fold) for fold in range(folds)]
+    assert sorted(record for part in parts for record in part) == sorted(given)
+    assert sum(len(patients(part)) for part in parts) == len(patients(given)), "each patient is in one fold"
+
+
+@pytest.mark.parametrize("folds", [2, 7, 10])
+@pytest.mark.parametrize("per_patient", [1, 3, 10])
+def test_a_fold_has_its_share_of_either_class(folds, per_patient):
+    """A patient lies where its middle does, so that no boundary is off by more than half a patient."""
+    so_far = [0, 0]
+    for fold in range(folds):
+        part = counts(held_out(records(per_patient=per_patient), folds=folds, fold=fold))
+        for label, whole in enumerate((300, 900)):
+            so_far[label] += part[label]
+            assert abs(part[label] - whole / folds) <= per_patient
+            assert abs(so_far[label] - whole * (fold + 1) / folds) <= per_patient / 2
+
+
+def test_patients_of_unlike_size_make_folds_of_like_size():
+    """Patients of 1 to 20 images: folds of as many patients would have 1.5 times as many images as others."""
+    given = [
+        Record(f"{label}/{patient}/{i}", label, f"{label}/{patient}", "train")
+        for label in (0, 1)
+        for patient in range(100)
+        for i in range(1 + patient % 20)
+    ]
+    for fold in range(5):
+        for count in counts(held_out(given, folds=5, fold=fold)):
+            assert abs(count - 1050 / 5) <= 20
+
+
+def test_a_patient_of_both_classes_is_in_one_fold():
+    mixed = [Record(f"{i:04d}", i % 2, f"patient{i // 2}", "train") for i in range(400)]
+    parts = [held_out(mixed, folds=4, fold=fold) for fold in range(4)]
+    assert [counts(part) for part in parts] == [(50, 50)] * 4
+    assert sorted(record for part in parts for record in part) == sorted(mixed)
+
+
+def test_folds_hang_on_neither_seed_nor_order():
+    """Runs of a cross-validation that are started with other seeds must still be told of one division."""
+    shuffled = records()
+    random.Random(0).shuffle(shuffled)
+    for fold in range(3):
+        first = divided(records(), folds=3, fold=fold, seed=0)
+        other = divided(shuffled, folds=3, fold=fold, seed=5)
+        assert ids(first[splits.HELD_OUT]) == ids(other[splits.HELD_OUT])
+        assert ids(first["val"]) != ids(other["val"]), "the seed is of val"
+        same = divided(shuffled, folds=3, fold=fold, seed=0)
+        assert {name: ids(members) for name, members in first.items()} == {
+            name: ids(members) for name, members in same.items()
+        }
+
+
+def test_folds_are_not_the_order_of_names():
+    """Names often tell of the hospital or the year: a fold of neighbours would be another population."""
+    part = held_out(records(per_patient=1), folds=5, fold=0)
+    places = [int(record.id[-5:]) / (900 if record.label else 300) for record in part]
+    assert min(places) < 0.1 and max(places) > 0.9
+    assert abs(sum(places) / len(places) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_val_and_test_are_carved_from_what_a_fold_leaves(fold):
+    """A val that touched the fold would let the model be chosen by what it is told of."""
+    given = records()
+    result, notes = splits.for_training(given, splits.Carving(val_fraction=0.1, test_fraction=0.2, folds=4, fold=fold))
+    assert set(result) == {"train", "val", "test", splits.HELD_OUT}
+    assert sorted(record for members in result.values() for record in members) == sorted(given)
+    assert sum(len(patients(members)) for members in result.values()) == len(patients(given))
+    left = [whole - held for whole, held in zip((300, 900), counts(result[splits.HELD_OUT]), strict=True)]
+    for name, share in (("val", 0.1), ("test", 0.2)):
+        for count, whole in zip(counts(result[name]), left, strict=True):
+            assert abs(count - share * whole) <= 3
+    negatives, positives = counts(result[splits.HELD_OUT])
+    assert notes[0] == f"held_out is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient."
+
+
+def test_folds_leave_given_splits_alone():
+    given = records("val", 60, 60) + records("test", 5, 5)
+    result = divided(records() + given, folds=3, fold=1)
+    assert ids(result["val"]) | ids(result["test"]) == ids(given)
+    assert ids(result["train"]) | ids(result[splits.HELD_OUT]) == ids(records())
+
+
+def test_folds_of_a_source_without_splits():
+    parts = [held_out(records("all"), folds=3, fold=fold) for fold in range(3)]
+    assert sorted(record for part in parts for record in part) == sorted(records("all"))
+
+
+def test_nothing_is_held_out_unless_asked_for():
+    assert splits.HELD_OUT not in divided(records())
+
+
+def test_leave_out_takes_the_matching_images_with_their_patients_others():
+    """Images 12 and 13 of a class, of patients of three, bring 14 along; the pattern may match anywhere."""
+    result = divided(records(), leave_out=r"0001[23]$")
+    expected = {f"train/{name}/{i:05d}" for name in "np" for i in (12, 13, 14)}
+    assert ids(result[splits.HELD_OUT]) == expected
+    for name in ("train", "val"):
+        assert not ids(result[name]) & expected
+        assert not patients(result[name]) & patients(result[splits.HELD_OUT])
+    assert sum(map(len, result.values())) == 1200
+    assert counts(result["val"]) == (30, 90)
+
+
+def test_leave_out_searches_ids_of_train_alone():
+    """An image of test is not trained on anyhow, and stays where it is."""
+    given = records("test", 5, 5)
+    result = divided(records() + given, leave_out=r"/0000[0-4]$")
+    assert ids(result["test"]) == ids(given)
+    # Of patients of three, 0 to 4 bring 5 along.
+    assert counts(result[splits.HELD_OUT]) == (6, 6)
+
+
+@pytest.mark.parametrize(("pattern", "untouched"), [("/p/000", 0), ("/n/000", 1)])
+def test_a_fold_beside_a_pattern_gives_the_untouched_class_alone(pattern, untouched):
+    """A kind of pneumonia that is left out is told from normals of a fold; its pneumonia stays to be trained on."""
+    named = {record.id for record in records() if pattern in record.id}
+    whole = {record.id for record in records() if record.label == untouched}
+    parts = []
+    for fold in range(4):
+        result = divided(records(), folds=4, fold=fold, leave_out=pattern)
+        out = result[splits.HELD_OUT]
+        touched = {record for record in out if record.label != untouched}
+        assert named <= ids(touched)
+        assert patients(touched) == {record.patient for record in records() if record.id in named}
+        assert not patients(out) & (patients(result["train"]) | patients(result["val"]))
+        assert sorted(record for members in result.values() for record in members) == sorted(records())
+        parts.append(ids(out) - ids(touched))
+        # The other class is divided as it is without the pattern, so that both runs can be compared.
+        plain = held_out(records(), folds=4, fold=fold)
+        assert parts[-1] == {record.id for record in plain if record.label == untouched}
+    assert set.union(*parts) == whole and sum(map(len, parts)) == len(whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"leave_out": "/p/"}, "held_out split has no normal"),
+        ({"leave_out": "/n/000"}, "held_out split has no pneumonia"),
+        ({"leave_out": "covid"}, "no training image.s id matches --config.data.leave_out=.covid."),
+        ({"leave_out": "^train/"}, "train split has no normal image left beside held_out"),
+        ({"leave_out": "/p/", "folds": 3}, "train split has no pneumonia image left beside held_out"),
+        ({"leave_out": "/n/|/p/000"}, "train split has no normal image left beside held_out"),
+    ],
+)
+def test_what_cannot_be_held_out(options, says):
+    """Such a model would be trained, or told of, by one class: the line says which, before anything is read."""
+    with pytest.raises(UserError, match=says) as caught:
+        divided(records(), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fold_without_patients_is_refused():
+    """Three normal patients cannot fill five folds; the fold that has none would be told of without a word."""
+    given = records(normal=30, per_patient=10)
+    refused = 0
+    for fold in range(5):
+        try:
+            assert min(counts(held_out(given, folds=5, fold=fold, val_fraction=0.4))) > 0
+        except UserError as error:
+            refused += 1
+            assert "held_out split has no normal" in str(error) and "\n" not in str(error)
+    assert refused == 2
+
+
+def test_held_out_splits_come_back_from_their_table():
+    result = divided(records(), folds=3, fold=1, leave_out="/p/000")
+    assert splits.from_csv(splits.to_csv(result, records()), records()) == result
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (("train", "val", "held_out", "test"), "test"),
+        (("train", "val", "held_out"), "held_out"),
+        (("train", "val_given", "val"), "val"),
+        (("train", "val_given"), "val_given"),
+        (("train", "all"), "all"),
+        (("train",), "train"),
+        # Evaluations of other sources lie beside the run's own, which its recipe is judged by.
+        (("train", "elsewhere-test", "val"), "val"),
+        (("elsewhere-test", "abroad-test"), "abroad-test"),
+    ],
+)
+def test_the_foremost_split_is_the_least_known_to_the_model(names, first):
+    assert splits.foremost(names) == first
+    assert splits.foremost(dict.fromkeys(reversed(names))) == first, "the order they are read in is nothing"
