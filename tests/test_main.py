@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, draw_folder, pneumojax
 from PIL import Image
+from scipy.special import expit, logit
 from sklearn import metrics as sk
 
 PLAIN = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "bce", "majority_accuracy")
@@ -68,7 +69,8 @@ def test_the_evaluation_is_what_its_own_csv_says(trained):
         assert found["positives"] == sum(labels)
         assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores))
         assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
-        assert found["bce"] == pytest.approx(sk.log_loss(labels, scores), rel=1e-4)
+        raw = expit((logit(scores) - found["offset"]) * found["temperature"])
+        assert found["bce"] == pytest.approx(sk.log_loss(labels, raw), rel=1e-4)
         tn, fp, fn, tp = sk.confusion_matrix(labels, called).ravel().tolist()
         assert found["confusion"] == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
 
@@ -212,7 +214,7 @@ def refused(folder, *arguments) -> str:
     [
         ([], "give --config"),
         (["--config=m9"], "no config 'm9': there is m1, m2, m3"),
-        (["--config=m1:best"], "no recipe 'best': there is paper, recommended"),
+        (["--config=m1:best"], "no recipe 'best': there is 28px, notebook, paper, recommended"),
         (["--config=m1", "--config.optimizer.learning_rat=1"], "did you mean optimizer.learning_rate"),
         (["--config=m1", "--config.epochs=many"], "takes a whole number, not 'many'"),
         (["--config=m1", "--config.epochs=0"], "'epochs' must be from 1"),
