@@ -17,8 +17,9 @@ import numpy as np
 import optax
 import pytest
 
+from pneumojax import config as configs
 from pneumojax import models
-from pneumojax.step import loss_and_logits
+from pneumojax.step import Plateau, after_epoch, create_optimizer, loss_and_logits
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -300,3 +301,44 @@ def test_parameter_changes_after_three_steps_of_adam(comparison):
     for key, expected in theirs.items():
         before = comparison.start[key]
         assert_close(ours[key] - before, expected - before, key)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras of TensorFlow's arrays
+def test_the_plateaus_rate_is_that_of_kerass_callback():
+    """ReduceLROnPlateau itself, on random accuracies of 200 images, of which many tie: 40 runs of 30 epochs."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.RMSprop(), "mse")
+    falls = 0
+    for start in (1e-3, 1e-4, 1e-5, 1e-6) * 10:
+        model.optimizer.learning_rate = start
+        callback = keras.callbacks.ReduceLROnPlateau("val_accuracy", 0.3, patience=2, mode="max", min_lr=1e-6)
+        callback.set_model(model)
+        callback.on_train_begin()
+        plateau = Plateau(jnp.ones(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        for epoch in range(30):
+            accuracy = (100 + epoch + int(rng.integers(40))) / 200
+            callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
+            plateau = after_epoch(plateau, accuracy, start)
+            theirs = float(model.optimizer.learning_rate)
+            assert float(plateau.rate) * start == pytest.approx(theirs, rel=1e-5)
+        falls += theirs < start
+    assert falls > 20
+
+
+def test_steps_of_rmsprop():
+    """With the epsilon where Keras has it; gradients from where it rules to where it is nothing."""
+    config = configs.load("m1:notebook")
+    optimizer = create_optimizer(config, steps_per_epoch=4)
+    rng = np.random.default_rng(0)
+    ours = jnp.array(rng.normal(size=50), jnp.float32)
+    theirs, keras_optimizer = keras.Variable(np.array(ours)), keras.optimizers.RMSprop(1e-3)
+    state, start = optimizer.init(ours), np.array(ours)
+    for _ in range(10):
+        gradient = (rng.normal(size=50) * np.geomspace(1e-6, 10, 50)).astype(np.float32)
+        update, state = optimizer.update(jnp.array(gradient), state, ours)
+        ours = optax.apply_updates(ours, update)
+        keras_optimizer.apply([tf.constant(gradient)], [theirs])
+    moved = np.array(theirs.numpy()) - start
+    np.testing.assert_allclose(np.asarray(ours) - start, moved, rtol=1e-3, atol=1e-6)
+    assert np.abs(moved[:5]).max() < 1e-4 < 1e-3 < np.abs(moved[-20:]).max()
