@@ -10,8 +10,9 @@ import pytest
 from conftest import SIZE
 from etils import epath
 
-from pneumojax import checkpoint, devices
+from pneumojax import calibration, checkpoint, devices
 from pneumojax.errors import UserError
+from pneumojax.evaluate import Evaluator
 from pneumojax.step import create_model, create_optimizer, init_state, init_variables
 from pneumojax.train import train
 
@@ -28,9 +29,17 @@ def final_state(config, workdir, splits, layout):
         return jax.device_get(checkpoint.restore_latest(manager, like, layout))
 
 
-@pytest.mark.parametrize("resident", ["always", "never"])
-def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits, tmp_path, resident):
-    """Stopped in the second epoch, after its first was saved: bit for bit, line for line, by one means or the other."""
+@pytest.mark.parametrize(("resident", "schedule"), [("always", "cosine"), ("never", "cosine"), ("always", "plateau")])
+def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits, tmp_path, resident, schedule):
+    """Stopped after an epoch was saved: bit for bit, line for line, by one means or the other.
+
+    Of a plateau, after an epoch that was no better: the next one lowers the rate, if that was not forgotten.
+    """
+    done = 1
+    if schedule == "plateau":
+        # So slow that every image of val is called the same throughout: accuracy stays at a half.
+        config.optimizer.update({"name": "rmsprop", "schedule": schedule, "learning_rate": 1e-5, "warmup_epochs": 0.0})
+        config.model.batch_norm_momentum, config.epochs, done = 0.99, 4, 2
     layout = devices.layout(jax.devices()[:1])
     whole, broken = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "broken")
     for workdir in (whole, broken):
@@ -38,11 +47,11 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
     config.data.resident = "never"
     assert train(config, whole, splits, layout)
 
-    stops = iter([signal.SIGTERM])  # of a scheduler, while the first epoch is evaluated
+    batches = iter(range(1, 100))  # of val, two an epoch
 
     def read_and_stop(indices):
-        for number in stops:
-            signal.raise_signal(number)
+        if next(batches) == 2 * done:
+            signal.raise_signal(signal.SIGTERM)  # of a scheduler, while the epoch is evaluated
         return splits["val"].read(indices)
 
     config.data.resident = resident
@@ -50,12 +59,16 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
     with pytest.raises(KeyboardInterrupt):
         train(config, broken, splits | {"val": splits["val"]._replace(read=read_and_stop)}, layout)
     signal.signal(signal.SIGTERM, before)
-    assert records_of(broken) == records_of(whole)[:2]
+    assert records_of(broken) == records_of(whole)[: 2 * done]
     assert train(config, broken, splits, layout)
 
     assert records_of(broken) == records_of(whole)
     a, b = (final_state(config, workdir, splits, layout) for workdir in (whole, broken))
-    assert int(a.step) == 18
+    assert int(a.step) == 6 * config.epochs
+    if schedule == "plateau":
+        np.testing.assert_allclose([a.plateau.rate, a.plateau.best, a.plateau.stale], [0.3, 0.5, 1], rtol=1e-6)
+    else:
+        assert (a.plateau.rate, a.plateau.best, a.plateau.stale) == (1, 0, 0), "only what is asked for is followed"
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
     assert not train(config, broken, splits, layout), "a complete run has nothing left to train"
@@ -72,6 +85,21 @@ def test_every_epoch_is_told_and_learning_shows(config, splits, tmp_path):
     assert all({"step", "bce", "accuracy", "auc"} <= set(line) for line in lines)
     assert lines[-2]["bce"] < lines[0]["bce"]
     assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
+
+
+def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, tmp_path):
+    """The best model's own logits of val give it again."""
+    workdir, layout = epath.Path(tmp_path), devices.layout(jax.devices()[:1])
+    config.epochs = 4
+    train(config, workdir, splits, layout)
+    model = create_model(config)
+    shapes = jax.eval_shape(lambda: init_variables(model, SIZE, 0))
+    with jax.set_mesh(layout.mesh):
+        variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
+        logits = Evaluator(model, layout, config.evaluation.batch_size).logits(variables, splits["val"])
+    assert facts["calibration"] == calibration.fit(splits["val"].labels, logits)._asdict()
+    best = max((line for line in records_of(workdir) if line["split"] == "val"), key=lambda line: line["auc"])
+    assert (facts["epoch"], facts["val"]["auc"]) == (best["epoch"], best["auc"])
 
 
 def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):
