@@ -9,7 +9,7 @@ from etils import epath
 from pneumojax import checkpoint, devices
 from pneumojax import config as configs
 from pneumojax.errors import UserError
-from pneumojax.step import create_model, create_optimizer, init_state, init_variables
+from pneumojax.step import Plateau, create_model, create_optimizer, init_state, init_variables
 
 
 @pytest.fixture
@@ -27,9 +27,19 @@ def state(config):
 def save_all(workdir, config, state, scores):
     with checkpoint.open_manager(workdir) as manager:
         for step, score in enumerate(scores, start=1):
-            numbered = state.replace(step=jnp.int32(step), params=jax.tree.map(lambda x, s=step: x + s, state.params))
-            facts = {"model": config.model.to_dict(), "val": {"auc": score}, "threshold": score / 2}
-            checkpoint.save(manager, numbered, facts)
+            fitted = {"temperature": 2.0, "threshold": score / 2, "offset": 0.0}
+            facts = {"model": config.model.to_dict(), "val": {"auc": score}, "calibration": fitted}
+            checkpoint.save(manager, numbered(state, step), facts)
+
+
+def numbered(state, step):
+    """The state as it is taken to be after so many steps: nothing of it is as it was."""
+    return state.replace(
+        step=jnp.int32(step),
+        params=jax.tree.map(lambda x: x + step, state.params),
+        opt_state=jax.tree.map(lambda x: x + step, state.opt_state),
+        plateau=Plateau(jnp.float32(0.3**step), jnp.float32(step / 10), jnp.int32(step)),
+    )
 
 
 def test_the_last_two_and_the_best_stay(tmp_path, config, state):
@@ -44,17 +54,17 @@ def test_the_latest_state_comes_back_whole(tmp_path, config, state):
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
         restored = checkpoint.restore_latest(manager, state, layout)
     assert int(restored.step) == 3
-    expected = state.replace(step=jnp.int32(3), params=jax.tree.map(lambda x: x + 3, state.params))
+    expected = numbered(state, 3)
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.sharding == layout.everywhere
 
 
-def test_the_best_is_used_with_its_own_threshold(tmp_path, config, state):
+def test_the_best_is_used_with_its_own_calibration(tmp_path, config, state):
     save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8])
     variables, facts = checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
-    assert facts["threshold"] == 0.95 / 2
+    assert facts["calibration"] == {"temperature": 2.0, "threshold": 0.95 / 2, "offset": 0.0}
     np.testing.assert_array_equal(variables["params"]["dense_2"]["bias"], state.params["dense_2"]["bias"] + 2)
 
 

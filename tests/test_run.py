@@ -17,7 +17,7 @@ from etils import epath
 from PIL import Image
 
 from pneumojax import config as configs
-from pneumojax import curate, run
+from pneumojax import curate, run, shifts
 from pneumojax.data import phantom
 from pneumojax.errors import UserError
 
@@ -226,6 +226,70 @@ def test_changed_files_are_told_of(chests, tmp_path, capsys):
     draw(tmp_path / "chests/train/NORMAL/chest 000.png", 1, 7)
     run.evaluate_mode(config, work, None)
     assert "have changed since the run began" in capsys.readouterr().out
+
+
+def test_a_prevalence_restates_probabilities_and_changes_no_decision(chests, tmp_path):
+    """By Bayes' rule from val's: odds are multiplied by what the odds of being ill are multiplied by."""
+    work = epath.Path(tmp_path / "work")
+    config = small(chests, tmp_path)
+    run.train_mode(config, work)
+    before, given = json.loads((work / "evaluation/test.json").read_text()), rows(work / "evaluation/test.csv")
+    assert (before["prevalence"], before["offset"]) == (0.5, 0.0)
+    config.evaluation.prevalence = 0.05
+    run.evaluate_mode(config, work, None)
+    after, restated = json.loads((work / "evaluation/test.json").read_text()), rows(work / "evaluation/test.csv")
+    for row, changed in zip(given, restated, strict=True):
+        p = float(row["probability"])
+        assert float(changed["probability"]) == pytest.approx(p * 0.05 / (p * 0.05 + (1 - p) * 0.95), rel=1e-6)
+    assert after["prevalence"] == 0.05
+    for name in ("confusion", "confusion_at_sens95", "balanced_accuracy", "auc", "bce", "temperature"):
+        assert after[name] == pytest.approx(before[name]), name
+    for name in ("threshold", "threshold_sens95"):
+        p = before[name]
+        assert after[name] == pytest.approx(p * 0.05 / (p * 0.05 + (1 - p) * 0.95)), name
+
+
+def test_shifts_are_evaluated_on_request(chests, tmp_path, capsys):
+    """The foremost split under each, also where a run was complete without; of another source beside it."""
+    work = epath.Path(tmp_path / "work")
+    config = small(chests, tmp_path)
+    run.train_mode(config, work)
+    assert not (work / "shifts").exists()
+    config.evaluation.shifts = True
+    run.train_mode(config, work)
+    assert "This run is complete" not in capsys.readouterr().out
+    run.train_mode(config, work)
+    assert "This run is complete" in capsys.readouterr().out
+    draw_folder(tmp_path / "other", "", 3, 4)
+    run.evaluate_mode(config, work, str(tmp_path / "other"))
+    assert {path.name for path in (work / "shifts").iterdir()} == {"test.json", "other-all.json"}
+    for stem, n in (("test", 40), ("other-all", 7)):
+        told = json.loads((work / f"shifts/{stem}.json").read_text())
+        clean = json.loads((work / f"evaluation/{stem}.json").read_text())
+        assert list(told) == ["clean", *shifts.SHIFTS]
+        assert told["clean"] == {key: clean[key] for key in told["clean"]}
+        assert {measured["n"] for measured in told.values()} == {n}
+        assert {measured["threshold"] for measured in told.values()} == {clean["threshold"]}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_its_threshold_alone(chests, tmp_path):
+    """What it says is as it was: probabilities of the logits as they are, no second threshold, no other prevalence."""
+    work = epath.Path(tmp_path / "work")
+    config = small(chests, tmp_path)
+    run.train_mode(config, work)
+    before = json.loads((work / "evaluation/test.json").read_text())
+    [path] = work.glob("checkpoints/*/facts/metadata")
+    facts = json.loads(path.read_text())
+    del facts["calibration"]
+    path.write_text(json.dumps(facts | {"threshold": 0.4375}))
+    run.evaluate_mode(config, work, None)
+    after = json.loads((work / "evaluation/test.json").read_text())
+    assert (after["temperature"], after["threshold"], after["threshold_sens95"]) == (1.0, 0.4375, None)
+    assert (after["prevalence"], after["bce"]) == (None, before["bce"])
+    assert after["brier"] == after["brier_uncalibrated"] == before["brier_uncalibrated"]
+    config.evaluation.prevalence = 0.05
+    with pytest.raises(UserError, match="saved without a calibration: train it again"):
+        run.evaluate_mode(config, work, None)
 
 
 def test_copies_are_carved_together(tmp_path):

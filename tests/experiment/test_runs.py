@@ -1,0 +1,104 @@
+"""What a config makes an experiment train, under which names, and with which settings."""
+
+import pytest
+
+from pneumojax import config as configs
+from pneumojax.errors import UserError
+from pneumojax.experiment.mode import config_of
+from pneumojax.experiment.plan import FILE, Run, is_experiment, runs
+
+
+def config_with(name="m2", **fields):
+    config = configs.load(name)
+    for field, text in fields.items():
+        configs.override(config, field.replace("__", "."), text)
+    configs.check(config)
+    return config
+
+
+def test_every_model_meets_every_recipe_on_each_fold_and_seed():
+    """Whole rounds, so that what is stopped early has compared everything on the folds that it has."""
+    given = {"models": "m1,m3", "recipes": "paper,notebook+epochs=3", "folds": "2,0", "seeds": "0,7"}
+    config = config_with(data__folds="5", **{f"experiment__{field}": text for field, text in given.items()})
+    assert runs(config) == [
+        Run(model, recipe, fold, seed)
+        for seed in (0, 7)
+        for fold in (2, 0)
+        for recipe in ("paper", "notebook+epochs=3")
+        for model in ("m1", "m3")
+    ]
+
+
+def test_without_folds_none_is_held_out_and_the_configs_own_model_is_trained():
+    assert runs(config_with(experiment__recipes="paper")) == [Run("m2", "paper", None, 0)]
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        (Run("m1", "recommended", None, 0), "m1-recommended-seed0"),
+        (Run("m1", "recommended+augment.noise=0", 2, 17), "m1-recommended+augment.noise=0-fold2-seed17"),
+        (Run("my/own.py", "paper", 0, 1), "own-paper-fold0-seed1"),
+        (Run("m1", "paper+data.leave_out=a/b c", None, 0), "m1-paper+data.leave_out=a_b_c-seed0"),
+    ],
+)
+def test_a_run_has_a_folder_that_says_what_it_is(run, name):
+    """And nothing that leads out of the experiment's."""
+    assert run.name == name
+
+
+def test_an_experiment_is_known_by_its_file(tmp_path):
+    assert not is_experiment(None)
+    assert not is_experiment(tmp_path)
+    (tmp_path / FILE).write_text("{}")
+    assert is_experiment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "says"),
+    [
+        ("recipes", "", "a comma list of recipes, not ''"),
+        ("recipes", "paper,,notebook", "a comma list of recipes"),
+        ("folds", "0,5", "a comma list of numbers below 5, not '0,5'"),
+        ("folds", "all", "a comma list of numbers below 5"),
+        ("seeds", "0-4", "a comma list of numbers below 2,147,483,648, not '0-4'"),
+        ("seeds", "", "a comma list of numbers"),
+    ],
+)
+def test_a_wrong_field_is_told_in_one_line(field, text, says):
+    with pytest.raises(UserError, match=f"config field 'experiment.{field}' must be") as error:
+        config_with(data__folds="5", **{f"experiment__{field}": text})
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_has_its_recipes_settings_then_the_experiments_then_its_own():
+    """What the command line says goes for every run; what a recipe adds for its runs alone."""
+    overrides = ["model.image_size=32", "epochs=5", "data.folds=4", "experiment.shifts=false"]
+    run = Run("m3", "notebook+epochs=2+augment.noise=0.25", 3, 9)
+    config = config_of(run, "/data/chests", overrides)
+    assert (config.name, config.recipe, config.model.name) == ("m3", "notebook", "m3")
+    assert (config.optimizer.name, config.model.image_size) == ("rmsprop", 32)
+    assert (config.epochs, config.augment.noise) == (2, 0.25)
+    assert (config.seed, config.data.source, config.data.folds, config.data.fold) == (9, "/data/chests", 4, 3)
+    assert not config.evaluation.shifts
+    plain = config_of(Run("m3", "notebook", None, 0), "/data/chests", [])
+    assert (plain.epochs, plain.augment.noise, plain.seed, plain.data.fold) == (12, 0.0, 0, 0)
+    assert plain.evaluation.shifts
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ("best", "no recipe 'best'"),
+        ("paper+augment.noise", "in recipe 'paper+augment.noise', 'augment.noise' is no field=value"),
+        ("paper+augment.nose=0", "no config field 'augment.nose': did you mean augment.noise"),
+        ("paper+epochs=0", "config field 'epochs' must be from 1"),
+        ("paper+epochs=many", "config field 'epochs' takes a whole number, not 'many'"),
+    ],
+)
+def test_a_wrong_recipe_is_told_in_one_line(recipe, says):
+    with pytest.raises(UserError) as error:
+        config_of(Run("m1", recipe, None, 0), "/data", [])
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
