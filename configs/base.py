@@ -77,7 +77,7 @@ def recommended() -> ConfigDict:
             "experiment": {
                 "models": "",  # configs, such as "m1,m2,m3"; empty: the one of --config, or all where none is given
                 "recipes": "recommended,notebook,paper",  # also such as recommended+augment.noise=0+epochs=20
-                "folds": "0,1,2",  # of data.folds, which are held out in turn, where there are any
+                "folds": "",  # which of data.folds are held out in turn, such as "0,1,2"; empty: all
                 "seeds": "0",
                 "shifts": True,  # whether each run is evaluated under shifts made on purpose, too
             },

@@ -43,6 +43,7 @@ _LATER = {
     "evaluation": {"prevalence": 0.0, "shifts": False},
 }
 _SUBSET = re.compile(r"all|paper|\d+,\d+")
+_SHARES = ("zoom", "stretch", "shift", "flip", "contrast", "brightness", "gamma", "sharpness", "noise")  # of augment
 SCHEDULES = ("constant", "cosine", "plateau")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -187,7 +188,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs"),
         ("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced"),
         ("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180"),
-        *((f"augment.{name}", 0 <= c.augment[name] < 1, share) for name in c.augment if name != "rotation"),
+        *((f"augment.{name}", 0 <= c.augment[name] < 1, share) for name in _SHARES),
         ("data.label_rule", c.data.label_rule in chexpert.RULES, f"one of {', '.join(chexpert.RULES)}"),
         ("data.views", c.data.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS)),
         ("data.subset", bool(_SUBSET.fullmatch(c.data.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517"),
@@ -246,6 +247,8 @@ def read(path) -> ConfigDict:
     """
     try:
         saved = json.loads(path.read_text())
+        # Earlier versions carved by the run's seed.
+        saved["data"] = {"split_seed": saved.get("seed", 0)} | saved.get("data", {})
         later = _LATER | {group: load("base:recommended")[group].to_dict() for group in ("benchmark", "experiment")}
         return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:

@@ -73,7 +73,7 @@ def after_epoch(plateau: Plateau, val_accuracy: float, learning_rate: float) -> 
     """The rate times 0.3 after each two epochs without a val accuracy above the best by 1e-4, not below 1e-6."""
     better = val_accuracy > plateau.best + 1e-4
     stale = jnp.where(better, 0, plateau.stale + 1)
-    lower = jnp.maximum(plateau.rate * 0.3, 1e-6 / learning_rate)
+    lower = jnp.minimum(plateau.rate, jnp.maximum(plateau.rate * 0.3, 1e-6 / learning_rate))
     return Plateau(
         rate=jnp.where(stale >= 2, lower, plateau.rate),
         best=jnp.where(better, val_accuracy, plateau.best),

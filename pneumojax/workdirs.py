@@ -51,6 +51,10 @@ def config_for(
         raise UserError("give --config (such as m1), or the --workdir of a run")
     if mode == "evaluate" and any(assignment.startswith("data.source=") for assignment in overrides):
         raise UserError("what is evaluated is named by --data=SOURCE, not by --config.data.source")
+    if mode == "experiment" and spec is not None:
+        config.experiment.models = spec.partition(":")[0]
+    if mode == "evaluate":
+        config.evaluation.shifts = False  # which an experiment's runs were evaluated under, not what is asked for now
     for assignment in overrides:
         configs.override(config, *assignment.split("=", 1))
     if data is not None and mode != "evaluate":

@@ -181,7 +181,7 @@ def test_a_wrong_override_is_told_in_one_line(field, text, says):
         ("experiment.recipes", "paper,"),
         ("experiment.seeds", "0;1"),
         ("experiment.seeds", "-1"),
-        ("experiment.folds", ""),
+        ("experiment.folds", "0;1"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(field, text):

@@ -1,7 +1,7 @@
 """`--mode=experiment`: trains every run of an experiment, each in its own workdir, and tells what they show."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from pneumojax import config as configs
 from pneumojax.data.readers import Split
 from pneumojax.errors import UserError
 from pneumojax.experiment import page, tables
-from pneumojax.experiment.plan import FILE, Run, runs
+from pneumojax.experiment.plan import FILE, Run, is_experiment, runs
 from pneumojax.experiment.results import ensemble, gather
 from pneumojax.files import write_whole
 
@@ -34,7 +34,7 @@ def experiment_mode(config: ConfigDict, overrides: Sequence[str], workdir: epath
     planned = runs(config)
     source = curate.open_own(config)
     everything = {one: config_of(one, source.location, overrides) for one in planned}
-    _refuse_other(workdir)
+    _refuse_other(workdir, everything, source.location)
     write_whole(workdir / FILE, json.dumps({"runs": [one._asdict() for one in planned]}, indent=2) + "\n")
     for number, (one, own) in enumerate(everything.items(), 1):
         log.console.print(f"Run {number} of {len(planned)}: {one.name}")
@@ -115,8 +115,17 @@ def _members(workdir: epath.Path) -> list[str]:
         raise UserError(f"{path} does not tell of runs: {error}") from None
 
 
-def _refuse_other(workdir: epath.Path) -> None:
+def _refuse_other(workdir: epath.Path, planned: Mapping[Run, ConfigDict], location: str) -> None:
+    """Before anything is written: raises UserError where the workdir holds something else, or runs of other images."""
     if (workdir / configs.FILE).exists():
         raise UserError(f"{workdir} holds one run: choose another --workdir for an experiment")
     if workdir.exists() and not (workdir / FILE).exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no experiment: choose another --workdir")
+    for name in _members(workdir) if is_experiment(workdir) else ():
+        if (workdir / name / configs.FILE).exists():
+            there = workdirs.read_config(workdir / name).data.source
+            if there != location:
+                raise UserError(f"{workdir} holds an experiment on {there}: choose another --workdir for {location}")
+    for one, own in planned.items():
+        if (workdir / one.name / configs.FILE).exists():
+            workdirs.refuse_other_settings(workdir / one.name, own)

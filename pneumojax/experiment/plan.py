@@ -41,14 +41,15 @@ def is_experiment(workdir: epath.Path | None) -> bool:
 def runs(config: ConfigDict) -> list[Run]:
     """The runs of a config's `experiment`: for each fold and seed, every model under every recipe."""
     given = config.experiment
-    folds = _numbers(given.folds) if config.data.folds else [None]
-    return [
+    folds = (_numbers(given.folds) if given.folds else range(config.data.folds)) if config.data.folds else [None]
+    found = [
         Run(name, recipe, fold, seed)
         for seed in _numbers(given.seeds)
         for fold in folds
         for recipe in given.recipes.split(",")
         for name in (given.models or config.name).split(",")
     ]
+    return list(dict.fromkeys(found))  # what is named twice is not two runs
 
 
 def _numbers(text: str) -> list[int]:
@@ -64,6 +65,6 @@ def rules(given: ConfigDict, folds: int) -> list[tuple[str, bool, str]]:
 
     return [
         ("experiment.recipes", bool(given.recipes) and all(given.recipes.split(",")), "a comma list of recipes"),
-        counted("folds", folds or 1000),
+        *([counted("folds", folds or 1000)] if given.folds else []),
         counted("seeds", 2**31),
     ]

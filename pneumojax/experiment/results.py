@@ -150,7 +150,10 @@ def compared(groups: Groups) -> list[Compared]:
 
 
 def _same_images(one: Result, other: Result) -> bool:
-    return one.split == other.split and np.array_equal(one.told["scores"][0], other.told["scores"][0])
+    if one.split != other.split:
+        return False
+    labels = (result.told["scores"][0] for result in (one, other))
+    return np.array_equal(one.told["ids"], other.told["ids"]) and np.array_equal(*labels)
 
 
 def _compare(first, second, pairs) -> Compared:

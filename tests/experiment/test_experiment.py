@@ -208,11 +208,14 @@ def test_an_ensemble_on_the_runs_own_images_is_the_one_of_the_tables(seeded):
 def refused(folder, *arguments) -> str:
     """The one line with which the command line refuses."""
     before = sorted(folder.rglob("*"))
+    plans = sorted(folder.rglob("experiment.json"))
+    plans_before = [path.read_bytes() for path in plans]
     done = pneumojax(*arguments, cwd=folder)
     assert done.returncode == 2, (done.returncode, done.stderr)
     [line] = done.stderr.splitlines()
     assert line.startswith("pneumojax: ")
     assert sorted(folder.rglob("*")) == before, "nothing is written"
+    assert [path.read_bytes() for path in plans] == plans_before, "nor written over"
     return line
 
 
@@ -223,6 +226,8 @@ def refused(folder, *arguments) -> str:
         ([f"--config.experiment.recipes={A}+augment.noise"], "'augment.noise' is no field=value"),
         (["--config.experiment.models=m1,m9"], "no config 'm9': there is m1, m2, m3"),
         (["--workdir=work/m1-recommended-seed0"], "m1-recommended-seed0 holds one run: choose another --workdir"),
+        (["--workdir=work", "--config.optimizer.learning_rate=0.5"], "holds a run with other settings"),
+        (["--workdir=work", "--data=phantom"], "holds an experiment on"),
         (["--workdir=chests"], "chests is not empty and holds no experiment: choose another --workdir"),
     ],
 )

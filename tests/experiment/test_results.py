@@ -179,6 +179,8 @@ def test_runs_that_share_no_images_are_not_compared():
     assert compared(grouped([result(), result(recipe="b", fold=1)])) == []
     other = result(recipe="b", labels=[0, 0, 0, 1, 1])
     assert compared(grouped([result(), other])) == []
+    others = result(recipe="b", ids=np.array(list("abcde")))  # whose labels are the same by chance
+    assert compared(grouped([result(), others])) == []
     elsewhere = result(recipe="b")._replace(split="val")
     assert compared(grouped([result(), elsewhere])) == []
 

@@ -29,6 +29,17 @@ def test_every_model_meets_every_recipe_on_each_fold_and_seed():
     ]
 
 
+def test_what_is_named_twice_is_one_run():
+    """Two of the same would show a spread of zero."""
+    config = config_with(data__folds="3", experiment__recipes="paper,paper", experiment__folds="1,1")
+    assert runs(config) == [Run("m2", "paper", 1, 0)]
+
+
+def test_every_fold_is_held_out_where_none_is_named():
+    config = config_with(data__folds="2", experiment__recipes="paper")
+    assert [run.fold for run in runs(config)] == [0, 1]
+
+
 def test_without_folds_none_is_held_out_and_the_configs_own_model_is_trained():
     assert runs(config_with(experiment__recipes="paper")) == [Run("m2", "paper", None, 0)]
 
