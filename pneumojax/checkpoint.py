@@ -53,6 +53,11 @@ def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) ->
     step = manager.latest_step()
     if step is None:
         return None
+    if "calibration" not in _restore(manager, step, facts=ocp.args.JsonRestore()).facts:
+        raise UserError(
+            f"{manager.directory.parent} was trained by an earlier version, whose state cannot be gone on from: use it"
+            " by --mode=evaluate, or train anew in another --workdir"
+        )
     saved = _restore(manager, step, model=_like(like.variables, layout), training=_like(_training(like), layout))
     return like.replace(**saved.model, **saved.training)
 

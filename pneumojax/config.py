@@ -43,7 +43,6 @@ _LATER = {
     "evaluation": {"prevalence": 0.0, "shifts": False},
 }
 _SUBSET = re.compile(r"all|paper|\d+,\d+")
-_SHARES = ("zoom", "stretch", "shift", "flip", "contrast", "brightness", "gamma", "sharpness", "noise")  # of augment
 SCHEDULES = ("constant", "cosine", "plateau")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -173,6 +172,7 @@ def check(config: ConfigDict) -> None:
 
 def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
     share = "at least 0 and below 1"
+    augmentations = [name for name in load("base:recommended").augment if name != "rotation"]
     return [
         ("epochs", 1 <= c.epochs <= 1_000_000, "from 1 to 1,000,000"),
         ("batch_size", c.batch_size >= 1, "at least 1"),
@@ -188,7 +188,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs"),
         ("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced"),
         ("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180"),
-        *((f"augment.{name}", 0 <= c.augment[name] < 1, share) for name in _SHARES),
+        *((f"augment.{name}", 0 <= c.augment[name] < 1, share) for name in augmentations),
         ("data.label_rule", c.data.label_rule in chexpert.RULES, f"one of {', '.join(chexpert.RULES)}"),
         ("data.views", c.data.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS)),
         ("data.subset", bool(_SUBSET.fullmatch(c.data.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517"),

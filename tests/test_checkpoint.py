@@ -92,3 +92,15 @@ def test_nothing_saved_is_told(tmp_path, config, state):
         assert checkpoint.restore_latest(manager, state, devices.layout()) is None
     with pytest.raises(UserError, match="no checkpoint in"):
         checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
+
+
+def test_a_state_of_an_earlier_version_is_kept_and_told_of(tmp_path, config, state):
+    """It lacks what later steps hang on; removing it, as for a damaged one, would lose a model that still evaluates."""
+    workdir = epath.Path(tmp_path)
+    with checkpoint.open_manager(workdir) as manager:
+        facts = {"model": config.model.to_dict(), "val": {"auc": 0.9}, "threshold": 0.5}
+        checkpoint.save(manager, numbered(state, 1), facts)
+    with checkpoint.open_manager(workdir) as manager, pytest.raises(UserError, match="trained by an earlier version"):
+        checkpoint.restore_latest(manager, state, devices.layout())
+    variables, _ = checkpoint.restore_best(workdir, config.model, state.variables, devices.layout())
+    np.testing.assert_array_equal(variables["params"]["dense_2"]["bias"], state.params["dense_2"]["bias"] + 1)

@@ -1,6 +1,6 @@
 """An experiment's tables: rows of text, for the terminal, for Markdown and for the page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pneumojax import shifts
@@ -57,8 +57,7 @@ def _models(results) -> Table:
     groups = grouped(results)
     split = results[0].split
     rows = [
-        (_name(group_name), str(len(group)), *(_shown(summaries(group)[key]) for key in TOLD[:-1]))
-        for group_name, group in groups.items()
+        (_name(group_name), str(len(group)), *_row(summaries(group), TOLD[:-1])) for group_name, group in groups.items()
     ]
     share = next(iter(groups.values()))[0].told["majority_accuracy"]
     rows.append(("always the larger class", "", "0.5000", "0.5000", f"{share:.4f}", "", ""))
@@ -68,10 +67,7 @@ def _models(results) -> Table:
 
 
 def _calibration(results) -> Table:
-    rows = [
-        (_name(group_name), *(_shown(summaries(group)[key]) for key in CALIBRATED))
-        for group_name, group in grouped(results).items()
-    ]
+    rows = [(_name(group_name), *_row(summaries(group), CALIBRATED)) for group_name, group in grouped(results).items()]
     note = f"Before and after the temperature that was fitted on val. {_SPREAD}"
     return Table("Calibration", note, ("model", "Brier before", "after", "ECE before", "after"), rows)
 
@@ -119,7 +115,7 @@ def _pairs(results) -> Table:
 
 def _ensembles(results) -> Table:
     shown = (*TOLD[:-1], "ece")
-    rows = [(title, *(_shown(told[key]) for key in shown)) for title, told in ensembles(results).items()]
+    rows = [(title, *_row(told, shown)) for title, told in ensembles(results).items()]
     note = f"The mean of the runs' calibrated log-odds, threshold and temperature fitted on val anew. {_SPREAD}"
     header = ("ensemble", "AUC", "balanced accuracy", "accuracy", "sensitivity", "specificity", "ECE")
     return Table("Ensembles", note, header, rows)
@@ -127,6 +123,10 @@ def _ensembles(results) -> Table:
 
 def _name(group: tuple[str, str]) -> str:
     return f"{group[0].upper()} {group[1]}"
+
+
+def _row(told: Mapping[str, Spread | None], names: Iterable[str]) -> list[str]:
+    return [_shown(told[name]) for name in names]
 
 
 def _shown(value: Spread | None, digits: int = 4) -> str:
