@@ -23,48 +23,54 @@ class Calibration(NamedTuple):
       threshold: of best balanced accuracy, in [0, 1]; on the scale of the probability, as the other one.
       threshold_sens95: the highest at which 95 % of pneumonia are found.
       prevalence: the share of pneumonia in val, which the probabilities hold for; in (0, 1).
-      offset: log-odds that other prevalences add.
+      offset: what a loss that weighs the classes took away, and log-odds that other prevalences add.
     """
 
     temperature: float
     threshold: float
     threshold_sens95: float
     prevalence: float
-    offset: float = 0.0
+    offset: float
 
 
 def fit(labels: ArrayLike, logits: ArrayLike) -> Calibration:
-    """Fits temperature and operating points. Raises `metrics.Undefined` where only one class is present."""
-    temperature = fit_temperature(labels, logits)
-    p = metrics.probabilities(logits, temperature)
+    """Fits scaling and operating points. Raises `metrics.Undefined` where only one class is present."""
+    temperature, offset = fit_scaling(labels, logits)
+    p = metrics.probabilities(logits, temperature, offset)
     return Calibration(
         temperature=temperature,
         threshold=metrics.best_threshold(labels, p),
         threshold_sens95=threshold_of_sensitivity(labels, p, SENSITIVITY),
         prevalence=float(np.mean(np.asarray(labels) == 1)),
+        offset=offset,
     )
 
 
-def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
-    """The temperature of least cross-entropy, within [1/64, 64].
+def fit_scaling(labels: ArrayLike, logits: ArrayLike) -> tuple[float, float]:
+    """Temperature, within [1/64, 64], and offset of least cross-entropy.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017. The labels are drawn in a little, by Platt's rule
-    ((n + 1) / (n + 2) for a class of n cases; "Probabilistic Outputs for Support Vector Machines", 1999): where logits
-    part the classes without error, the temperature would be zero otherwise.
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999; without the offset it is temperature scaling
+    (Guo et al., "On Calibration of Modern Neural Networks", 2017), which cannot take back that a class-balanced loss
+    answers for a prevalence of one half. By Platt's rule the labels are drawn in a little, to (n + 1) / (n + 2) for a
+    class of n cases: where logits part the classes without error, the temperature would be zero otherwise.
     """
-    from scipy.optimize import minimize_scalar  # as late as `metrics` imports what it takes
+    from scipy.optimize import minimize  # as late as `metrics` imports what it takes
 
     metrics.bce(labels, logits)  # raises for what are no cases
     labels, logits = np.asarray(labels) == 1, np.asarray(logits, np.float64)
     n1, n0 = labels.sum(), (~labels).sum()
     targets = np.where(labels, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
 
-    def loss(log_temperature):
+    def loss(parameters):
+        log_temperature, offset = parameters
         scaled = logits / np.exp(log_temperature)
-        return np.mean(np.logaddexp(0, scaled) - targets * scaled)
+        odds = scaled + offset
+        excess = expit(odds) - targets
+        return np.mean(np.logaddexp(0, odds) - targets * odds), np.array([-np.mean(excess * scaled), np.mean(excess)])
 
-    found = minimize_scalar(loss, bounds=np.log(_RANGE), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    bounds = [np.log(_RANGE), (None, None)]
+    found = minimize(loss, np.zeros(2), jac=True, bounds=bounds, options={"ftol": 0, "gtol": 1e-10, "maxiter": 1000})
+    return float(np.exp(found.x[0])), float(found.x[1])
 
 
 def threshold_of_sensitivity(labels: ArrayLike, probabilities: ArrayLike, sensitivity: float) -> float:

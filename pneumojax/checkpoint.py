@@ -16,7 +16,7 @@ KEPT_LATEST = 2
 
 
 def open_manager(workdir: epath.Path) -> ocp.CheckpointManager:
-    """The workdir's checkpoints: saving is asynchronous; the last two stay, and the best by val AUC.
+    """The workdir's checkpoints: saving is asynchronous; the last two stay, and the best, see `choice`.
 
     Close it when done (it is a context manager), which waits for the last save.
     """
@@ -32,11 +32,11 @@ def open_manager(workdir: epath.Path) -> ocp.CheckpointManager:
 
 
 def _score(metrics: dict) -> float:
-    return metrics["auc"]
+    return metrics.get("use", 0)  # earlier versions say nothing of it, and are refused when read
 
 
 def save(manager: ocp.CheckpointManager, state: Any, facts: dict) -> None:
-    """Saves `state` (a TrainState) at its step, with `facts`: JSON values, among them `val` with its `auc`."""
+    """Saves `state` (a TrainState) at its step, with `facts`: JSON values; `use` says if it is to be the best."""
     manager.save(
         int(state.step),
         args=ocp.args.Composite(
@@ -44,22 +44,18 @@ def save(manager: ocp.CheckpointManager, state: Any, facts: dict) -> None:
             training=ocp.args.StandardSave(_training(state)),
             facts=ocp.args.JsonSave(facts),
         ),
-        metrics={"auc": facts["val"]["auc"]},
+        metrics={"use": int(state.step) if facts["use"] else 0},
     )
 
 
-def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) -> Any | None:
-    """The last saved state, shaped as `like` (a TrainState or its shapes); None if there is none."""
+def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) -> tuple[Any, dict] | None:
+    """The last saved state, shaped as `like` (a TrainState or its shapes), and its facts; None if there is none."""
     step = manager.latest_step()
     if step is None:
         return None
-    if "calibration" not in _restore(manager, step, facts=ocp.args.JsonRestore()).facts:
-        raise UserError(
-            f"{manager.directory.parent} was trained by an earlier version, whose state cannot be gone on from: use it"
-            " by --mode=evaluate, or train anew in another --workdir"
-        )
+    facts = _facts(manager, step)
     saved = _restore(manager, step, model=_like(like.variables, layout), training=_like(_training(like), layout))
-    return like.replace(**saved.model, **saved.training)
+    return like.replace(**saved.model, **saved.training), facts
 
 
 def _training(state: Any) -> dict:
@@ -68,7 +64,7 @@ def _training(state: Any) -> dict:
 
 
 def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Layout) -> tuple[dict, dict]:
-    """The variables of the best checkpoint by val AUC, for use.
+    """The variables of the best checkpoint, for use: see `choice`.
 
     Args:
       workdir: of the run.
@@ -97,10 +93,19 @@ def best_facts(workdir: epath.Path, model: ConfigDict) -> dict:
         step = manager.best_step()
         if step is None:
             raise nothing
-        facts = _restore(manager, step, facts=ocp.args.JsonRestore()).facts
+        facts = _facts(manager, step)
     saved, wanted = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
     if saved != wanted:
         raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {wanted}: leave --config out")
+    return facts
+
+
+def _facts(manager: ocp.CheckpointManager, step: int) -> dict:
+    facts = _restore(manager, step, facts=ocp.args.JsonRestore()).facts
+    if "use" not in facts:
+        raise UserError(
+            f"{manager.directory.parent} was trained by an earlier version: train anew in another --workdir"
+        )
     return facts
 
 

@@ -34,6 +34,7 @@ ROW_GROUPS = {
     "Probabilities": {
         "bce": "Cross-entropy of raw logits",
         "temperature": "Temperature",
+        "offset": "Offset (log-odds)",
         "prevalence": "Prevalence they hold for",
         "brier_uncalibrated": "Brier score, uncalibrated",
         "brier": "Brier score",
@@ -43,9 +44,9 @@ ROW_GROUPS = {
 }
 
 OWN_NOTE = (
-    f"The small figures are {figures.LEVEL} % intervals. The checkpoint, the temperature and both stored thresholds "
-    "(of best balanced accuracy, and of 95 % sensitivity) are chosen on val, so val's own figures are a little too "
-    "good. The majority baseline is the accuracy of always answering the split's larger class."
+    f"The small figures are {figures.LEVEL} % intervals. The checkpoint, temperature and offset, and both stored "
+    "thresholds (of best balanced accuracy, and of 95 % sensitivity) are chosen on val, so val's own figures are a "
+    "little too good. The majority baseline is the accuracy of always answering the split's larger class."
 )
 OTHER_NOTE = "Images of other sources than the run's own, at the threshold stored with the run."
 LIMITS = (
@@ -246,8 +247,8 @@ def _roc_figure(split, found) -> str:
 def _reliability_figure(split, found) -> str:
     labels, probabilities = found["scores"]
     described = (
-        f"ECE {_plain(found, 'ece_uncalibrated')} before the temperature {_plain(found, 'temperature')} that was fitted"
-        f" on val, {_plain(found, 'ece')} after."
+        f"ECE {_plain(found, 'ece_uncalibrated')} before the temperature {_plain(found, 'temperature')} and the offset"
+        f" {_plain(found, 'offset')}, {_plain(found, 'ece')} after."
     )
     return figures.reliability(split, labels, probabilities, described) if len(labels) else ""
 

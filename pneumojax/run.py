@@ -13,7 +13,6 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
 from pneumojax.data.records import Source
 from pneumojax.data.sources import open_source
-from pneumojax.errors import UserError
 from pneumojax.files import csv_table, write_whole
 from pneumojax.step import create_model, init_variables
 from pneumojax.train import train
@@ -107,13 +106,9 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
 
 def _calibration(facts: dict, config: ConfigDict) -> calibrating.Calibration:
     """What was stored with the checkpoint, at the prevalence that the config asks for."""
-    # A checkpoint of an earlier version has its threshold alone.
-    stored = facts.get("calibration") or {"temperature": 1.0, "threshold": facts["threshold"], "threshold_sens95": None}
-    calibration = calibrating.Calibration(**{"prevalence": None} | stored)
+    calibration = calibrating.Calibration(**facts["calibration"])
     if not config.evaluation.prevalence:
         return calibration
-    if calibration.prevalence is None:
-        raise UserError("this run's checkpoint was saved without a calibration: train it again to restate prevalence")
     return calibrating.at_prevalence(calibration, config.evaluation.prevalence)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import calibration, checkpoint, devices, log, metrics
+from pneumojax import calibration, checkpoint, choice, devices, log, metrics
 from pneumojax.data import pipeline
 from pneumojax.data.readers import Split
 from pneumojax.dispatch import choose
@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
     per_epoch = _steps_per_epoch(config, splits["train"])
     model, optimizer = create_model(config), create_optimizer(config, per_epoch)
     with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager, deferred() as stop_if_asked:
-        state = _latest_state(config, manager, model, optimizer, layout)
+        state, best = _latest_state(config, manager, model, optimizer, layout)
         first, last = int(state.step), config.epochs * per_epoch
         if first >= last:
             return False
@@ -80,8 +80,15 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 if config.optimizer.schedule == "plateau":
                     lowered = after_epoch(state.plateau, told["val"]["accuracy"], config.optimizer.learning_rate)
                     state = state.replace(plateau=jax.device_put(lowered, layout.everywhere))
-                fitted = calibration.fit(splits["val"].labels, val_logits)._asdict()
-                facts = {"model": config.model.to_dict(), "epoch": epoch, "val": told["val"], "calibration": fitted}
+                best, use = choice.follow(best, splits["val"].labels, val_logits)
+                facts = {
+                    "model": config.model.to_dict(),
+                    "epoch": epoch,
+                    "val": told["val"],
+                    "calibration": calibration.fit(splits["val"].labels, val_logits)._asdict(),
+                    "best": best._asdict(),
+                    "use": use,
+                }
                 checkpoint.save(manager, state, facts)
                 log.console.print(_line(epoch, config.epochs, **told))
     return True
@@ -98,14 +105,18 @@ def _steps_per_epoch(config, split):
 
 
 def _latest_state(config, manager, model, optimizer, layout):
-    """The last state saved, or the first of all."""
+    """The last state saved, or the first of all; and the best val AUC up to it, None of the first."""
 
     def first():
         return init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
 
     # One program: the hundred that it would be otherwise take seconds to compile.
     state = jax.jit(first, out_shardings=layout.everywhere)()
-    return checkpoint.restore_latest(manager, state, layout) or state
+    latest = checkpoint.restore_latest(manager, state, layout)
+    if latest is None:
+        return state, None
+    state, facts = latest
+    return state, choice.Best(**facts["best"])
 
 
 def _run_epoch(dispatch, state, first, per_epoch, after_steps):

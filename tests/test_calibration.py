@@ -1,4 +1,4 @@
-"""Calibration: known temperatures, a search by grid, operating points by hand, and Bayes' rule."""
+"""Calibration: known scalings, minima of the loss written out, operating points by hand, and Bayes' rule."""
 
 import json
 import math
@@ -22,62 +22,79 @@ def sample(seed: int, n: int = 200, share: float = 0.7):
     return labels, 2 * rng.normal(size=n) + 1.5 * (2 * labels - 1)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
-def test_a_known_temperature_is_recovered(temperature):
-    """Labels drawn from sigmoid(logit / T) say what T was: its standard error is near 1 % for so many."""
+@pytest.mark.parametrize(("temperature", "offset"), [(0.3, 0.0), (1.0, 1.5), (2.5, -2.0), (8.0, 0.5)])
+def test_known_temperature_and_offset_are_recovered(temperature, offset):
+    """Labels drawn from sigmoid(logit / T + b) say what these were: standard errors are near 1 % for so many."""
     rng = np.random.default_rng(3)
     logits = rng.normal(0.5, 2.0, size=100_000) * temperature
-    labels = rng.random(len(logits)) < expit(logits / temperature)
-    assert calibration.fit_temperature(labels, logits) == pytest.approx(temperature, rel=0.03)
+    labels = rng.random(len(logits)) < expit(logits / temperature + offset)
+    fitted = calibration.fit_scaling(labels, logits)
+    assert fitted == (pytest.approx(temperature, rel=0.03), pytest.approx(offset, abs=0.06))
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("scale", [0.2, 1.0, 20.0])
-def test_temperature_is_the_minimum_of_a_grid(seed, scale):
-    """Cross-entropy with Platt's targets, written out: each case is as much pneumonia as its target says."""
+def test_scaling_is_a_minimum(seed, scale):
+    """Cross-entropy with Platt's targets, written out: each case is as much pneumonia as its target says.
+
+    It is convex in 1 / T and the offset, so that a minimum among neighbours is the only one.
+    """
     labels, logits = sample(seed, n=60, share=[0.7, 0.5, 0.9, 0.1][seed])
     logits = logits * scale
     n1, n0 = labels.sum(), (1 - labels).sum()
     target = np.where(labels == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
 
-    def loss(temperature):
-        scaled = logits / temperature
-        return -np.mean(target * log_expit(scaled) + (1 - target) * log_expit(-scaled))
+    def loss(temperature, offset):
+        odds = logits / temperature + offset
+        return -np.mean(target * log_expit(odds) + (1 - target) * log_expit(-odds))
 
-    fitted = calibration.fit_temperature(labels, logits)
-    grid = np.geomspace(1 / 64, 64, 4001)
-    losses = [loss(temperature) for temperature in grid]
-    assert loss(fitted) <= min(losses) + 1e-9
-    assert fitted == pytest.approx(grid[np.argmin(losses)], rel=grid[1] / grid[0] - 1 + 1e-4)
+    temperature, offset = calibration.fit_scaling(labels, logits)
+    at = loss(temperature, offset)
+    for step in (1e-3, 0.1, 1.0):
+        for factor, more in ((1 + step, 0), (1 / (1 + step), 0), (1, step), (1, -step), (1 + step, step)):
+            assert loss(temperature * factor, offset + more) > at
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e-3, 1.0, 30.0, 1e5, 1e300])
+@pytest.mark.parametrize("size", [1e-300, 1e-3, 1.0, 30.0, 1e5, 1e38])
 @pytest.mark.parametrize("direction", [1, -1])
-def test_separated_classes_have_a_temperature_in_range(size, direction):
+def test_separated_classes_are_scaled_in_range(size, direction):
     """Without Platt's targets the minimum would lie at zero, or for logits that are wrong throughout, nowhere."""
     logits = direction * size * np.array([-2.0, -1.0, 1.0, 2.0, 3.0])
-    temperature = calibration.fit_temperature([0, 0, 1, 1, 1], logits)
-    assert 1 / 64 <= temperature <= 64
+    temperature, offset = calibration.fit_scaling([0, 0, 1, 1, 1], logits)
+    assert temperature * (1 + 1e-12) >= 1 / 64
+    assert temperature <= 64 * (1 + 1e-12)
+    assert math.isfinite(offset)
 
 
 def test_separated_classes_are_believed_as_far_as_their_number_goes():
     """With all logits alike in size, 3 + 3 cases of Platt's target 4 / 5 need sigmoid(logit / T) = 4 / 5."""
-    temperature = calibration.fit_temperature([0] * 3 + [1] * 3, [-5.0] * 3 + [5.0] * 3)
-    assert temperature == pytest.approx(5 / math.log(4), rel=1e-4)
+    fitted = calibration.fit_scaling([0] * 3 + [1] * 3, [-5.0] * 3 + [5.0] * 3)
+    assert fitted == (pytest.approx(5 / math.log(4), rel=1e-4), pytest.approx(0, abs=1e-6))
 
 
 def test_logits_that_mislead_are_softened_as_far_as_may_be():
+    """And what the offset then says is the prevalence."""
     labels, logits = sample(0)
-    assert calibration.fit_temperature(1 - labels, logits) == pytest.approx(64, rel=1e-3)
+    temperature, offset = calibration.fit_scaling(1 - labels, logits)
+    assert temperature == pytest.approx(64, rel=1e-3)
+    assert np.mean(expit(logits / temperature + offset)) == pytest.approx(np.mean(1 - labels), abs=0.01)
 
 
-def test_temperature_takes_what_training_hands_over():
+def test_a_class_balanced_loss_is_taken_back():
+    """It answers for a prevalence of a half: the offset adds the log-odds of val's own."""
+    rng = np.random.default_rng(5)
+    labels = rng.random(200_000) < 0.75
+    logits = rng.normal(np.where(labels, 1.0, -1.0), math.sqrt(2))  # their own log-odds, were both as frequent
+    assert calibration.fit_scaling(labels, logits) == (pytest.approx(1, rel=0.02), pytest.approx(math.log(3), abs=0.03))
+
+
+def test_scaling_takes_what_training_hands_over():
     """Labels are uint8 and logits float32 there, and the order is that of the files."""
     labels, logits = sample(1)
     order = np.random.default_rng(0).permutation(len(labels))
-    expected = calibration.fit_temperature(labels, logits)
-    given = calibration.fit_temperature(labels[order].astype(np.uint8), logits[order].astype(np.float32))
-    assert type(given) is float
+    expected = calibration.fit_scaling(labels, logits)
+    given = calibration.fit_scaling(labels[order].astype(np.uint8), logits[order].astype(np.float32))
+    assert [type(value) for value in given] == [float, float]
     assert given == pytest.approx(expected, rel=1e-4)
 
 
@@ -93,19 +110,18 @@ def test_one_class_fits_nothing(label):
     [([], [], "no cases"), ([0, 1], [0.0, math.nan], "finite"), ([0, 1, 1], [0.0, 1.0], "one shape")],
 )
 def test_what_cannot_be_fitted_is_refused(labels, logits, says):
-    for fit in (calibration.fit, calibration.fit_temperature):
+    for fit in (calibration.fit, calibration.fit_scaling):
         with pytest.raises(ValueError, match=says):
             fit(labels, logits)
 
 
 def test_fit_puts_the_parts_together():
-    """Both thresholds are of the tempered probability, so that each is where the logits cross over."""
+    """Both thresholds are of the scaled probability, so that each is where the logits cross over."""
     labels, logits = sample(2)
     fitted = calibration.fit(labels, logits)
-    p = expit(logits / fitted.temperature)
-    assert fitted.temperature == calibration.fit_temperature(labels, logits)
+    p = expit(logits / fitted.temperature + fitted.offset)
+    assert (fitted.temperature, fitted.offset) == calibration.fit_scaling(labels, logits)
     assert fitted.prevalence == pytest.approx(0.7)
-    assert fitted.offset == 0.0
     false_alarms, found, _ = sk.roc_curve(labels, p)
     called = p >= fitted.threshold
     assert sk.balanced_accuracy_score(labels, called) == pytest.approx(max(found - false_alarms) / 2 + 0.5)
@@ -186,7 +202,7 @@ def test_threshold_of_sensitivity_needs_a_positive():
 
 def test_bayes_rule_by_hand():
     """Of 100, 75 are ill and p is 0.9: likelihood ratio 9 / 3 = 3. With one ill in five, odds 3 / 4: p is 3 / 7."""
-    val = calibration.Calibration(temperature=1.0, threshold=0.75, threshold_sens95=0.5, prevalence=0.75)
+    val = calibration.Calibration(temperature=1.0, threshold=0.75, threshold_sens95=0.5, prevalence=0.75, offset=0.0)
     there = calibration.at_prevalence(val, 0.2)
     assert metrics.probabilities([math.log(9)], there.temperature, there.offset) == pytest.approx([3 / 7])
     # Odds 3 and 1 have ratios 1 and 1 / 3, which make odds 1 / 4 and 1 / 12 where one in five is ill.
@@ -199,7 +215,7 @@ def test_probabilities_at_a_prevalence_equal_bayes_rule(prevalence):
     labels, logits = sample(4)
     fitted = calibration.fit(labels, logits)
     there = calibration.at_prevalence(fitted, prevalence)
-    p = expit(logits / fitted.temperature)
+    p = expit(logits / fitted.temperature + fitted.offset)
     ill = p / fitted.prevalence * prevalence
     well = (1 - p) / (1 - fitted.prevalence) * (1 - prevalence)
     np.testing.assert_allclose(
@@ -301,7 +317,6 @@ def test_summary_at_the_second_operating_point_equals_scikit_learn():
 
 
 def test_summary_without_a_second_operating_point_has_none_of_it():
-    """A checkpoint of an earlier version has none stored."""
     out = metrics.summary(HAND_LABELS, HAND_LOGITS, 0.6, resamples=20)
     assert out["threshold_sens95"] is None
     assert not [key for key in out if key.endswith("_at_sens95")]

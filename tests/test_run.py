@@ -234,7 +234,7 @@ def test_a_prevalence_restates_probabilities_and_changes_no_decision(chests, tmp
     config = small(chests, tmp_path)
     run.train_mode(config, work)
     before, given = json.loads((work / "evaluation/test.json").read_text()), rows(work / "evaluation/test.csv")
-    assert (before["prevalence"], before["offset"]) == (0.5, 0.0)
+    assert before["prevalence"] == 0.5
     config.evaluation.prevalence = 0.05
     run.evaluate_mode(config, work, None)
     after, restated = json.loads((work / "evaluation/test.json").read_text()), rows(work / "evaluation/test.csv")
@@ -270,26 +270,6 @@ def test_shifts_are_evaluated_on_request(chests, tmp_path, capsys):
         assert told["clean"] == {key: clean[key] for key in told["clean"]}
         assert {measured["n"] for measured in told.values()} == {n}
         assert {measured["threshold"] for measured in told.values()} == {clean["threshold"]}
-
-
-def test_a_checkpoint_of_an_earlier_version_has_its_threshold_alone(chests, tmp_path):
-    """What it says is as it was: probabilities of the logits as they are, no second threshold, no other prevalence."""
-    work = epath.Path(tmp_path / "work")
-    config = small(chests, tmp_path)
-    run.train_mode(config, work)
-    before = json.loads((work / "evaluation/test.json").read_text())
-    [path] = work.glob("checkpoints/*/facts/metadata")
-    facts = json.loads(path.read_text())
-    del facts["calibration"]
-    path.write_text(json.dumps(facts | {"threshold": 0.4375}))
-    run.evaluate_mode(config, work, None)
-    after = json.loads((work / "evaluation/test.json").read_text())
-    assert (after["temperature"], after["threshold"], after["threshold_sens95"]) == (1.0, 0.4375, None)
-    assert (after["prevalence"], after["bce"]) == (None, before["bce"])
-    assert after["brier"] == after["brier_uncalibrated"] == before["brier_uncalibrated"]
-    config.evaluation.prevalence = 0.05
-    with pytest.raises(UserError, match="saved without a calibration: train it again"):
-        run.evaluate_mode(config, work, None)
 
 
 def test_copies_are_carved_together(tmp_path):

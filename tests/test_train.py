@@ -10,7 +10,7 @@ import pytest
 from conftest import SIZE
 from etils import epath
 
-from pneumojax import calibration, checkpoint, devices
+from pneumojax import calibration, checkpoint, devices, metrics
 from pneumojax.errors import UserError
 from pneumojax.evaluate import Evaluator
 from pneumojax.step import create_model, create_optimizer, init_state, init_variables
@@ -22,11 +22,17 @@ def records_of(workdir):
     return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
 
 
+def facts_of(workdir):
+    """What is saved beside the states that are kept, in order."""
+    paths = sorted(workdir.glob("checkpoints/*/facts/metadata"), key=lambda path: int(path.parts[-3]))
+    return [json.loads(path.read_text()) for path in paths]
+
+
 def final_state(config, workdir, splits, layout):
     model, optimizer = create_model(config), create_optimizer(config, 6)
     like = init_state(init_variables(model, SIZE, 0), optimizer)
     with checkpoint.open_manager(workdir) as manager:
-        return jax.device_get(checkpoint.restore_latest(manager, like, layout))
+        return jax.device_get(checkpoint.restore_latest(manager, like, layout)[0])
 
 
 @pytest.mark.parametrize(("resident", "schedule"), [("always", "cosine"), ("never", "cosine"), ("always", "plateau")])
@@ -71,6 +77,8 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
         assert (a.plateau.rate, a.plateau.best, a.plateau.stale) == (1, 0, 0), "only what is asked for is followed"
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
+    for one, other in zip(facts_of(whole), facts_of(broken), strict=True):
+        assert one == other
     assert not train(config, broken, splits, layout), "a complete run has nothing left to train"
 
 
@@ -98,8 +106,9 @@ def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, tmp
         variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
         logits = Evaluator(model, layout, config.evaluation.batch_size).logits(variables, splits["val"])
     assert facts["calibration"] == calibration.fit(splits["val"].labels, logits)._asdict()
-    best = max((line for line in records_of(workdir) if line["split"] == "val"), key=lambda line: line["auc"])
-    assert (facts["epoch"], facts["val"]["auc"]) == (best["epoch"], best["auc"])
+    of_val = {line["epoch"]: line["auc"] for line in records_of(workdir) if line["split"] == "val"}
+    assert facts["val"]["auc"] == of_val[facts["epoch"]] == metrics.auc(splits["val"].labels, logits)
+    assert facts["best"]["auc"] == max(of_val[epoch] for epoch in of_val if epoch <= facts["epoch"])
 
 
 def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):

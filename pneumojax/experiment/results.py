@@ -176,14 +176,16 @@ def _right(result: Result) -> np.ndarray:
 
 
 def ensemble(members: Sequence[dict[str, dict]], split: str) -> tuple[np.ndarray, np.ndarray, calibration.Calibration]:
-    """The mean of the members' calibrated log-odds on a split, calibrated anew on val.
+    """The mean of the members' log-odds on a split, each by its own temperature, calibrated anew on val.
+
+    Their offsets are left out: the ensemble's own takes their place.
 
     Args:
       members: the `evaluations` of each, over the same images of val and of `split`.
       split: whose images are scored.
 
     Returns:
-      The labels (n,), the mean log-odds (n,), and temperature and operating points of these.
+      The labels (n,), the mean log-odds (n,), and the calibration of these.
     """
     labels, logits = _mean_log_odds(members, split)
     return labels, logits, calibration.fit(*_mean_log_odds(members, "val"))

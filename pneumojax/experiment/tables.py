@@ -68,7 +68,7 @@ def _models(results) -> Table:
 
 def _calibration(results) -> Table:
     rows = [(_name(group_name), *_row(summaries(group), CALIBRATED)) for group_name, group in grouped(results).items()]
-    note = f"Before and after the temperature that was fitted on val. {_SPREAD}"
+    note = f"Before and after the temperature and offset that were fitted on val. {_SPREAD}"
     return Table("Calibration", note, ("model", "Brier before", "after", "ECE before", "after"), rows)
 
 
@@ -116,7 +116,7 @@ def _pairs(results) -> Table:
 def _ensembles(results) -> Table:
     shown = (*TOLD[:-1], "ece")
     rows = [(title, *_row(told, shown)) for title, told in ensembles(results).items()]
-    note = f"The mean of the runs' calibrated log-odds, threshold and temperature fitted on val anew. {_SPREAD}"
+    note = f"The mean of the runs' log-odds, each by its own temperature, calibrated on val anew. {_SPREAD}"
     header = ("ensemble", "AUC", "balanced accuracy", "accuracy", "sensitivity", "specificity", "ECE")
     return Table("Ensembles", note, header, rows)
 
