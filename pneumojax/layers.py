@@ -101,24 +101,30 @@ def block_reference(
     Returns:
       Each layer's output, the last (n, ceil(height / 2), ceil(width / 2), channels); the statistics normalized by.
     """
-    rectified = _rectify(x, parameters.kernel, parameters.bias)
+    rectified = rectify(x, parameters.kernel, parameters.bias)
     a = _drop(rectified, dropped)
     if statistics is None:
         wide = _wide(a)
         mean = wide.mean((0, 1, 2))
         statistics = Statistics(mean, jnp.maximum(jnp.square(wide).mean((0, 1, 2)) - jnp.square(mean), 0))
-    scale, shift = _affine(parameters, statistics)
-    y = (a * scale + shift).astype(x.dtype)
+    y = normalize(a, parameters, statistics)
     return {"conv": rectified, "dropout": a, "batch_norm": y, "max_pool": max_pool(y)}, statistics
+
+
+def rectify(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """ReLU of the convolution, 'same' padding: (n, h, w, channels in) -> (n, h, w, channels)."""
+    return jax.nn.relu(_convolve(x, kernel) + bias.astype(x.dtype))
+
+
+def normalize(a: jax.Array, parameters: Parameters, statistics: Statistics) -> jax.Array:
+    """Batch normalization by `statistics`: (n, h, w, channels), as is what it gives."""
+    scale, shift = _affine(parameters, statistics)
+    return (a * scale + shift).astype(a.dtype)
 
 
 def max_pool(images: jax.Array) -> jax.Array:
     """2x2 max-pooling, stride 2, 'same' padding: (n, h, w, c) -> (n, ceil(h/2), ceil(w/2), c)."""
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
-
-
-def _rectify(x, kernel, bias):
-    return jax.nn.relu(_convolve(x, kernel) + bias.astype(x.dtype))
 
 
 def _convolve(x, kernel):
@@ -224,7 +230,7 @@ def _infer(x, parameters, scale, shift):
     """y, (n, rows, columns, channels): the affine map of what max-pool chooses of the activations."""
 
     def plain(x, kernel, bias, scale, shift):
-        extremes, _ = _choose(_rectify(x, kernel, bias), jnp.sign(scale))
+        extremes, _ = _choose(rectify(x, kernel, bias), jnp.sign(scale))
         return ((extremes * scale + shift).astype(x.dtype),)
 
     def shapes(x, kernel, *_):
@@ -245,7 +251,7 @@ def _forward(x, parameters, dropped):
     attributes = {"threshold": dropped.threshold, "gain": dropped.gain}
 
     def plain(x, kernel, bias, sign, seeds):
-        a = _drop(_rectify(x, kernel, bias), dropped._replace(seeds=seeds))
+        a = _drop(rectify(x, kernel, bias), dropped._replace(seeds=seeds))
         wide = _wide(a)
         sums = jnp.stack([wide.sum((1, 2)), jnp.square(wide).sum((1, 2))], 1)
         return a if _keeps(x) else a[:0], _choose(a, sign)[0], sums
@@ -271,7 +277,7 @@ def _backward(x, parameters, dropped, a, gradient, slopes):
     attributes = {"threshold": dropped.threshold, "gain": dropped.gain}
 
     def plain(x, kernel, bias, seeds, a, gradient, slopes):
-        a = a if _keeps(x) else _drop(_rectify(x, kernel, bias), dropped._replace(seeds=seeds))
+        a = a if _keeps(x) else _drop(rectify(x, kernel, bias), dropped._replace(seeds=seeds))
         sign, scale, constant, linear = slopes
         of_a = _spread(gradient * scale, _choose(a, sign)[1], a.shape) + constant + linear * a
         of_z = jnp.where(a == 0, 0, of_a * dropped.gain)  # closed by ReLU or by dropout

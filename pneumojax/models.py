@@ -1,6 +1,7 @@
 """The CNN family M1, M2, M3 as one Flax module, which reads its tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -48,11 +49,11 @@ class Classifier(nn.Module):
             x = self._block(number, block, x, train)
         x = x.reshape(x.shape[0], -1)
         self._tell("flatten", x)
-        x = nn.relu(self._dense(HEAD_UNITS, "dense_1", self.dtype)(x))
+        x = nn.relu(_dense(HEAD_UNITS, "dense_1", self.dtype)(x))
         self._tell("dense_1", x)
         x = nn.Dropout(self.head_dropout, deterministic=not train)(x)
         self._tell("dropout_head", x)
-        x = self._dense(1, "dense_2", None)(x)
+        x = _dense(1, "dense_2", None)(x)
         self._tell("dense_2", x)
         return x[:, 0].astype(jnp.float32)
 
@@ -80,11 +81,12 @@ class Classifier(nn.Module):
                 variable.value = self.batch_norm_momentum * old + (1 - self.batch_norm_momentum) * new
         return y
 
-    def _dense(self, units: int, name: str, dtype: jax.typing.DTypeLike | None) -> nn.Dense:
-        return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name=name)
-
     def _tell(self, name: str, value: jax.Array) -> None:
         self.sow("intermediates", f"{name}_output", value)
+
+
+def _dense(units: int, name: str, dtype: jax.typing.DTypeLike | None) -> nn.Dense:
+    return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name=name)
 
 
 class _Convolution(nn.Module):
@@ -120,6 +122,76 @@ def create(name: str, **attributes) -> Classifier:
       KeyError: there is no model of that name.
     """
     return Classifier(blocks=FAMILY[name], **attributes)
+
+
+Function = Callable[[jax.Array], jax.Array]
+
+
+def halves(model: Classifier, variables: dict, layer: str) -> tuple[Function, Function]:
+    """The model in inference mode, cut behind a layer.
+
+    Args:
+      model: the module.
+      variables: its `{"params": ..., "batch_stats": ...}`.
+      layer: the name of one of `layer_rows`.
+
+    Returns:
+      Images (batch, height, width, 1) -> the layer's output; and that -> logits (batch,) float32.
+
+    Raises:
+      KeyError: there is no such layer.
+    """
+    before, after, found = [lambda images: images.astype(model.dtype or images.dtype)], [], False
+    for names, steps, whole in _parts(model, variables):
+        if layer not in names:
+            (after if found else before).append(whole)
+            continue
+        at, found = names.index(layer) + 1, True
+        before += steps[:at] if at < len(steps) else [whole]
+        after += steps[at:]
+    if not found:
+        raise KeyError(layer)
+    after.append(lambda x: x[:, 0].astype(jnp.float32))
+    return _chained(before), _chained(after)
+
+
+def _chained(steps: Sequence[Function]) -> Function:
+    def run(x):
+        for step in steps:
+            x = step(x)
+        return x
+
+    return run
+
+
+def _parts(model: Classifier, variables: dict) -> Iterator[tuple[list[str], list[Function], Function]]:
+    """Of each block, and of each layer after them: names of layers, what each does, and what all do."""
+    params, running = variables["params"], variables["batch_stats"]
+    for number, block in enumerate(model.blocks, start=1):
+        convolution, affine = params[f"conv_{number}"], params[f"batch_norm_{number}"]
+        parameters = layers.Parameters(convolution["kernel"], convolution["bias"], affine["scale"], affine["bias"])
+        statistics = layers.Statistics(*(running[f"batch_norm_{number}"][kind] for kind in ("mean", "var")))
+        steps = {
+            "conv": partial(layers.rectify, kernel=parameters.kernel, bias=parameters.bias),
+            "dropout": lambda x: x,
+            "batch_norm": partial(layers.normalize, parameters=parameters, statistics=statistics),
+            "max_pool": layers.max_pool,
+        }
+        if not block.dropout:
+            del steps["dropout"]
+        names = [f"{kind}_{number}" for kind in steps]
+        yield names, [*steps.values()], partial(layers.block_infer, parameters=parameters, statistics=statistics)
+    first, last = (
+        partial(_dense(units, name, dtype).apply, {"params": params[name]})
+        for units, name, dtype in ((HEAD_UNITS, "dense_1", model.dtype), (1, "dense_2", None))
+    )
+    for name, step in {
+        "flatten": lambda x: x.reshape(x.shape[0], -1),
+        "dense_1": lambda x: nn.relu(first(x)),
+        "dropout_head": lambda x: x,
+        "dense_2": last,
+    }.items():
+        yield [name], [step], step
 
 
 class LayerRow(NamedTuple):

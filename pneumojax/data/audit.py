@@ -6,24 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from pneumojax.data import images, leakage, splits
+from pneumojax.data import leakage, splits
+from pneumojax.data.checks import MAX_ASPECT, MIN_SIDE, declared, is_absurd, is_constant, is_inverted
 from pneumojax.data.duplicates import identical, near_equal, perceptual_hash, thumbnail
 from pneumojax.data.records import WHOLE, Record, Source
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage, refuse_special
 
 SIDE = 150  # px; of the square that is looked at
-MIN_SIDE = 32  # px
-MAX_ASPECT = 4
-
-# Measured on 5,232 radiographs of children (Kermany et al.), 48 of them at full size too, and on 800 phantoms.
-MIN_COLOUR = 8.0  # grey levels between channels, mean over the image: grey as RGB has 0, a scan with a tint 13
-MIN_RANGE = 20.0  # grey levels from the 1st to the 99th percentile: radiographs have 84 at least
-MAX_INVERTED = -1.0  # of `_uprightness`: radiographs have 0.4 at least, 2.7 and more in 95 of 100
-
 _SUFFIXES = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".dcm": "DICOM", ".dicom": "DICOM"}
-_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
 
 class _Kind(NamedTuple):
@@ -148,36 +139,6 @@ def examine(source: Source, record: Record) -> Facts:
     )
 
 
-def is_constant(image: np.ndarray) -> bool:
-    """Whether an image, (s, s) uint8, is one even grey but for a few pixels."""
-    low, high = np.percentile(image, (1, 99))
-    return bool(high - low < MIN_RANGE)
-
-
-def is_inverted(thumbnail: np.ndarray) -> bool:
-    """Whether a chest radiograph, (32, 32) uint8 and not constant, shows bone dark and air bright."""
-    return bool(_uprightness(thumbnail) < MAX_INVERTED)
-
-
-def is_colour(image: Image.Image) -> bool:
-    """Whether the channels of an image differ by more than noise, or a letter in colour, explains."""
-    if image.mode in _GREY or image.width * image.height > MAX_PIXELS:
-        return False
-    image.draft("RGB", (SIDE, SIDE))
-    image.info.pop("transparency", None)  # Pillow warns of that of a palette
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    channels = image.resize((SIDE, SIDE), Image.Resampling.BOX).split()
-    return bool(np.ptp([np.asarray(channel) for channel in channels], axis=0).mean() > MIN_COLOUR)
-
-
-def _uprightness(thumbnail) -> float:
-    """How much brighter the midline is than lungs and margins, in standard deviations of the image."""
-    image = (thumbnail - thumbnail.mean()) / max(thumbnail.std(), 1.0)
-    lungs = np.hstack([image[8:20, 6:12], image[8:20, 20:26]])
-    margins = np.hstack([image[:, :2], image[:, -2:]])
-    return 2 * image[8:24, 14:18].mean() - lungs.mean() - margins.mean()
-
-
 def _file_facts(path: Path) -> dict:
     """The facts that the file itself tells, as far as it is fit to."""
     facts = {}
@@ -185,17 +146,9 @@ def _file_facts(path: Path) -> dict:
         refuse_special(path)
         with path.open("rb") as file:
             facts |= {"digest": hashlib.file_digest(file, "sha256").digest(), "bytes": file.tell()}
-            file.seek(0)
-            facts["format"], opener = images.format_of(file.read(images.HEAD))
-            if opener:
-                file.seek(0)
-                image = opener(file)
-                facts |= {"width": image.width, "height": image.height, "mode": image.mode}
-                images.refuse_bomb(file, image)
-                facts["colour"] = is_colour(image)
-    except Exception:  # whatever broken data make the decoders raise: what is wrong, reading the image tells
+    except Exception:  # what is wrong, reading the image tells
         pass
-    return facts
+    return facts | declared(path)._asdict()
 
 
 def audit(source: Source, facts: Iterable[Facts | UnreadableImage]) -> dict:
@@ -255,7 +208,7 @@ def _single(found) -> dict[str, list[list[Record]]]:
         "unreadable": lambda record, told: told.problem and not _truncated(told),
         "truncated": lambda record, told: _truncated(told),
         "wrong_extension": lambda record, told: told.format != _suffix_format(record, told),
-        "absurd_size": lambda record, told: told.width is not None and _absurd(told.width, told.height),
+        "absurd_size": lambda record, told: told.width is not None and is_absurd(told.width, told.height),
         "colour": lambda record, told: told.colour,
         "constant": lambda record, told: told.constant,
         "inverted": lambda record, told: told.inverted,
@@ -270,11 +223,6 @@ def _truncated(told) -> bool:
 def _suffix_format(record, told) -> str:
     """What the name tells; where it tells nothing, or the content does not, what the content is."""
     return _SUFFIXES.get(PurePosixPath(record.id).suffix.lower(), told.format) if told.format else ""
-
-
-def _absurd(width, height) -> bool:
-    short, long = sorted((width, height))
-    return short < MIN_SIDE or long > MAX_ASPECT * short or width * height > MAX_PIXELS
 
 
 def _alike(found) -> dict[str, list[list[Record]]]:

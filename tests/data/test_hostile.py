@@ -17,7 +17,8 @@ from PIL import Image
 from test_fuzz import megabytes
 
 from pneumojax.data import images
-from pneumojax.data.audit import examine, is_colour
+from pneumojax.data.audit import examine
+from pneumojax.data.checks import is_colour
 from pneumojax.data.sources import open_source, table
 from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
 from pneumojax.errors import MAX_LINE, UserError
