@@ -40,12 +40,12 @@ def recommended() -> ConfigDict:
             "augment": {
                 "rotation": 10.0,  # degrees, at most, either way
                 "zoom": 0.12,  # share, at most, in or out
-                "stretch": 0.15,  # share, at most, of each axis on its own
+                "stretch": 0.1,  # share, at most, of each axis on its own
                 "shift": 0.08,  # share of the side, at most, each way
                 "flip": 0.0,  # share of images that are mirrored
                 "contrast": 0.3,  # share, at most, more or less, about the image's mean
                 "brightness": 0.1,  # of the range [0, 1], at most, up or down
-                "gamma": 0.4,  # share, at most, of the intensities' exponent
+                "gamma": 0.3,  # share, at most, of the intensities' exponent
                 "sharpness": 0.5,  # share, at most, of fine detail that is taken away or added
                 "noise": 0.03,  # standard deviation, at most, of the range [0, 1]
             },

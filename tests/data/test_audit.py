@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngImageFile
 
 from pneumojax.data import audit as auditing
-from pneumojax.data import phantom
+from pneumojax.data import checks, phantom
 from pneumojax.data.audit import audit, examine, headline
 from pneumojax.data.records import Record, Source
 from pneumojax.data.sources import open_source
@@ -256,7 +256,7 @@ def test_grey_in_three_channels_is_no_colour_and_a_tint_is(encoding, options):
     for image, expected in ((grey, False), (tinted, True)):
         file = io.BytesIO()
         image.save(file, encoding, **options)
-        assert auditing.is_colour(Image.open(file)) == expected
+        assert checks.is_colour(Image.open(file)) == expected
 
 
 def test_the_headline_of_the_real_set():
