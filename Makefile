@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test bench fuzz lint lock clean
+.PHONY: install train test test-browser bench fuzz lint lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -27,6 +27,11 @@ install: .venv/installed .venv/kernels
 %/kernels: %/installed $(wildcard pneumojax/kernels/*.cc pneumojax/kernels/*.h)
 	-$*/bin/python -m pneumojax.kernels.build
 	touch $@
+
+# The report in headless Chromium: needs Debian's chromium and chromium-driver, or alike, and installs selenium.
+test-browser: install
+	$(BIN)/python -m pip install --quiet selenium
+	$(BIN)/python -m pytest tests/browser
 
 lint: install
 	$(BIN)/ruff check

@@ -74,6 +74,21 @@ def recommended() -> ConfigDict:
                 "prevalence": 0.0,  # of pneumonia where the model is used, for the probabilities; 0: val's
                 "shifts": False,  # whether the foremost split is evaluated under shifts made on purpose, too
             },
+            "explanation": {
+                "methods": "grad-cam,grad-cam++,integrated-gradients,smooth-grad,occlusion",
+                "count": 16,  # images
+                "checks": False,  # whether the methods themselves are measured too, on as many images
+                "layer": "",  # of Grad-CAM and Grad-CAM++; empty: the last convolution
+                "steps": 50,  # of integrated gradients
+                "samples": 32,  # of SmoothGrad
+                "noise": 0.1,  # of SmoothGrad: standard deviation, of the range [0, 1]
+                "window": 15,  # px, of occlusion
+                "stride": 8,  # px, of occlusion
+            },
+            "prediction": {
+                "output": "",  # a file .csv or .jsonl; empty: predictions/<name>.csv in the workdir
+                "shard": "",  # such as 0/4, the first of four parts of the images; empty: a part for each process
+            },
             "experiment": {
                 "models": "",  # configs, such as "m1,m2,m3"; empty: the one of --config, or all where none is given
                 "recipes": "recommended,notebook,paper",  # also such as recommended+augment.noise=0+epochs=20

@@ -32,6 +32,8 @@ _WITHOUT_EFFECT = (
     "data.workers",
     "evaluation.",
     "experiment.",
+    "explanation.",
+    "prediction.",
 )
 # Fields that runs of earlier versions were begun without, and what they did.
 _LATER = {
@@ -42,6 +44,8 @@ _LATER = {
     "data": {"resident": "auto", "split_seed": 0, "folds": 0, "fold": 0, "leave_out": ""},
     "evaluation": {"prevalence": 0.0, "shifts": False},
 }
+_LATER_GROUPS = ("benchmark", "experiment", "explanation", "prediction")  # and nothing that was trained hangs on them
+_COUNTS = ("count", "steps", "samples", "window", "stride")
 _SUBSET = re.compile(r"all|paper|\d+,\d+")
 SCHEDULES = ("constant", "cosine", "plateau")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -203,9 +207,24 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
         ("evaluation.prevalence", 0 <= c.evaluation.prevalence < 1, share),
+        (
+            "prediction.output",
+            not c.prediction.output or c.prediction.output.endswith((".csv", ".jsonl")),
+            "empty, or end in .csv or .jsonl",
+        ),
+        ("prediction.shard", _is_shard(c.prediction.shard), "empty, or such as 0/4"),
         *experiment.rules(c.experiment, c.data.folds),
         *plan.rules(c.benchmark),
     ]
+
+
+def _is_output(text: str) -> bool:
+    return not text or text.endswith((".csv", ".jsonl"))
+
+
+def _is_shard(text: str) -> bool:
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+    return not text or (found is not None and int(found[1]) < int(found[2]))
 
 
 def _is_pattern(text: str) -> bool:
@@ -249,7 +268,8 @@ def read(path) -> ConfigDict:
         saved = json.loads(path.read_text())
         # Earlier versions carved by the run's seed.
         saved["data"] = {"split_seed": saved.get("seed", 0)} | saved.get("data", {})
-        later = _LATER | {group: load("base:recommended")[group].to_dict() for group in ("benchmark", "experiment")}
+        now = load("base:recommended")
+        later = _LATER | {group: now[group].to_dict() for group in _LATER_GROUPS}
         return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a config: {error}") from None

@@ -5,13 +5,14 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from pneumojax import devices, metrics, models
+from pneumojax import devices, metrics, models, neighbours
 from pneumojax.calibration import Calibration
 from pneumojax.data.readers import Split
 from pneumojax.errors import UserError
@@ -21,13 +22,23 @@ FOLDER = "evaluation"
 SHIFTS_FOLDER = "shifts"
 
 
-def eval_step(model: models.Classifier, variables: dict, images: jax.Array) -> jax.Array:
-    """Logits of a batch in inference mode: (batch, height, width, 1) uint8 -> (batch,) float32."""
-    return model.apply(variables, images.astype(jnp.float32) / 255, train=False)
+def eval_step(model: models.Classifier, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the model makes of a batch in inference mode.
+
+    Args:
+      model, variables: of the network.
+      images: (batch, height, width, 1) uint8.
+
+    Returns:
+      Logits (batch,) float32, and features (batch, `family.HEAD_UNITS`): the output of the last hidden layer.
+    """
+    hidden, head = models.halves(model, variables, neighbours.LAYER)
+    features = hidden(images.astype(jnp.float32) / 255)
+    return head(features), features
 
 
-def compile_logits(layout: devices.Layout, model: models.Classifier):
-    """`eval_step` of a model, jitted over the mesh: (variables, images) -> logits."""
+def compile_eval(layout: devices.Layout, model: models.Classifier):
+    """`eval_step` of a model, jitted over the mesh: (variables, images) -> (logits, features)."""
     return jax.jit(
         lambda variables, images: eval_step(model, variables, images),
         in_shardings=(layout.everywhere, layout.divided),
@@ -35,17 +46,24 @@ def compile_logits(layout: devices.Layout, model: models.Classifier):
     )
 
 
+class Outputs(NamedTuple):
+    """What `eval_step` gives, of many images: logits (n,) and features (n, d), float32."""
+
+    logits: np.ndarray
+    features: np.ndarray
+
+
 class Evaluator:
     """`eval_step` compiled once for a model and a layout of devices."""
 
     def __init__(self, model: models.Classifier, layout: devices.Layout, batch_size: int):
         """Batches are of `batch_size`, rounded up to a multiple of the devices."""
-        self._batch_size = -(-batch_size // layout.mesh.size) * layout.mesh.size
+        self.batch_size = -(-batch_size // layout.mesh.size) * layout.mesh.size
         self._layout = layout
-        self._step = compile_logits(layout, model)
+        self._step = compile_eval(layout, model)
 
-    def logits(self, variables: dict, split: Split) -> np.ndarray:
-        """The logit of every image of `split`, (n,) float32, each counted once.
+    def outputs(self, variables: dict, split: Split) -> Outputs:
+        """What the model makes of every image of `split`, each counted once.
 
         The last batch is filled up with its first image, and what that gives is dropped.
 
@@ -53,16 +71,21 @@ class Evaluator:
           variables: the model's, `{"params": ..., "batch_stats": ...}`.
           split: the images.
         """
-        results = [self._step(variables, devices.place(self._layout, images)) for images in self._read_ahead(split)]
-        return np.concatenate(jax.device_get(results))[: len(split.ids)]
+        batches = [self.batch(variables, images) for images in self._read_ahead(split)]
+        parts = zip(*jax.device_get(batches), strict=True)
+        return Outputs(*(np.concatenate(part)[: len(split.ids)].astype(np.float32) for part in parts))
+
+    def batch(self, variables: dict, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """`eval_step` of a batch of `batch_size`, of which each process gives its own rows."""
+        return self._step(variables, devices.place(self._layout, rows))
 
     def _read_ahead(self, split: Split) -> Iterator[np.ndarray]:
         """This process's rows of each batch, the next one read while the last is computed."""
-        rows = devices.own_rows(self._layout, self._batch_size)
-        starts = range(0, len(split.ids), self._batch_size)
+        rows = devices.own_rows(self._layout, self.batch_size)
+        starts = range(0, len(split.ids), self.batch_size)
 
         def read(start):
-            indices = np.arange(start, start + self._batch_size)
+            indices = np.arange(start, start + self.batch_size)
             return split.read(np.where(indices < len(split.ids), indices, start)[rows])
 
         with ThreadPoolExecutor(1) as reader:

@@ -14,11 +14,6 @@ import numpy as np
 
 from pneumojax.models import Classifier, halves
 
-STEPS = 50  # of the path that integrated gradients takes
-SAMPLES = 32  # that SmoothGrad averages over
-NOISE = 0.1  # SmoothGrad's standard deviation, of the range [0, 1]
-WINDOW = 15  # px, of occlusion
-STRIDE = 8  # px, of occlusion
 _AT_ONCE = 64  # images that occlusion has covered at a time
 
 
@@ -57,7 +52,7 @@ def grad_cam_plus_plus(model: Classifier, variables: dict, images: jax.Array, *,
 
 
 def integrated_gradients(
-    model: Classifier, variables: dict, images: jax.Array, *, steps: int = STEPS, baseline: float = 0.0
+    model: Classifier, variables: dict, images: jax.Array, *, steps: int, baseline: float = 0.0
 ) -> jax.Array:
     """Integrated gradients (Sundararajan et al. 2017, Eq. 1): a map whose sum is the logit less the baseline's.
 
@@ -80,8 +75,8 @@ def smooth_grad(
     images: jax.Array,
     *,
     key: jax.Array,
-    samples: int = SAMPLES,
-    noise: float = NOISE,
+    samples: int,
+    noise: float,
 ) -> jax.Array:
     """SmoothGrad (Smilkov et al. 2017): the mean gradient over noisy copies, in logits for the whole range of grey.
 
@@ -101,8 +96,8 @@ def occlusion(
     variables: dict,
     images: jax.Array,
     *,
-    window: int = WINDOW,
-    stride: int = STRIDE,
+    window: int,
+    stride: int,
     baseline: float = 0.0,
 ) -> jax.Array:
     """Occlusion sensitivity (Zeiler and Fergus 2014): by how much the logit falls where a square is covered.

@@ -131,6 +131,37 @@ def reliability(split, labels, probabilities, described) -> str:
         return _figure(figure, name, f"Reliability diagram of {split}. {described}", caption)
 
 
+def precision_recall(split, labels, probabilities, described) -> str:
+    """The precision-recall curve of one split with its band, from the bootstrap that `roc_band` draws.
+
+    Args:
+      split: its name.
+      labels, probabilities: (n,) of both classes.
+      described: the figure in words.
+    """
+    grid = np.linspace(0.01, 1, 100)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.9), layout="constrained")
+        axes = figure.add_subplot(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
+        axes.axhline(labels.mean(), color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="always pneumonia")
+        band = _band(labels, probabilities, lambda *drawn: precision_at(*drawn, grid))
+        axes.fill_between(grid, *band, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL} % band")
+        axes.plot(grid, precision_at(labels, probabilities, grid), color=BLUE, linewidth=1.6)
+        axes.legend(loc="lower left", frameon=False)
+        name = f"precision-{re.sub('[^A-Za-z0-9_]', '_', split)}"
+        caption = f"<b>{html.escape(split)}</b>: {html.escape(described)}"
+        return _figure(figure, name, f"Precision-recall curve of {split}. {described}", caption)
+
+
+def precision_at(labels, probabilities, recalls):
+    """The precision at the highest threshold that reaches each recall."""
+    false_positives, true_positives = roc(labels, probabilities)
+    hits, alarms = true_positives * np.sum(labels == 1), false_positives * np.sum(labels == 0)
+    places = np.searchsorted(true_positives, recalls - 1e-12)
+    return hits[places] / np.maximum(hits[places] + alarms[places], 1e-12)
+
+
 def roc(labels, probabilities):
     """Returns the curve's (false positive rates, true positive rates), from (0, 0) to (1, 1)."""
     _, place = np.unique(-probabilities, return_inverse=True)
@@ -139,17 +170,19 @@ def roc(labels, probabilities):
 
 
 def roc_band(labels, probabilities, grid):
-    """Returns the true positive rate's (low, high) at each false positive rate in `grid`.
+    """Returns the true positive rate's (low, high) at each false positive rate in `grid`."""
+    return _band(labels, probabilities, lambda *drawn: np.interp(grid, *roc(*drawn)))
 
-    Pointwise, from a seeded bootstrap of the images within each class.
-    """
+
+def _band(labels, probabilities, measure):
+    """Pointwise (low, high) of `measure(labels, probabilities)`, an array, by a seeded bootstrap within each class."""
     rng = np.random.default_rng(0)
     classes = [np.flatnonzero(labels == c) for c in (0, 1)]
-    rates = np.empty((BOOTSTRAPS, len(grid)))
-    for row in rates:
+    found = []
+    for _ in range(BOOTSTRAPS):
         drawn = np.concatenate([rng.choice(members, len(members)) for members in classes])
-        row[:] = np.interp(grid, *roc(labels[drawn], probabilities[drawn]))
-    return np.quantile(rates, [0.5 - LEVEL / 200, 0.5 + LEVEL / 200], axis=0)
+        found.append(measure(labels[drawn], probabilities[drawn]))
+    return np.quantile(found, [0.5 - LEVEL / 200, 0.5 + LEVEL / 200], axis=0)
 
 
 def roc_curve(split, labels, probabilities, points, described) -> str:

@@ -11,9 +11,14 @@ UNFINISHED = ".unfinished"
 
 def write_whole(path: epath.Path, text: str) -> None:
     """Writes `text` to `path` under another name first; its folder is made where it is missing."""
+    write_whole_bytes(path, text.encode())
+
+
+def write_whole_bytes(path: epath.Path, content: bytes) -> None:
+    """`write_whole` of what is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + UNFINISHED)
-    unfinished.write_bytes(text.encode())
+    unfinished.write_bytes(content)
     unfinished.replace(path)
 
 

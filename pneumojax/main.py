@@ -4,6 +4,9 @@
   python -m pneumojax.main --config=m1 --data=FOLDER            train on your images
   python -m pneumojax.main --mode=evaluate --workdir=DIR        evaluate a run, or an experiment's; with --data, on
                                                                 other images
+  python -m pneumojax.main --mode=predict --workdir=DIR --data=FILES
+                                                                predict images: a file, folder, pattern or .npz file
+  python -m pneumojax.main --mode=explain --workdir=DIR         explain a run's worst errors; with --data, other images
   python -m pneumojax.main --mode=experiment --data=FOLDER      train models under recipes, on folds, and compare them
   python -m pneumojax.main --mode=audit --data=FOLDER           look for what is wrong with images and splits
   python -m pneumojax.main --mode=prepare --data=FOLDER         write the images into the cache that training reads
@@ -23,7 +26,8 @@ from pneumojax.errors import UserError
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>, or alike.")
 flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
-flags.DEFINE_enum("mode", "train", ("train", "evaluate", "experiment", "audit", "prepare", "benchmark"), "What to do.")
+MODES = ("train", "evaluate", "predict", "explain", "experiment", "audit", "prepare", "benchmark")
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 FLAGS = flags.FLAGS
 
 
@@ -68,6 +72,14 @@ def _main(argv: list[str]) -> None:
         from pneumojax.experiment.mode import experiment_mode
 
         return experiment_mode(config, argv[1:], workdir)
+    if FLAGS.mode == "predict":
+        from pneumojax.predict import predict_mode
+
+        sys.exit(predict_mode(config, workdir, FLAGS.data))
+    if FLAGS.mode == "explain":
+        from pneumojax.explanations import explain_mode
+
+        return explain_mode(config, workdir, FLAGS.data)
     from pneumojax import run  # JAX, which images alone do not need
 
     if FLAGS.mode == "train":

@@ -1,34 +1,45 @@
-"""HTML pages that are one file each: without scripts, without outside resources, every text escaped."""
+"""HTML pages that are one file each: without outside resources, every text escaped."""
 
 import base64
+import hashlib
 import html
 import io
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 CLASSES = ("normal", "pneumonia")
+STOPS = 500  # of a slider from 0 to 1
 
 
-def document(title: str, parts: Iterable[str], styles: tuple[str, ...] = ("report.css",)) -> str:
-    """The page.
+def document(
+    title: str, parts: Iterable[str], styles: tuple[str, ...] = ("report.css",), script: str | None = None
+) -> str:
+    """The page. No script runs in it but the one that is given here: names and texts cannot bring another.
 
     Args:
       title: plain text.
       parts: HTML; empty ones are left out.
       styles: names of the style sheets, which lie beside this file.
+      script: name of the script, which lies there too.
     """
+    code = "" if script is None else Path(__file__).with_name(script).read_text()
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; " if code else ""
     css = "".join(Path(__file__).with_name(name).read_text() for name in styles)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
+        f"{allowed}style-src 'unsafe-inline'; img-src data:\">\n"
         f"<title>{text(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
+        + "\n</main>\n"
+        + (f"<script>{code}</script>\n" if code else "")
+        + "</body>\n</html>\n"
     )
 
 
@@ -52,8 +63,19 @@ def notice(sentence: str | None) -> str:
     return f'<p class="notice" role="note">{text(sentence)}</p>' if sentence else ""
 
 
+def table(header: Iterable[str], rows: Iterable[Sequence[str]], label: str) -> str:
+    """A table of plain text, the first cell of each row its name, that scrolls where it is too wide."""
+    head = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
+    body = []
+    for name, *cells in rows:
+        shown = "".join(f"<td>{text(cell)}</td>" for cell in cells)
+        body.append(f'<tr><th scope="row">{text(name)}</th>{shown}</tr>')
+    whole = f'<table class="metrics wide"><thead><tr>{head}</tr></thead>\n<tbody>{"".join(body)}</tbody></table>'
+    return scroll(whole, label)
+
+
 def picture(image: np.ndarray, side: int, alt: str) -> str:
-    """An image, (height, width) uint8, as JPEG of at most (side, side) within the page."""
+    """An image, (height, width) or (height, width, 3) uint8, as JPEG of at most (side, side) within the page."""
     small = Image.fromarray(np.asarray(image, np.uint8))
     small.thumbnail((side, side))
     out = io.BytesIO()
@@ -65,6 +87,31 @@ def picture(image: np.ndarray, side: int, alt: str) -> str:
 def panels(parts: Iterable[str]) -> str:
     """Figures side by side where there is room; empty ones are left out."""
     return '<div class="panels">\n' + "\n".join(part for part in parts if part) + "\n</div>"
+
+
+def confusion_at_any(split: str, labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> str:
+    """A confusion matrix that follows a slider; report.js moves it.
+
+    Args:
+      split: its name.
+      labels, probabilities: (n,) of its images.
+      threshold: where the slider begins.
+    """
+    grid = np.arange(STOPS + 1) / STOPS
+    called = {label: np.sort(probabilities[labels == label]) for label in (0, 1)}
+    counts = {
+        name: (len(called[label]) - np.searchsorted(called[label], grid - 1e-12)).tolist()
+        for name, label in (("fp", 0), ("tp", 1))
+    }
+    at = round(threshold * STOPS)
+    start = {"tp": counts["tp"][at], "fp": counts["fp"][at]}
+    start |= {"fn": len(called[1]) - start["tp"], "tn": len(called[0]) - start["fp"]}
+    data = text(json.dumps(counts | {"n0": len(called[0]), "n1": len(called[1])}))
+    return (
+        f'<div class="any" data-counts="{data}"><p><label>Threshold <input type="range" min="0" max="{STOPS}"'
+        f' value="{at}"> <output>{at / STOPS:.3f}</output></label> <span class="rates"></span></p>\n'
+        f"{confusion(start, f'<b>{text(split)}</b>, at the threshold chosen above')}</div>"
+    )
 
 
 def confusion(counts: Mapping[str, int], caption: str) -> str:

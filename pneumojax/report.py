@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page without scripts or outside resources."""
+"""The report of a run: one HTML page without outside resources."""
 
 import json
 import math
@@ -8,8 +8,9 @@ from importlib import metadata
 import numpy as np
 from etils import epath
 
-from pneumojax import evaluate, figures, log, page
+from pneumojax import cases, evaluate, faithfulness, figures, log, page
 from pneumojax.data import splits as splitting
+from pneumojax.explanations import CHECKS, check_rows
 from pneumojax.files import write_whole
 
 FILE = "report/index.html"
@@ -49,6 +50,11 @@ OWN_NOTE = (
     "little too good. The majority baseline is the accuracy of always answering the split's larger class."
 )
 OTHER_NOTE = "Images of other sources than the run's own, at the threshold stored with the run."
+CHECKS_NOTE = (
+    "Untrained: rank correlation with the maps of an untrained network, which should be small. Deletion and insertion: "
+    "areas under the chance of what is called, as what a map marks is blurred (less than the random map's is good) or "
+    "brought back (should be more). Hits: how often a map is largest within the lesion, where that is known."
+)
 LIMITS = (
     "Not a medical device. These figures describe the images named above and nothing else: another hospital, "
     "scanner, age group or share of pneumonia gives others. Public labels are often read from reports by a "
@@ -56,13 +62,14 @@ LIMITS = (
 )
 
 
-def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> epath.Path:
+def write(workdir, *, layer_table: str, samples, errors=(), notice: str | None = None) -> epath.Path:
     """Writes `workdir/report/index.html` from what the run has left in `workdir`, and returns its path.
 
     Args:
       workdir: the run's folder, local or `gs://`. What it lacks (no evaluation yet, say) the page leaves out.
       layer_table: the model's layers as preformatted text.
       samples: iterable of `(split, label, id, image)`, image `(height, width)` uint8.
+      errors: of the foremost split, see `cases.build`.
       notice: one line that every reader must see, e.g. that the images are synthetic.
     """
     workdir = epath.Path(workdir)
@@ -75,6 +82,8 @@ def write(workdir, *, layer_table: str, samples, notice: str | None = None) -> e
         other={name: evaluations[name] for name in by_importance if "-" in name},
         layer_table=layer_table,
         samples=samples,
+        errors=errors,
+        checks=_read_json(workdir / CHECKS),
         notice=notice,
     )
     path = workdir / FILE
@@ -86,7 +95,7 @@ def _read_json(path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def render(*, config, history, own, other, layer_table, samples, notice) -> str:
+def render(*, config, history, own, other, layer_table, samples, errors, checks, notice) -> str:
     """Returns the whole page as a string; equal arguments give equal pages."""
     parts = [
         _header(config, history),
@@ -103,8 +112,16 @@ def render(*, config, history, own, other, layer_table, samples, notice) -> str:
         parts.append(page.section("Training", page.panels(_curves(history, own))))
     if own:
         parts.append(page.section("ROC curves", page.panels(_roc_figure(*item) for item in own.items())))
+        parts.append(page.section("Precision and recall", page.panels(_precision(*item) for item in own.items())))
         parts.append(page.section("Calibration", page.panels(_reliability_figure(*item) for item in own.items())))
         parts.append(page.section("Confusion matrices", page.panels(_confusions(*item) for item in own.items())))
+        if at_any := _any_threshold(*next(iter(own.items()))):
+            parts.append(page.section("At any threshold", at_any))
+    if errors:
+        failing = faithfulness.verdict(checks["methods"]["grad-cam"]) if checks else ""
+        parts.append(page.section("Worst errors", cases.html(errors, "Grad-CAM", failing)))
+    if checks:
+        parts.append(page.section("Checks of explanation methods", _checks(checks)))
     if grids := _samples(samples):
         parts.append(page.section("Samples of the data", grids))
     parts += [
@@ -116,7 +133,7 @@ def render(*, config, history, own, other, layer_table, samples, notice) -> str:
         ),
         page.section("Limits of use", f"<p>{LIMITS}</p>"),
     ]
-    return page.document(_title(config), parts)
+    return page.document(_title(config), parts, script="report.js")
 
 
 def _source(config) -> str:
@@ -251,6 +268,26 @@ def _reliability_figure(split, found) -> str:
         f" {_plain(found, 'offset')}, {_plain(found, 'ece')} after."
     )
     return figures.reliability(split, labels, probabilities, described) if len(labels) else ""
+
+
+def _precision(split, found) -> str:
+    labels, probabilities = found["scores"]
+    if len(np.unique(labels)) < 2:
+        return ""
+    described = (
+        f"Average precision {_plain(found, 'average_precision')}; pneumonia is {np.mean(labels):.3f} of the images."
+    )
+    return figures.precision_recall(split, labels, probabilities, described)
+
+
+def _any_threshold(split, found) -> str:
+    labels, probabilities = found["scores"]
+    return page.confusion_at_any(split, labels, probabilities, found["threshold"]) if len(labels) else ""
+
+
+def _checks(checks) -> str:
+    measured = f"On {checks['images']} images of {checks['split']} that epoch {checks['epoch']} calls right."
+    return f'<p class="note">{page.text(measured)} {CHECKS_NOTE}</p>\n' + page.table(*check_rows(checks), "Checks")
 
 
 def _confusions(split, found) -> str:

@@ -1,21 +1,20 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
-from functools import partial
-
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import calibration as calibrating
-from pneumojax import checkpoint, curate, devices, evaluate, kernels, log, models, shifts, workdirs
+from pneumojax import cases, checkpoint, curate, devices, evaluate, kernels, log, models, neighbours, shifts, workdirs
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
 from pneumojax.data.records import Source
 from pneumojax.data.sources import open_source
+from pneumojax.explanations import maps_by
 from pneumojax.files import csv_table, write_whole
-from pneumojax.step import create_model, init_variables
+from pneumojax.step import create_model
 from pneumojax.train import train
+from pneumojax.trained import load
 
 UNREADABLE_FILE = "unreadable.csv"
 
@@ -42,7 +41,6 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
         log.console.print(f"This run is complete: {workdir}; choose another --workdir to train anew.")
         return
     _evaluate(config, workdir, source, splits, prefix="")
-    _report(config, workdir, source, splits)
 
 
 def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> list[str]:
@@ -67,8 +65,6 @@ def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> 
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
     prefix = "" if own else f"{source.name}-"
     _evaluate(config, workdir, source, splits, prefix)
-    if own:
-        _report(config, workdir, source, splits)
     return [prefix + name for name in splits]
 
 
@@ -84,45 +80,52 @@ def _complete(workdir: epath.Path, config: ConfigDict, splits: dict[str, Split])
 
 
 def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str) -> None:
+    """Evaluates the splits; and of the run's own source, which has no prefix, writes index and report."""
     layout = devices.layout()
-    model = create_model(config)
-    shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
     with jax.set_mesh(layout.mesh):
-        variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
-        evaluator = evaluate.Evaluator(model, layout, config.evaluation.batch_size)
-        calibration = _calibration(facts, config)
-        told = {"source": source.location, "epoch": facts["epoch"]}
+        trained = load(workdir, config, layout)
+        evaluator = evaluate.Evaluator(trained.model, layout, config.evaluation.batch_size)
+        told = {"source": source.location, "epoch": trained.epoch}
         told |= {"notice": source.notice} if source.notice else {}
+        features = {}
         for name, split in splits.items():
             evaluate.refuse_other_source(workdir, prefix + name, source.location)
-            logits = evaluator.logits(variables, split)
-            summary = evaluate.write(workdir, prefix + name, split, logits, calibration, told)
+            logits, features[name] = evaluator.outputs(trained.variables, split)
+            summary = evaluate.write(workdir, prefix + name, split, logits, trained.calibration, told)
             log.console.print(evaluate.line(prefix + name, summary))
         if config.evaluation.shifts:
             name = splitting.foremost(splits)
-            _evaluate_shifts(workdir, prefix + name, splits[name], partial(evaluator.logits, variables), calibration)
-    log.console.print(f"Written: {workdir / evaluate.FOLDER}")
+            _evaluate_shifts(workdir, prefix + name, splits[name], evaluator, trained)
+        log.console.print(f"Written: {workdir / evaluate.FOLDER}")
+        if not prefix:
+            own = splits["train"]
+            index = neighbours.build(own.ids, own.labels, features["train"], features["val"])
+            neighbours.write(workdir, index)
+            errors = _errors(config, workdir, splits, features, index, trained)
+            _report(config, workdir, source, splits, errors)
 
 
-def _calibration(facts: dict, config: ConfigDict) -> calibrating.Calibration:
-    """What was stored with the checkpoint, at the prevalence that the config asks for."""
-    calibration = calibrating.Calibration(**facts["calibration"])
-    if not config.evaluation.prevalence:
-        return calibration
-    return calibrating.at_prevalence(calibration, config.evaluation.prevalence)
+def _errors(config, workdir, splits, features, index, trained) -> list[cases.Case]:
+    """The worst of the foremost split."""
+    name = splitting.foremost(splits)
+    told = evaluate.read(workdir)[name]
+    by_grad_cam = maps_by("grad-cam", trained, config)
+    return cases.build(told, splits[name], features[name], index, splits["train"], by_grad_cam)
 
 
-def _evaluate_shifts(workdir, stem, split, logits_of, calibration) -> None:
+def _evaluate_shifts(workdir, stem, split, evaluator, trained) -> None:
     """Evaluates the split as it is and under each of `shifts.SHIFTS`."""
     seen = {shifts.CLEAN: split} | {name: shifts.shifted(split, name) for name in shifts.SHIFTS}
     summaries = {}
     for name, changed in seen.items():
-        summaries[name] = evaluate.summarize(split.labels, logits_of(changed), calibration)
+        summaries[name] = evaluate.summarize(
+            split.labels, evaluator.outputs(trained.variables, changed).logits, trained.calibration
+        )
         log.console.print(evaluate.line(f"{stem} {name}", summaries[name]))
     evaluate.write_shifts(workdir, stem, summaries)
 
 
-def _report(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split]) -> None:
+def _report(config, workdir, source, splits, errors) -> None:
     from pneumojax import report  # see `_complete`
 
     samples = [
@@ -132,5 +135,5 @@ def _report(config: ConfigDict, workdir: epath.Path, source: Source, splits: dic
         for i in (split.labels == label).nonzero()[0][: report.SAMPLES_PER_CLASS]
     ]
     table = models.layer_table(create_model(config), config.model.image_size)
-    path = report.write(workdir, layer_table=table, samples=samples, notice=source.notice)
+    path = report.write(workdir, layer_table=table, samples=samples, errors=errors, notice=source.notice)
     log.console.print(f"Report: {path}")

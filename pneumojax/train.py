@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 rate = per_epoch * config.batch_size / (time.perf_counter() - started)
                 _refuse_nonfinite(logits, config, (epoch - 1) * per_epoch)
                 seen = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits)
-                val_logits = evaluator.logits(state.variables, splits["val"])
+                val_logits = evaluator.outputs(state.variables, splits["val"]).logits
                 told = {"train": seen | {"images_per_second": rate}, "val": _brief(splits["val"].labels, val_logits)}
                 for split, values in told.items():
                     lines.write(step=epoch * per_epoch, epoch=epoch, split=split, values=values)

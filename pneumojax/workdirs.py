@@ -57,7 +57,7 @@ def config_for(
         config.evaluation.shifts = False  # which an experiment's runs were evaluated under, not what is asked for now
     for assignment in overrides:
         configs.override(config, *assignment.split("=", 1))
-    if data is not None and mode != "evaluate":
+    if data is not None and mode not in ("evaluate", "predict", "explain"):
         config.data.source = data
     configs.check(config)
     return config

@@ -56,7 +56,7 @@ def pneumojax(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> list[str]:
     """Overrides that make a run small."""
     return ["--config.model.image_size=32", "--config.epochs=2", "--config.batch_size=12"]

@@ -20,9 +20,15 @@ def test_every_image_is_evaluated_once_whatever_the_batch(config, splits, batch_
     variables = init_variables(model, SIZE, 0)
     layout = devices.layout()
     with jax.set_mesh(layout.mesh):
-        logits = Evaluator(model, layout, batch_size).logits(variables, splits["val"])
+        logits, features = Evaluator(model, layout, batch_size).outputs(variables, splits["val"])
     everything = splits["val"].read(np.arange(len(splits["val"].ids)))
-    np.testing.assert_allclose(logits, eval_step(model, variables, jnp.asarray(everything)), rtol=1e-4, atol=1e-5)
+    expected = eval_step(model, variables, jnp.asarray(everything))
+    np.testing.assert_allclose(logits, expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, expected[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, model.apply(variables, everything / np.float32(255), train=False), rtol=1e-4, atol=1e-5
+    )
+    assert features.shape == (len(logits), 128)
 
 
 def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_path):

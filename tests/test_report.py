@@ -1,5 +1,8 @@
 """The report: self-contained, safe, honest about the majority baseline, and written for any run there is."""
 
+import base64
+import hashlib
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from pneumojax import figures, metrics, report
+from pneumojax import page as page_parts
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "source", "col"}
 HOSTILE = '<script>alert("x")</script>&'
@@ -89,8 +93,8 @@ def test_page_needs_nothing_else_and_is_well_formed(workdir):
     page = page_of(workdir, notice="Synthetic phantom radiographs, not patients.")
     outline = Outline(page)
     assert len(outline.ids) == len(set(outline.ids))
-    assert outline.tags.count("svg") == 3 + 3 + 3  # three curves, three ROCs, three reliability diagrams
-    assert {"script", "link", "iframe", "object"}.isdisjoint(outline.tags)
+    assert outline.tags.count("svg") == 3 + 3 * 3  # three curves; for each split ROC, precision-recall, reliability
+    assert {"link", "iframe", "object"}.isdisjoint(outline.tags)
     assert not re.search(r"https?:|@import|url\((?!#)", page)
     assert all(value.startswith("data:") for name, value in outline.attributes if name in ("src", "srcset"))
     assert all(value.startswith("#") for name, value in outline.attributes if name.endswith("href"))
@@ -106,7 +110,7 @@ def test_figures_follow_the_theme_and_are_described(workdir):
     page = page_of(workdir)
     pattern = r"<figure>\s*<svg (.*?)>(.*?)</svg>\s*<figcaption>(.*?)</figcaption>"
     drawn = re.findall(pattern, page, re.DOTALL)
-    assert len(drawn) == 5
+    assert len(drawn) == 6
     for opening, drawing, caption in drawn:
         assert 'role="img"' in opening and re.search(r'aria-label="[^"]{20,}"', opening) and caption
         # A colour written as such, white and black included, would vanish on one of the two screens.
@@ -135,8 +139,36 @@ def test_foreign_text_is_escaped(workdir):
     put(workdir, "<script>", evaluation(0.9, [0.87, 0.92]))
     samples = [(HOSTILE, 1, HOSTILE, np.zeros((8, 8), np.uint8))]
     page = page_of(workdir, samples=samples, layer_table=HOSTILE, notice=HOSTILE)
-    assert "script" not in Outline(page).tags
+    assert Outline(page).tags.count("script") == 1, "the page's own, and no other"
     assert page.count("&lt;script&gt;alert(") >= 8
+
+
+def test_no_script_may_run_but_the_pages_own(workdir):
+    """Its digest stands in the policy that the browser keeps to."""
+    put(workdir, "val", evaluation(0.9, [0.87, 0.92]))
+    page = page_of(workdir)
+    [code] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "script-src 'unsafe" not in policy
+
+
+def test_the_slider_knows_the_confusion_at_every_stop(workdir):
+    labels, chances = np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.5, 0.3, 0.5, 0.9])
+    shown = page_parts.confusion_at_any("val", labels, chances, 0.42)
+    counts = json.loads(html.unescape(re.search(r'data-counts="([^"]*)"', shown)[1]))
+    assert (counts["n0"], counts["n1"]) == (2, 3)
+    for stop, fp, tp in zip(range(page_parts.STOPS + 1), counts["fp"], counts["tp"], strict=True):
+        called = chances >= stop / page_parts.STOPS - 1e-9
+        assert (fp, tp) == (np.sum(called & (labels == 0)), np.sum(called & (labels == 1)))
+
+
+def test_precision_and_recall_by_hand():
+    """In order of probability: ill, well, ill, ill, well."""
+    labels, chances = np.array([1, 0, 1, 1, 0]), np.array([0.9, 0.8, 0.7, 0.6, 0.1])
+    found = figures.precision_at(labels, chances, np.array([0.1, 1 / 3, 0.5, 2 / 3, 1.0]))
+    np.testing.assert_allclose(found, [1, 1, 2 / 3, 2 / 3, 3 / 4])
 
 
 @pytest.mark.parametrize(

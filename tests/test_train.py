@@ -104,7 +104,7 @@ def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, tmp
     shapes = jax.eval_shape(lambda: init_variables(model, SIZE, 0))
     with jax.set_mesh(layout.mesh):
         variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
-        logits = Evaluator(model, layout, config.evaluation.batch_size).logits(variables, splits["val"])
+        logits = Evaluator(model, layout, config.evaluation.batch_size).outputs(variables, splits["val"]).logits
     assert facts["calibration"] == calibration.fit(splits["val"].labels, logits)._asdict()
     of_val = {line["epoch"]: line["auc"] for line in records_of(workdir) if line["split"] == "val"}
     assert facts["val"]["auc"] == of_val[facts["epoch"]] == metrics.auc(splits["val"].labels, logits)

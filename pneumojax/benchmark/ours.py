@@ -12,7 +12,7 @@ from pneumojax import devices, kernels
 from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
 from pneumojax.benchmark.worker import Prepared, Ways
 from pneumojax.dispatch import choose
-from pneumojax.evaluate import compile_logits
+from pneumojax.evaluate import compile_eval
 from pneumojax.step import TrainState, compile_step, create_model, create_optimizer, init_state, init_variables
 
 MATMUL_SIZE = 4096
@@ -86,16 +86,16 @@ def _fixed_and_state(config: ConfigDict, layout: devices.Layout) -> tuple[dict, 
 
 
 def infer(task: Task, config: ConfigDict) -> Prepared:
-    """The evaluation's logits of one batch, which lies on the devices."""
+    """The evaluation's step of one batch, which lies on the devices."""
     layout = _layout(task)
     model = create_model(settings(config, task))
     with jax.set_mesh(layout.mesh):
         variables = jax.device_put(init_variables(model, task.image_size, config.seed), layout.everywhere)
         images = devices.place(layout, _batch(task)[0])
         started = time.perf_counter()
-        logits = compile_logits(layout, model).lower(variables, images).compile()
+        step = compile_eval(layout, model).lower(variables, images).compile()
     facts = _facts(started)
-    return Prepared(lambda: logits(variables, images).block_until_ready(), facts)
+    return Prepared(lambda: jax.block_until_ready(step(variables, images)), facts)
 
 
 def feed(task: Task, config: ConfigDict) -> Prepared:

@@ -178,6 +178,12 @@ def _overlying(rng, u, v):
     return total
 
 
+def draw(id: str, label: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`render` of the data set's image `id`, such as "test/0012": its number among the split's `cases`."""
+    split, _, number = id.partition("/")
+    return render(0, cases(split)[int(number)][0], label, size)
+
+
 def _consolidation(rng, u, v):
     """Share of the lung's depth that pneumonia fills, 0 to 1, of u's shape."""
     strength, spread = rng.uniform(*LESION_FILL), rng.uniform(0.18, 0.38)

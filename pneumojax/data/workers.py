@@ -5,10 +5,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain, islice
 from typing import TypeVar
 
 from pneumojax.data.unreadable import UnreadableImage
@@ -32,7 +33,7 @@ def cores() -> int:
 
 
 def in_parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0
 ) -> Iterator[Result | UnreadableImage]:
     """function(item) of each item, in order.
 
@@ -41,14 +42,17 @@ def in_parallel(
 
     Args:
       function: to be sent to another process, and so a function of a module, or a partial of one.
-      items: what it is applied to.
+      items: what it is applied to; taken as they are needed.
       workers: processes; 0 for one for each core.
 
     Raises:
       whatever `function` raises.
     """
-    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    if workers or len(items) >= _WORTH_PROCESSES:
+    items = iter(items)
+    first = list(islice(items, _WORTH_PROCESSES))
+    items = chain(first, items)
+    chunks = iter(lambda: list(islice(items, _CHUNK)), [])
+    if workers or len(first) == _WORTH_PROCESSES:
         yield from _by_processes(partial(_each, function), chunks, workers or cores())
     else:
         with ThreadPoolExecutor(cores()) as pool:
@@ -61,7 +65,7 @@ def _each(function, chunk):
 
 
 def _by_processes(function, chunks, workers):
-    chunks, pending = iter(chunks), deque()
+    pending = deque()
     pool = _start(workers)
     try:
         while True:

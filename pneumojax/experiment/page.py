@@ -35,13 +35,8 @@ def render(results: Sequence[Result], notice: str | None) -> str:
 
 
 def _section(table: Table) -> str:
-    head = "".join(f'<th scope="col">{page.text(name)}</th>' for name in table.header)
-    body = []
-    for row in table.rows:
-        cells = "".join(f"<td>{page.text(cell)}</td>" for cell in row[1:])
-        body.append(f'<tr><th scope="row">{page.text(row[0])}</th>{cells}</tr>')
-    shown = f'<table class="metrics wide"><thead><tr>{head}</tr></thead>\n<tbody>{"".join(body)}</tbody></table>'
-    return page.section(table.title, f'<p class="note">{page.text(table.note)}</p>', page.scroll(shown, table.title))
+    note = f'<p class="note">{page.text(table.note)}</p>'
+    return page.section(table.title, note, page.table(table.header, table.rows, table.title))
 
 
 def _curves(groups) -> list[str]:

@@ -79,5 +79,4 @@ def _phantom() -> Source:
 
 
 def _draw(record, size):
-    number = int(record.id.removeprefix(f"{record.split}/"))
-    return phantom.render(0, phantom.cases(record.split)[number][0], record.label, size)[0]
+    return phantom.draw(record.id, record.label, size)[0]

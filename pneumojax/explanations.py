@@ -1,0 +1,218 @@
+"""`--mode=explain`: images -> maps by each method, as pictures and as arrays."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image
+
+from pneumojax import cases, devices, evaluate, explain, faithfulness, log, metrics, models, workdirs
+from pneumojax import config as configs
+from pneumojax.data import phantom
+from pneumojax.data import splits as splitting
+from pneumojax.data.inputs import open_inputs
+from pneumojax.data.readers import read_images
+from pneumojax.data.sources import open_source
+from pneumojax.errors import UserError, unknown
+from pneumojax.files import csv_table, markdown_table, write_whole, write_whole_bytes
+from pneumojax.overlay import overlay
+from pneumojax.step import init_variables
+from pneumojax.trained import Trained, load
+
+FOLDER = "explanations"
+CHECKS = f"{FOLDER}/checks.json"
+
+
+class Chosen(NamedTuple):
+    """Images to explain: `name` is fit for a file name; ids (n,), images (n, size, size) uint8, labels or None."""
+
+    name: str
+    ids: Sequence[str]
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def explain_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
+    """Explains the first images at `data`; or where there is none, the worst errors on the run's foremost split.
+
+    explanations/<name>/ gets a picture of each image and method, the maps in maps.npz, and explained.csv, which tells
+    which picture is of what.
+
+    Raises:
+      UserError: there is no such method, layer, image or model.
+    """
+    names = methods(config)
+    layout = devices.layout(jax.local_devices()[:1])
+    with jax.set_mesh(layout.mesh):
+        trained = load(workdir, config, layout)
+        compiled = {name: maps_by(name, trained, config) for name in names}
+        chosen = _errors(config, workdir) if data is None else _given(config, data)
+        logits = np.array([_logit(trained, image) for image in chosen.images])
+        maps = {name: np.stack([method(image) for image in chosen.images]) for name, method in compiled.items()}
+        if config.explanation.checks:
+            _check(config, workdir, trained, compiled)
+    calibration = trained.calibration
+    chances = metrics.probabilities(logits, calibration.temperature, calibration.offset)
+    folder = workdir / FOLDER / chosen.name
+    rows = []
+    for number, (id, image) in enumerate(zip(chosen.ids, chosen.images, strict=True)):
+        stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9.]+', '_', id.rpartition('/')[2])[:80]}"
+        label = "" if chosen.labels is None else int(chosen.labels[number])
+        for name in names:
+            picture = f"{stem}-{name}.png"
+            write_whole_bytes(folder / picture, _png(overlay(image, maps[name][number])))
+            rows.append((picture, id, name, chances[number], label))
+    write_whole(folder / "explained.csv", csv_table(("picture", "id", "method", "probability", "label"), rows))
+    arrays = {"ids": np.array(chosen.ids, str), "images": chosen.images, "probability": chances, **maps}
+    write_whole_bytes(folder / "maps.npz", _npz(arrays))
+    log.console.print(
+        f"{len(chosen.ids)} images explained by {', '.join(names)}: red speaks for pneumonia, blue against"
+    )
+    log.console.print(f"Written: {folder}")
+
+
+def methods(config: ConfigDict) -> list[str]:
+    """The methods that the config asks for; raises UserError for one that there is not."""
+    names = list(dict.fromkeys(filter(None, config.explanation.methods.split(","))))
+    for name in names:
+        if name not in explain.METHODS:
+            raise unknown("method", name, explain.METHODS)
+    if not names:
+        raise UserError(f"--config.explanation.methods is empty: choose of {', '.join(explain.METHODS)}")
+    return names
+
+
+def maps_by(name: str, trained: Trained, config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
+    """A method with the config's options: one image (size, size) uint8 -> its map (size, size) float32.
+
+    Raises:
+      UserError: the model has no such layer, or the layer no places.
+    """
+    wanted, options = config.explanation, {}
+    if name in ("grad-cam", "grad-cam++"):
+        options = {"layer": _layer(trained.model, config)}
+    elif name == "integrated-gradients":
+        options = {"steps": wanted.steps}
+    elif name == "smooth-grad":
+        options = {"samples": wanted.samples, "noise": wanted.noise, "key": jax.random.key(config.seed)}
+    elif name == "occlusion":
+        options = {"window": wanted.window, "stride": wanted.stride}
+    method = partial(explain.METHODS[name], trained.model, **options)
+    jitted = jax.jit(lambda variables, image: method(variables, image[None, :, :, None].astype(jnp.float32) / 255)[0])
+    return lambda image: np.asarray(jitted(trained.variables, image))
+
+
+def _layer(model: models.Classifier, config: ConfigDict) -> str:
+    layer = config.explanation.layer
+    if not layer:
+        return explain.last_convolution(model)
+    rows = {row.name: row.shape for row in models.layer_rows(model, config.model.image_size)}
+    if layer not in rows:
+        raise unknown("layer", layer, rows)
+    if len(rows[layer]) != 3:
+        raise UserError(f"layer {layer} has no height and width: choose one of a block, such as {next(iter(rows))}")
+    return layer
+
+
+def _logit(trained: Trained, image: np.ndarray) -> float:
+    return float(evaluate.eval_step(trained.model, trained.variables, image[None, :, :, None])[0][0])
+
+
+def _given(config: ConfigDict, data: str) -> Chosen:
+    inputs = open_inputs(data)
+    ids = list(islice(inputs.ids, config.explanation.count))
+    seen = [inputs.look(id, config.model.image_size) for id in ids]
+    for id, one in zip(ids, seen, strict=True):
+        if one.image is None:
+            raise UserError(f"{id}: {one.problem}")
+    return Chosen(inputs.name, ids, np.stack([one.image for one in seen]), None)
+
+
+def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: dict) -> None:
+    """Measures the methods on images of the foremost split that are called right, and writes and tells of it."""
+    own = {name: told for name, told in evaluate.read(workdir).items() if "-" not in name}
+    split = splitting.foremost(own)
+    labels, chances = own[split]["scores"]
+    right = (chances >= own[split]["threshold"]) == labels
+    each = -(-config.explanation.count // 2)
+    places = np.concatenate([np.flatnonzero(right & (labels == label))[:each] for label in (0, 1)])
+    ids, images = _read_own(config, workdir, split, own[split]["ids"][places])
+    masks = [None] * len(ids)
+    if config.data.source == "phantom":
+        masks = [
+            phantom.draw(id, int(labels[place]), config.model.image_size)[1]
+            for id, place in zip(ids, places, strict=True)
+        ]
+    start = trained._replace(variables=init_variables(trained.model, config.model.image_size, config.seed + 1))
+    calibration = trained.calibration
+
+    def chances_of(batch):
+        logits = evaluate.eval_step(trained.model, trained.variables, batch[..., None])[0]
+        return metrics.probabilities(logits, calibration.temperature, calibration.offset)
+
+    untrained = {name: maps_by(name, start, config) for name in compiled}
+    found = faithfulness.check(compiled, untrained, images, chances_of, masks)
+    told = {"split": split, "images": len(ids), "epoch": trained.epoch, "methods": found}
+    write_whole(workdir / CHECKS, json.dumps(told, indent=2) + "\n")
+    log.console.print(markdown_table(*check_rows(told)))
+    log.console.print(f"Written: {workdir / CHECKS}")
+
+
+def check_rows(told: dict) -> tuple[list[str], list[list[str]]]:
+    """What was measured of the methods: names of columns, and rows of text."""
+    columns = {
+        "rank_correlation": "untrained",
+        "deletion": "deletion",
+        "insertion": "insertion",
+        "hits": "hits",
+        "energy": "energy inside",
+        "chance_hits": "mask's share",
+    }
+    columns = {key: name for key, name in columns.items() if any(key in one for one in told["methods"].values())}
+    rows = [
+        [name, *("" if one[key] is None else f"{one[key]:.3f}" for key in columns), faithfulness.verdict(one)]
+        for name, one in told["methods"].items()
+    ]
+    return ["method", *columns.values(), "fails: why"], rows
+
+
+def _errors(config: ConfigDict, workdir: epath.Path) -> Chosen:
+    """The worst errors on the run's foremost split; where there is none, its first images."""
+    own = {name: told for name, told in evaluate.read(workdir).items() if "-" not in name}
+    if not own:
+        raise UserError(f"{workdir} is not evaluated yet: --mode=evaluate --workdir={workdir}")
+    split = splitting.foremost(own)
+    labels, _ = own[split]["scores"]
+    places = cases.worst_errors(own[split], config.explanation.count)
+    if not len(places):
+        places = np.arange(min(config.explanation.count, len(labels)))
+    return Chosen(split, *_read_own(config, workdir, split, own[split]["ids"][places]), labels[places])
+
+
+def _read_own(config, workdir, split, ids) -> tuple[list[str], np.ndarray]:
+    """The ids as strings, and the images of the run's own split, (k, size, size) uint8."""
+    source = open_source(config.data.source, configs.source_options(config))
+    found = {record.id: record for record in workdirs.own_splits(workdir, source)[split]}
+    images = read_images(source, [found[str(id)] for id in ids], config.model.image_size)
+    return [str(id) for id in ids], images[..., 0]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)
+    return out.getvalue()
