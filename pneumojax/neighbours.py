@@ -75,7 +75,8 @@ def nearest(index: Index, features: NDArray, count: int, label: int | None = Non
     count = min(count, len(among))
     features, rows = unit(features), max(_AT_ONCE // max(len(among), 1), 1)
     blocks = [features[start : start + rows] for start in range(0, max(len(features), 1), rows)]
-    found = [_nearest(index.features[among], block, count) for block in blocks]
+    training = index.features[among]
+    found = [_nearest(training, block, count) for block in blocks]
     places, distances = (np.concatenate(part) for part in zip(*found, strict=True))
     return among[places], distances
 

@@ -4,29 +4,36 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 
-from pneumojax import explain
 from pneumojax.benchmark import torch_peer
 
 
-def maps(name: str, variables: dict, images: np.ndarray, window: int, stride: int) -> dict[str, np.ndarray]:
+def peer(name: str, variables: dict, image_size: int) -> torch_peer.Classifier:
+    """The model called `name` in PyTorch, with our variables, for inference."""
+    model = torch_peer.Classifier(name, image_size)
+    torch_peer.load(model, variables)
+    return model.eval()
+
+
+def maps(
+    name: str, variables: dict, images: np.ndarray, *, steps: int, window: int, stride: int
+) -> dict[str, np.ndarray]:
     """By each method that Captum shares with us: (batch, height, width).
 
     Args:
       name: of the model.
       variables: of ours.
       images: (batch, height, width, 1) float32 in [0, 1].
+      steps: of integrated gradients' path.
       window, stride: of occlusion, in pixels.
     """
-    model = torch_peer.Classifier(name, images.shape[1])
-    torch_peer.load(model, variables)
-    model.eval()
+    model = peer(name, variables, images.shape[1])
     given = torch.from_numpy(images).permute(0, 3, 1, 2)
     of_layer = LayerGradCam(model, model.blocks[-1][1]).attribute(given)  # behind the ReLU, as our conv layers are
     return {
         method: value.detach().numpy()[:, 0]
         for method, value in {
             "grad-cam": LayerAttribution.interpolate(of_layer, images.shape[1:3], "bilinear"),
-            "integrated-gradients": IntegratedGradients(model).attribute(given, n_steps=explain.STEPS),
+            "integrated-gradients": IntegratedGradients(model).attribute(given, n_steps=steps),
             "occlusion": Occlusion(model).attribute(given, (1, window, window), strides=(1, stride, stride)),
         }.items()
     }

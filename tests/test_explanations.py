@@ -54,7 +54,8 @@ def test_other_images_are_explained_by_every_method(work, tmp_path):
     table = rows(folder / "explained.csv")
     assert [(row["id"], row["method"]) for row in table] == [(id, name) for id in files for name in explain.METHODS]
     for row in table:
-        assert Image.open(folder / row["picture"]).size == (32, 32)
+        with Image.open(folder / row["picture"]) as picture:
+            assert picture.size == (32, 32)
         assert row["label"] == ""
     assert [float(row["probability"]) for row in table[::5]] == pytest.approx(maps["probability"].tolist())
 

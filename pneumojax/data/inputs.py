@@ -56,7 +56,10 @@ def open_inputs(location: str) -> Inputs:
     Raises:
       UserError: there is nothing.
     """
-    path = Path(location).expanduser()
+    try:
+        path = Path(location).expanduser()
+    except RuntimeError as error:  # no such home, as in ~nobody
+        raise UserError(f"cannot open {location}: {error}") from None
     if location and path.is_dir():
         ids = _below(path)
     elif location and path.suffix.lower() == ".npz" and path.exists():
@@ -68,7 +71,7 @@ def open_inputs(location: str) -> Inputs:
     first = next(ids, None)
     if first is None:
         raise UserError(f"no image at {location!r}: give a file, a folder, a pattern in quotes, or an .npz file")
-    name = name_of(str(path) if path.exists() else str(path).replace("*", "_"))
+    name = name_of(str(path.resolve()) if path.exists() else str(path).replace("*", "_"))
     return Inputs(name, _with_first(first, ids), partial(look_at_file))
 
 
@@ -88,7 +91,7 @@ def _below(root: Path) -> Iterator[str]:
 
 
 def _of_npz(path: Path) -> Inputs:
-    source = open_npz(path)
+    source = open_npz(path, labelled=False)
     ids = (record.id for record in source.records)
     return Inputs(source.name, ids, partial(_look_in, source._replace(records=())))
 

@@ -38,8 +38,8 @@ class _Header(NamedTuple):
     dtype: np.dtype
 
 
-def open_npz(path: Path) -> Source:
-    """The source in an NPZ file: any of the splits, each with images and labels.
+def open_npz(path: Path, labelled: bool = True) -> Source:
+    """The source in an NPZ file: any of the splits, each with images and labels; not `labelled`, images will do.
 
     Images are (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8, labels (n,) or (n, 1) integers. An NPZ names no
     classes: label 1 is taken as pneumonia and 0 as normal, as in PneumoniaMNIST. Nothing is ever unpickled. The
@@ -54,13 +54,13 @@ def open_npz(path: Path) -> Source:
     with path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                labels = _checked(archive, path)
+                labels = _checked(archive, path, labelled)
         except UserError:
             raise
         except Exception as error:  # on broken data the decoders raise whatever they stumble over
             raise UserError(f"{path} cannot be read as NPZ: {_told(error)}; download or write it again") from None
     records = [
-        Record(id := f"{split}/{number:05d}", int(label), id, split)
+        Record(id := f"{split}/{number:05d}", label, id, split)
         for split, own in labels.items()
         for number, label in enumerate(own)
     ]
@@ -100,15 +100,17 @@ def _images(path: Path, modified: int, split: str) -> np.ndarray:
         raise UnreadableImage(_told(error)) from None
 
 
-def _checked(archive, path) -> dict[str, np.ndarray]:
-    """The labels (n,) of each split, once everything is as it must be; nothing is allocated before that is known."""
+def _checked(archive, path, labelled) -> dict[str, list[int | None]]:
+    """The label of each image, or None, by split; nothing is allocated before everything is known to be as it must."""
     members = Counter(info.filename.removesuffix(".npy") for info in archive.infolist())
     keys = [key for split in SPLITS for key in _keys(split) if members[key]]
+    if not labelled:
+        keys = [key for key in keys if key.endswith("_images")]
     if not keys:
         raise UserError(f"{path} has no train_images and train_labels, nor those of val or test: give such an NPZ")
     splits = [split for split in SPLITS if any(key in keys for key in _keys(split))]
     lacking = [key for split in splits for key in _keys(split) if key not in keys]
-    if lacking:
+    if lacking and labelled:
         raise UserError(f"{path} lacks {' and '.join(lacking)}: images and labels come in pairs, add what is missing")
     twice = [key for key in keys if members[key] > 1]
     if twice:
@@ -118,13 +120,17 @@ def _checked(archive, path) -> dict[str, np.ndarray]:
     if total > MAX_BYTES:
         raise UserError(f"{path} unpacks to {total:,} bytes, more than {MAX_BYTES:,}: give fewer or smaller images")
     for split in splits:
-        _check_pair(path, split, *(headers[key] for key in _keys(split)))
-    count = sum(headers[f"{split}_labels"].shape[0] for split in splits)
+        _check_images(path, split, headers[f"{split}_images"].shape, headers[f"{split}_images"].dtype)
+        if labelled:
+            _check_labels(path, split, headers[f"{split}_labels"], headers[f"{split}_images"].shape[0])
+    count = sum(headers[f"{split}_images"].shape[0] for split in splits)
     if count > MAX_RECORDS:
         raise UserError(f"{path} holds {count:,} images, more than {MAX_RECORDS:,}: give fewer")
     for key in keys:
         _check_content(archive, key)
-    return {split: _labels(archive, path, split) for split in splits}
+    if not labelled:
+        return {split: [None] * headers[f"{split}_images"].shape[0] for split in splits}
+    return {split: _labels(archive, path, split).tolist() for split in splits}
 
 
 def _keys(split) -> tuple[str, str]:
@@ -153,20 +159,22 @@ def _header(archive, path, key) -> _Header:
     return header
 
 
-def _check_pair(path, split, pictures, labels) -> None:
-    shape = pictures.shape
-    if pictures.dtype != np.uint8:
-        raise UserError(f"{path}: {split}_images are {pictures.dtype}: save them as uint8, 0 to 255")
+def _check_images(path, split, shape, dtype) -> None:
+    if dtype != np.uint8:
+        raise UserError(f"{path}: {split}_images are {dtype}: save them as uint8, 0 to 255")
     if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or 0 in shape[1:]:
         raise UserError(f"{path}: {split}_images have shape {shape}: save them as (n, h, w), or with 1 or 3 channels")
     if shape[1] * shape[2] > MAX_PIXELS:
         raise UserError(f"{path}: {split}_images have {shape[2]}x{shape[1]} pixels, more than {MAX_PIXELS:,}")
+
+
+def _check_labels(path, split, labels, count) -> None:
     if labels.dtype.kind not in "iu":
         raise UserError(f"{path}: {split}_labels are {labels.dtype}: save them as integers, 1 for pneumonia")
     if labels.shape[1:] not in ((), (1,)) or not labels.shape:
         raise UserError(f"{path}: {split}_labels have shape {labels.shape}: not a two-class set, which has (n, 1)")
-    if labels.shape[0] != shape[0]:
-        raise UserError(f"{path}: {shape[0]:,} {split}_images but {labels.shape[0]:,} {split}_labels: give one each")
+    if labels.shape[0] != count:
+        raise UserError(f"{path}: {count:,} {split}_images but {labels.shape[0]:,} {split}_labels: give one each")
 
 
 def _check_content(archive, key) -> None:

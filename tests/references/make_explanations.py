@@ -1,0 +1,32 @@
+"""Writes explanations.npz: Captum's maps of M1, M2 and M3, for tests where there is no Captum.
+
+In an environment that has it, such as the one of `make test-peers`: python tests/references/make_explanations.py
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import captum_maps  # noqa: E402
+import explained  # noqa: E402
+
+from pneumojax.family import FAMILY  # noqa: E402
+
+
+def main():
+    images = explained.phantoms(2, explained.SIDE)
+    maps = {
+        f"{name} {method}": values.astype(np.float32)
+        for name in FAMILY
+        for method, values in captum_maps.maps(
+            name, explained.variables(name, explained.SIDE, explained.SIDE), images, **explained.OPTIONS
+        ).items()
+    }
+    np.savez_compressed(explained.REFERENCES, **maps)
+
+
+if __name__ == "__main__":
+    main()
