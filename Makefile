@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-browser bench fuzz lint lock clean
+.PHONY: install train test test-browser test-peers bench fuzz lint lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -54,6 +54,15 @@ bench: .venv-bench/installed .venv-bench/kernels
 	.venv-bench/bin/python -m pip install --quiet --requirement requirements.lock
 	.venv-bench/bin/python -m pip install --quiet $(TORCH)
 	.venv-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Holds our logits and explanations to those of Keras, PyTorch and Captum, in the same environment.
+test-peers: .venv-bench/captum .venv-bench/kernels
+	.venv-bench/bin/python -m pytest tests/benchmark/test_peers.py tests/test_captum.py
+
+# The locked set has what Captum needs, of which some of its versions want older ones.
+.venv-bench/captum: .venv-bench/installed
+	.venv-bench/bin/python -m pip install --quiet --no-deps "captum>=0.7"
 	touch $@
 
 clean:

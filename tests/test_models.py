@@ -3,6 +3,7 @@
 import re
 from functools import cache, partial
 
+import explained
 import flax.errors
 import flax.linen as nn
 import jax
@@ -348,3 +349,39 @@ def test_create_gives_the_table_of_that_name():
     for unknown in ("m4", "M1", ""):
         with pytest.raises(KeyError):
             models.create(unknown)
+
+
+@pytest.mark.parametrize("name", ["m1", "m3"])
+def test_a_model_is_cut_behind_any_layer(name):
+    """Into what gives that layer's output, and what makes the logits of it."""
+    model, variables, x = models.create(name), explained.variables(models.create(name), SIDE, SIDE), images()
+    logits = model.apply(variables, x, train=False)
+    _, written = model.apply(variables, x, train=False, mutable=["intermediates"])
+    sown = outputs(written)
+    assert np.ptp(logits) > 1e-3 * np.abs(logits).max()
+    for row in models.layer_rows(model, SIDE):
+        first, second = models.halves(model, variables, row.name)
+        output = first(x)
+        assert output.shape == (3, *row.shape)
+        np.testing.assert_allclose(output, sown[row.name], rtol=1e-4, atol=1e-5 * np.abs(sown[row.name]).max())
+        whole = second(output)
+        assert (whole.shape, whole.dtype) == (logits.shape, jnp.float32)
+        np.testing.assert_allclose(whole, logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max(), err_msg=row.name)
+
+
+def test_a_cut_model_computes_as_the_whole_does():
+    """In bfloat16 but for the last layer."""
+    model, x = models.Classifier(blocks=(models.Block(4, 0.1),), dtype=jnp.bfloat16), images(2, 8)
+    variables = explained.variables(model, 8, 8)
+    _, written = model.apply(variables, x, train=False, mutable=["intermediates"])
+    for name, (value,) in written["intermediates"].items():
+        first, second = models.halves(model, variables, name.removesuffix("_output"))
+        output = first(x)
+        assert output.dtype == value.dtype, name
+        assert second(output).dtype == jnp.float32
+
+
+def test_a_model_is_not_cut_behind_what_it_lacks():
+    for unknown in ("dropout_1", "conv_6", "conv", "dense_3", ""):
+        with pytest.raises(KeyError):
+            models.halves(models.create("m1"), explained.variables(models.create("m1"), SIDE, SIDE), unknown)

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 # Share of the lung's depth that a lesion fills at its centre, 0 to 1, drawn uniformly from this range: the
 # difficulty of the data set. Lower it and lesions drown in the ribs, vessels and shadows of every image.
-LESION_FILL = (0.4, 1.0)
+LESION_FILL = (0.3, 0.9)
 
 # Split: (images, positives). Val has enough of either class to choose a model by; test has another share than train,
 # as the set of children's radiographs does.

@@ -13,18 +13,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import captum_maps  # noqa: E402
 import explained  # noqa: E402
 
-from pneumojax.family import FAMILY  # noqa: E402
+from pneumojax import models  # noqa: E402
 
 
 def main():
     images = explained.phantoms(2, explained.SIDE)
-    maps = {
-        f"{name} {method}": values.astype(np.float32)
-        for name in FAMILY
-        for method, values in captum_maps.maps(
-            name, explained.variables(name, explained.SIDE, explained.SIDE), images, **explained.OPTIONS
-        ).items()
-    }
+    maps = {}
+    for name in models.FAMILY:
+        variables = explained.variables(models.create(name), explained.SIDE, explained.SIDE)
+        for method, values in captum_maps.maps(name, variables, images, **explained.OPTIONS).items():
+            maps[f"{name} {method}"] = values.astype(np.float32)
     np.savez_compressed(explained.REFERENCES, **maps)
 
 
