@@ -62,7 +62,7 @@ def integrated_gradients(
       baseline: the grey, in [0, 1], of the even image that the path begins at.
     """
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    nodes, weights = (np.float32(part).reshape(-1, 1, 1, 1, 1) for part in ((nodes + 1) / 2, weights / 2))
+    nodes, weights = (part.astype(images.dtype).reshape(-1, 1, 1, 1, 1) for part in ((nodes + 1) / 2, weights / 2))
     away = images - baseline
     path = (baseline + nodes * away).reshape(-1, *images.shape[1:])
     gradients = _gradients(model, variables, path).reshape(steps, *images.shape)
