@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logit
 
 from pneumojax import neighbours, page
 from pneumojax.data.readers import Split
@@ -52,13 +53,10 @@ def worst_errors(told: dict, count: int) -> np.ndarray:
     """
     labels, chances = told["scores"]
     wrong = np.flatnonzero((chances >= told["threshold"]) != labels)
-    beyond = np.abs(_log_odds(chances[wrong]) - _log_odds(np.array(told["threshold"])))
+    tiny = np.finfo(np.float64).eps
+    odds, at = (logit(np.clip(p, tiny, 1 - tiny)) for p in (chances[wrong], told["threshold"]))
+    beyond = np.abs(odds - at)
     return wrong[np.argsort(-beyond, kind="stable")][:count]
-
-
-def _log_odds(p):
-    p = np.clip(p, 1e-12, 1 - 1e-12)
-    return np.log(p) - np.log1p(-p)
 
 
 def build(

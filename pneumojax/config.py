@@ -207,6 +207,8 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
         ("evaluation.prevalence", 0 <= c.evaluation.prevalence < 1, share),
+        *((f"explanation.{name}", c.explanation[name] >= 1, "at least 1") for name in _COUNTS),
+        ("explanation.noise", 0 <= c.explanation.noise <= 1, "at least 0 and at most 1"),
         ("prediction.output", _is_output(c.prediction.output), "empty, or end in .csv or .jsonl"),
         ("prediction.shard", _is_shard(c.prediction.shard), "empty, or such as 0/4"),
         *experiment.rules(c.experiment, c.data.folds),

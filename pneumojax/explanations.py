@@ -23,13 +23,12 @@ from pneumojax.data.inputs import open_inputs
 from pneumojax.data.readers import read_images
 from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError, unknown
-from pneumojax.files import csv_table, markdown_table, write_whole, write_whole_bytes
+from pneumojax.files import csv_table, markdown_table, write_arrays, write_whole, write_whole_bytes
 from pneumojax.overlay import overlay
 from pneumojax.step import init_variables
 from pneumojax.trained import Trained, load
 
 FOLDER = "explanations"
-CHECKS = f"{FOLDER}/checks.json"
 
 
 class Chosen(NamedTuple):
@@ -73,7 +72,7 @@ def explain_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> N
             rows.append((picture, id, name, chances[number], label))
     write_whole(folder / "explained.csv", csv_table(("picture", "id", "method", "probability", "label"), rows))
     arrays = {"ids": np.array(chosen.ids, str), "images": chosen.images, "probability": chances, **maps}
-    write_whole_bytes(folder / "maps.npz", _npz(arrays))
+    write_arrays(folder / "maps.npz", arrays)
     log.console.print(
         f"{len(chosen.ids)} images explained by {', '.join(names)}: red speaks for pneumonia, blue against"
     )
@@ -139,13 +138,14 @@ def _given(config: ConfigDict, data: str) -> Chosen:
 
 def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: dict) -> None:
     """Measures the methods on images of the foremost split that are called right, and writes and tells of it."""
-    own = {name: told for name, told in evaluate.read(workdir).items() if "-" not in name}
-    split = splitting.foremost(own)
-    labels, chances = own[split]["scores"]
-    right = (chances >= own[split]["threshold"]) == labels
+    split, told = _foremost(workdir)
+    labels, chances = told["scores"]
+    right = (chances >= told["threshold"]) == labels
     each = -(-config.explanation.count // 2)
     places = np.concatenate([np.flatnonzero(right & (labels == label))[:each] for label in (0, 1)])
-    ids, images = _read_own(config, workdir, split, own[split]["ids"][places])
+    if not len(places):
+        raise UserError(f"no image of {split} is called right: there is nothing to check explanations on")
+    ids, images = _read_own(config, workdir, split, told["ids"][places])
     masks = [None] * len(ids)
     if config.data.source == "phantom":
         masks = [
@@ -161,41 +161,29 @@ def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: 
 
     untrained = {name: maps_by(name, start, config) for name in compiled}
     found = faithfulness.check(compiled, untrained, images, chances_of, masks)
-    told = {"split": split, "images": len(ids), "epoch": trained.epoch, "methods": found}
-    write_whole(workdir / CHECKS, json.dumps(told, indent=2) + "\n")
-    log.console.print(markdown_table(*check_rows(told)))
-    log.console.print(f"Written: {workdir / CHECKS}")
-
-
-def check_rows(told: dict) -> tuple[list[str], list[list[str]]]:
-    """What was measured of the methods: names of columns, and rows of text."""
-    columns = {
-        "rank_correlation": "untrained",
-        "deletion": "deletion",
-        "insertion": "insertion",
-        "hits": "hits",
-        "energy": "energy inside",
-        "chance_hits": "mask's share",
-    }
-    columns = {key: name for key, name in columns.items() if any(key in one for one in told["methods"].values())}
-    rows = [
-        [name, *("" if one[key] is None else f"{one[key]:.3f}" for key in columns), faithfulness.verdict(one)]
-        for name, one in told["methods"].items()
-    ]
-    return ["method", *columns.values(), "fails: why"], rows
+    checks = {"split": split, "images": len(ids), "epoch": trained.epoch, "methods": found}
+    write_whole(workdir / faithfulness.FILE, json.dumps(checks, indent=2) + "\n")
+    log.console.print(markdown_table(*faithfulness.table(checks)))
+    log.console.print(f"Written: {workdir / faithfulness.FILE}")
 
 
 def _errors(config: ConfigDict, workdir: epath.Path) -> Chosen:
     """The worst errors on the run's foremost split; where there is none, its first images."""
+    split, told = _foremost(workdir)
+    labels, _ = told["scores"]
+    places = cases.worst_errors(told, config.explanation.count)
+    if not len(places):
+        places = np.arange(min(config.explanation.count, len(labels)))
+    return Chosen(split, *_read_own(config, workdir, split, told["ids"][places]), labels[places])
+
+
+def _foremost(workdir: epath.Path) -> tuple[str, dict]:
+    """The run's foremost split, and what `evaluate.read` gives of it."""
     own = {name: told for name, told in evaluate.read(workdir).items() if "-" not in name}
     if not own:
         raise UserError(f"{workdir} is not evaluated yet: --mode=evaluate --workdir={workdir}")
     split = splitting.foremost(own)
-    labels, _ = own[split]["scores"]
-    places = cases.worst_errors(own[split], config.explanation.count)
-    if not len(places):
-        places = np.arange(min(config.explanation.count, len(labels)))
-    return Chosen(split, *_read_own(config, workdir, split, own[split]["ids"][places]), labels[places])
+    return split, own[split]
 
 
 def _read_own(config, workdir, split, ids) -> tuple[list[str], np.ndarray]:
@@ -209,10 +197,4 @@ def _read_own(config, workdir, split, ids) -> tuple[list[str], np.ndarray]:
 def _png(pixels: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    out = io.BytesIO()
-    np.savez_compressed(out, **arrays)
     return out.getvalue()

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import spearmanr
 
+FILE = "explanations/checks.json"  # in the workdir: what was measured
 INSANE = 0.3  # rank correlation with an untrained network's maps above which a method does not depend on what is learnt
 _STOPS = 20  # of deletion and insertion, after the start
 _BLUR = 0.06  # standard deviation, of the side: what insertion begins with, and deletion ends at
@@ -36,7 +37,7 @@ def energy_inside(values: np.ndarray, mask: np.ndarray) -> float:
 def deletion_and_insertion(
     image: np.ndarray, values: np.ndarray, chances: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float]:
-    """Areas under the chance of what the model calls, as the map's strongest pixels are blurred, or brought back.
+    """Areas under the chance of what it calls at 0.5, as the map's strongest pixels are blurred, or brought back.
 
     Petsiuk et al., "RISE", 2018. A good map has a small first and a large second.
 
@@ -107,3 +108,21 @@ def check(
         found[name] = told
     yardstick = {f"random_{kind}": found["random"][kind] for kind in ("deletion", "insertion")}
     return {name: told | yardstick for name, told in found.items()}
+
+
+def table(checks: Mapping) -> tuple[list[str], list[list[str]]]:
+    """The methods that `check` measured, `checks["methods"]`: names of columns, and rows of text."""
+    columns = {
+        "rank_correlation": "untrained",
+        "deletion": "deletion",
+        "insertion": "insertion",
+        "hits": "hits",
+        "energy": "energy inside",
+        "chance_hits": "mask's share",
+    }
+    columns = {key: name for key, name in columns.items() if any(key in one for one in checks["methods"].values())}
+    rows = [
+        [name, *("" if one[key] is None else f"{one[key]:.3f}" for key in columns), verdict(one)]
+        for name, one in checks["methods"].items()
+    ]
+    return ["method", *columns.values(), "fails: why"], rows

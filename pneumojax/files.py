@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from etils import epath
 
 UNFINISHED = ".unfinished"
@@ -20,6 +21,13 @@ def write_whole_bytes(path: epath.Path, content: bytes) -> None:
     unfinished = path.with_name(path.name + UNFINISHED)
     unfinished.write_bytes(content)
     unfinished.replace(path)
+
+
+def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """`write_whole` of an NPZ file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_whole_bytes(path, file.getvalue())
 
 
 def csv_table(header: Iterable[str], rows: Iterable[Iterable]) -> str:

@@ -13,7 +13,7 @@ from etils import epath
 from numpy.typing import NDArray
 
 from pneumojax.errors import UserError
-from pneumojax.files import write_whole_bytes
+from pneumojax.files import write_arrays
 
 FILE = "neighbours.npz"
 LAYER = "dense_1"  # the last hidden one
@@ -97,9 +97,7 @@ def _squares(features):
 
 def write(workdir: epath.Path, index: Index) -> None:
     """Writes the index into the run's workdir."""
-    file = io.BytesIO()
-    np.savez_compressed(file, **index._replace(ids=np.array(json.dumps(index.ids.tolist())))._asdict())
-    write_whole_bytes(workdir / FILE, file.getvalue())
+    write_arrays(workdir / FILE, index._replace(ids=np.array(json.dumps(index.ids.tolist())))._asdict())
 
 
 def read(workdir: epath.Path) -> Index:

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, TextIO
 
@@ -119,19 +120,9 @@ def _look(inputs: Inputs, shard: tuple[int, int], size: int, workers: int) -> It
             pending.append(id)
             yield id
 
-    for seen in in_parallel(_Look(inputs.look, size), ids(), workers):
+    for seen in in_parallel(partial(inputs.look, size=size), ids(), workers):
         crashed = isinstance(seen, UnreadableImage)
         yield pending.popleft(), Seen(None, str(seen), ()) if crashed else seen
-
-
-class _Look(NamedTuple):
-    """`Inputs.look` at a size; can be sent to another process."""
-
-    look: object
-    size: int
-
-    def __call__(self, id: str) -> Seen:
-        return self.look(id, self.size)
 
 
 def _computed(seen: Iterable[tuple[str, Seen]], compute, batch_size: int):

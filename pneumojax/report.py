@@ -10,7 +10,6 @@ from etils import epath
 
 from pneumojax import cases, evaluate, faithfulness, figures, log, page
 from pneumojax.data import splits as splitting
-from pneumojax.explanations import CHECKS, check_rows
 from pneumojax.files import write_whole
 
 FILE = "report/index.html"
@@ -83,7 +82,7 @@ def write(workdir, *, layer_table: str, samples, errors=(), notice: str | None =
         layer_table=layer_table,
         samples=samples,
         errors=errors,
-        checks=_read_json(workdir / CHECKS),
+        checks=_read_json(workdir / faithfulness.FILE),
         notice=notice,
     )
     path = workdir / FILE
@@ -118,7 +117,8 @@ def render(*, config, history, own, other, layer_table, samples, errors, checks,
         if at_any := _any_threshold(*next(iter(own.items()))):
             parts.append(page.section("At any threshold", at_any))
     if errors:
-        failing = faithfulness.verdict(checks["methods"]["grad-cam"]) if checks else ""
+        measured = checks.get("methods", {}).get("grad-cam")
+        failing = faithfulness.verdict(measured) if measured else ""
         parts.append(page.section("Worst errors", cases.html(errors, "Grad-CAM", failing)))
     if checks:
         parts.append(page.section("Checks of explanation methods", _checks(checks)))
@@ -287,7 +287,9 @@ def _any_threshold(split, found) -> str:
 
 def _checks(checks) -> str:
     measured = f"On {checks['images']} images of {checks['split']} that epoch {checks['epoch']} calls right."
-    return f'<p class="note">{page.text(measured)} {CHECKS_NOTE}</p>\n' + page.table(*check_rows(checks), "Checks")
+    return f'<p class="note">{page.text(measured)} {CHECKS_NOTE}</p>\n' + page.table(
+        *faithfulness.table(checks), "Checks"
+    )
 
 
 def _confusions(split, found) -> str:

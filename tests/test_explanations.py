@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,8 +12,8 @@ from conftest import draw_folder, pneumojax
 from etils import epath
 from PIL import Image
 
+from pneumojax import cases, devices, explain, explanations, faithfulness, report
 from pneumojax import config as configs
-from pneumojax import devices, explain, explanations
 from pneumojax.data import images
 from pneumojax.errors import UserError
 from pneumojax.trained import load
@@ -76,12 +77,34 @@ def test_without_data_the_worst_errors_are_explained(work):
 
 def test_checks_are_written_and_the_report_tells_of_them(work):
     explanations.explain_mode(config_of(work, methods="grad-cam,smooth-grad", checks=True), work, None)
-    told = json.loads((work / explanations.CHECKS).read_text())
+    told = json.loads((work / faithfulness.FILE).read_text())
     assert list(told["methods"]) == ["grad-cam", "smooth-grad", "random"]
     assert all(-1 <= told["methods"][name]["rank_correlation"] <= 1 for name in ("grad-cam", "smooth-grad"))
-    columns, cells = explanations.check_rows(told)
+    columns, cells = faithfulness.table(told)
     assert columns == ["method", "untrained", "deletion", "insertion", "fails: why"]
     assert all(len(row) == len(columns) for row in cells)
+    page = report.write(work, layer_table="", samples=()).read_text()
+    assert "Checks of explanation methods" in page and '<th scope="row">smooth-grad</th>' in page
+
+
+def test_the_report_does_without_checks_of_grad_cam(work):
+    """Its errors are explained by Grad-CAM, which need not be among the methods that were checked."""
+    explanations.explain_mode(config_of(work, methods="smooth-grad", checks=True), work, None)
+    image = np.zeros((8, 8), np.uint8)
+    case = cases.Case("a film", 1, 0.1, image, np.zeros((8, 8, 3), np.uint8), False, [])
+    page = report.write(work, layer_table="", samples=(), errors=[case]).read_text()
+    assert "Worst errors" in page and "fails its checks" not in page
+
+
+def test_nothing_is_checked_where_nothing_is_called_right(work, tmp_path):
+    copy = epath.Path(shutil.copytree(work, tmp_path / "work"))
+    path = copy / "evaluation/test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": 2.0}))
+    table = copy / "evaluation/test.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split(",")[1] == "1")]) + "\n")
+    with pytest.raises(UserError, match="no image of test is called right"):
+        explanations.explain_mode(config_of(work, methods="grad-cam", checks=True), copy, None)
 
 
 @pytest.mark.parametrize(

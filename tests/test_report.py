@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import json
 import re
 from html.parser import HTMLParser
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from pneumojax import figures, metrics, report
-from pneumojax import page as page_parts
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "source", "col"}
 HOSTILE = '<script>alert("x")</script>&'
@@ -152,16 +150,6 @@ def test_no_script_may_run_but_the_pages_own(workdir):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     assert f"script-src 'sha256-{digest}';" in policy
     assert "script-src 'unsafe" not in policy
-
-
-def test_the_slider_knows_the_confusion_at_every_stop(workdir):
-    labels, chances = np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.5, 0.3, 0.5, 0.9])
-    shown = page_parts.confusion_at_any("val", labels, chances, 0.42)
-    counts = json.loads(html.unescape(re.search(r'data-counts="([^"]*)"', shown)[1]))
-    assert (counts["n0"], counts["n1"]) == (2, 3)
-    for stop, fp, tp in zip(range(page_parts.STOPS + 1), counts["fp"], counts["tp"], strict=True):
-        called = chances >= stop / page_parts.STOPS - 1e-9
-        assert (fp, tp) == (np.sum(called & (labels == 0)), np.sum(called & (labels == 1)))
 
 
 def test_precision_and_recall_by_hand():

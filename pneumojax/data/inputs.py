@@ -2,8 +2,9 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,20 +20,6 @@ from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.errors import UserError
 
 
-class Inputs(NamedTuple):
-    """Images to predict, however many.
-
-    Attributes:
-      name: short, fit for a file name.
-      ids: of each image in turn, made as they are asked for: paths as they were given, or places in an NPZ file.
-      look: id, size -> `Seen`; can be sent to another process.
-    """
-
-    name: str
-    ids: Iterator[str]
-    look: partial
-
-
 class Seen(NamedTuple):
     """One image as the model is to see it.
 
@@ -45,6 +32,20 @@ class Seen(NamedTuple):
     image: np.ndarray | None
     problem: str
     doubts: tuple[str, ...]
+
+
+class Inputs(NamedTuple):
+    """Images to predict, however many.
+
+    Attributes:
+      name: short, fit for a file name.
+      ids: of each image in turn, made as they are asked for: paths as they were given, or places in an NPZ file.
+      look: id, size -> `Seen`; can be sent to another process.
+    """
+
+    name: str
+    ids: Iterator[str]
+    look: Callable[[str, int], Seen]
 
 
 def open_inputs(location: str) -> Inputs:
@@ -72,12 +73,7 @@ def open_inputs(location: str) -> Inputs:
     if first is None:
         raise UserError(f"no image at {location!r}: give a file, a folder, a pattern in quotes, or an .npz file")
     name = name_of(str(path.resolve()) if path.exists() else str(path).replace("*", "_"))
-    return Inputs(name, _with_first(first, ids), partial(look_at_file))
-
-
-def _with_first(first, rest):
-    yield first
-    yield from rest
+    return Inputs(name, chain([first], ids), look_at_file)
 
 
 def _below(root: Path) -> Iterator[str]:
