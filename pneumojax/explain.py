@@ -56,8 +56,8 @@ def integrated_gradients(
 ) -> jax.Array:
     """Integrated gradients (Sundararajan et al. 2017, Eq. 1): a map whose sum is the logit less the baseline's.
 
-    How nearly depends on the steps and on the images' precision: near an even baseline, rounding decides which of nearly
-    equal neighbours max-pool takes, so that maps in float32 are up to some hundredths of their largest value off.
+    How nearly depends on the steps and on the images' precision: near an even baseline, rounding decides which of
+    nearly equal neighbours max-pool takes, so that float32 maps are up to some hundredths of their largest value off.
 
     Args:
       model, variables, images: as above; float64 images want float64 variables.

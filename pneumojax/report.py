@@ -287,9 +287,8 @@ def _any_threshold(split, found) -> str:
 
 def _checks(checks) -> str:
     measured = f"On {checks['images']} images of {checks['split']} that epoch {checks['epoch']} calls right."
-    return f'<p class="note">{page.text(measured)} {CHECKS_NOTE}</p>\n' + page.table(
-        *faithfulness.table(checks), "Checks"
-    )
+    note = f'<p class="note">{page.text(measured)} {CHECKS_NOTE}</p>\n'
+    return note + page.table(*faithfulness.table(checks), "Checks")
 
 
 def _confusions(split, found) -> str:
