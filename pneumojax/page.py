@@ -74,6 +74,26 @@ def table(header: Iterable[str], rows: Iterable[Sequence[str]], label: str) -> s
     return scroll(whole, label)
 
 
+def composition(splits: Mapping[str, Mapping]) -> str:
+    """A table of the splits: name -> what `splits.composition` gives of it."""
+    rows = []
+    for name, found in splits.items():
+        numbers = (found["n"], found["normal"], found["pneumonia"])
+        cells = "".join(f"<td>{number:,}</td>" for number in numbers)
+        rows.append(f'<tr><th scope="row">{text(name)}</th>{cells}<td>{_majority(found)}</td></tr>')
+    names = ("Split", "Images", "Normal", "Pneumonia", "Majority baseline")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    table = f'<table class="metrics"><thead><tr>{head}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
+    return scroll(table, "Composition of the splits")
+
+
+def _majority(found) -> str:
+    if found["majority_accuracy"] is None:
+        return "no labels"
+    larger = CLASSES[found["pneumonia"] >= found["normal"]]
+    return f"{found['majority_accuracy']:.3f}<small>always answering {larger}</small>"
+
+
 def picture(image: np.ndarray, side: int, alt: str) -> str:
     """An image, (height, width) or (height, width, 3) uint8, as JPEG of at most (side, side) within the page."""
     small = Image.fromarray(np.asarray(image, np.uint8))

@@ -1,47 +1,18 @@
 """The report of a run: one HTML page without outside resources."""
 
 import json
-import math
-import platform
-from importlib import metadata
 
 import numpy as np
 from etils import epath
 
-from pneumojax import cases, evaluate, faithfulness, figures, log, page
+from pneumojax import cases, evaluate, faithfulness, figures, log, machine, page, scores, workdirs
+from pneumojax.data import audit, audit_page
 from pneumojax.data import splits as splitting
 from pneumojax.files import write_whole
 
 FILE = "report/index.html"
 SAMPLES_PER_CLASS = 6
 SAMPLE_SIDE = 192
-
-COUNTS = {"n": "Images", "positives": "Pneumonia"}
-DECISION = {
-    "balanced_accuracy": "Balanced accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "accuracy": "Accuracy",
-}
-MAJORITY = {"majority_accuracy": "Majority baseline"}
-ROW_GROUPS = {
-    "Data": COUNTS,
-    "Ranking": {"auc": "AUC", "average_precision": "Average precision"},
-    "At the stored threshold": {"threshold": "Threshold"} | DECISION | MAJORITY,
-    "At 95 % sensitivity on val": {"threshold_sens95": "Threshold"}
-    | {f"{key}_at_sens95": name for key, name in DECISION.items()},
-    "At threshold 0.5": {f"{key}_at_0.5": name for key, name in DECISION.items()} | MAJORITY,
-    "Probabilities": {
-        "bce": "Cross-entropy of raw logits",
-        "temperature": "Temperature",
-        "offset": "Offset (log-odds)",
-        "prevalence": "Prevalence they hold for",
-        "brier_uncalibrated": "Brier score, uncalibrated",
-        "brier": "Brier score",
-        "ece_uncalibrated": "Calibration error (ECE), uncalibrated",
-        "ece": "Calibration error (ECE)",
-    },
-}
 
 OWN_NOTE = (
     f"The small figures are {figures.LEVEL} % intervals. The checkpoint, temperature and offset, and both stored "
@@ -83,6 +54,9 @@ def write(workdir, *, layer_table: str, samples, errors=(), notice: str | None =
         samples=samples,
         errors=errors,
         checks=_read_json(workdir / faithfulness.FILE),
+        composition=workdirs.composition(workdir),
+        remarks=workdirs.remarks(workdir),
+        audited=_read_json(workdir / audit_page.FILE),
         notice=notice,
     )
     path = workdir / FILE
@@ -94,19 +68,21 @@ def _read_json(path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def render(*, config, history, own, other, layer_table, samples, errors, checks, notice) -> str:
+def render(
+    *, config, history, own, other, layer_table, samples, errors, checks, composition, remarks, audited, notice
+) -> str:
     """Returns the whole page as a string; equal arguments give equal pages."""
     parts = [
         _header(config, history),
         page.notice(notice),
     ]
     if own:
-        parts.append(_verdict(*next(iter(own.items()))))
-        parts.append(page.section("Every split", _metrics_table(own, OWN_NOTE)))
+        parts.append(scores.verdict(*next(iter(own.items()))))
+        parts.append(page.section("Every split", scores.table(own, OWN_NOTE)))
     else:
         parts.append(page.section("Verdict", "<p>This run has not been evaluated yet.</p>"))
     if other:
-        parts.append(page.section("Other data", _metrics_table(other, OTHER_NOTE)))
+        parts.append(page.section("Other data", scores.table(other, OTHER_NOTE)))
     if history:
         parts.append(page.section("Training", page.panels(_curves(history, own))))
     if own:
@@ -122,14 +98,14 @@ def render(*, config, history, own, other, layer_table, samples, errors, checks,
         parts.append(page.section("Worst errors", cases.html(errors, "Grad-CAM", failing)))
     if checks:
         parts.append(page.section("Checks of explanation methods", _checks(checks)))
-    if grids := _samples(samples):
-        parts.append(page.section("Samples of the data", grids))
+    if data := _data(composition, remarks, audited) + _samples(samples):
+        parts.append(page.section("Data", data))
     parts += [
         page.section("Layers", page.scroll(f"<pre>{page.text(layer_table)}</pre>", "Layers of the model")),
         page.section(
-            "Configuration and versions",
+            "Configuration and machine",
             _details("Configuration", config),
-            _details("Versions that wrote this report", _versions()),
+            _details("Machine and versions that wrote this report", machine.describe()),
         ),
         page.section("Limits of use", f"<p>{LIMITS}</p>"),
     ]
@@ -154,89 +130,11 @@ def _header(config, history) -> str:
     return f"<header>\n<h1>{page.text(_title(config))}</h1>\n<p>{page.text(facts)}</p>\n</header>"
 
 
-def _number(value) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return value if known else None
-
-
-def _interval(found, key) -> tuple[float, float] | None:
-    pair = found.get(f"{key}_ci") or ()
-    return tuple(pair) if len(pair) == 2 and None not in map(_number, pair) else None
-
-
-def _reason(found, key) -> str:
-    return found.get(f"{key}_reason") or "no reason recorded"
-
-
-def _plain(found, key) -> str:
-    """The value with its interval, or why there is none, as it stands in a sentence (not escaped)."""
-    if _number(found.get(key)) is None:
-        return f"undefined ({_reason(found, key)})"
-    pair = _interval(found, key)
-    return f"{found[key]:.3f}" + (f" ({figures.LEVEL} % interval {pair[0]:.3f}–{pair[1]:.3f})" if pair else "")
-
-
-def _value(found, key) -> str:
-    """The value with its interval, or why there is none, as it stands in a table (HTML)."""
-    if key not in found:
-        return "–"
-    if _number(found[key]) is None:
-        return f'undefined<span class="reason">{page.text(_reason(found, key))}</span>'
-    pair = _interval(found, key)
-    value = f"{found[key]:,}" if key in COUNTS else f"{found[key]:.3f}"
-    return value + (f"<small>{pair[0]:.3f}–{pair[1]:.3f}</small>" if pair else "")
-
-
-def _majority_class(found) -> str:
-    return page.CLASSES[2 * found.get("positives", 0) >= found.get("n", 0)]
-
-
-def _verdict(split, found) -> str:
-    pair, majority = _interval(found, "accuracy"), _number(found.get("majority_accuracy"))
-    better = pair is not None and majority is not None and pair[0] > majority
-    answer = f"always answering {_majority_class(found)}"
-    claim = f"{'Better' if better else 'Not shown to be better'} than {answer}"
-    relation = f"{'lies' if better else 'does not lie'} above the {_plain(found, 'majority_accuracy')}"
-    sentence = f"On the {found.get('n', 0):,} {split} images the accuracy's {figures.LEVEL} % interval "
-    if pair:
-        sentence += f"{pair[0]:.3f}–{pair[1]:.3f} {relation} that {answer} scores."
-    else:
-        sentence += f"is undefined: {found.get('accuracy_ci_reason') or _reason(found, 'accuracy')}."
-    tiles = {
-        "auc": "AUC",
-        "balanced_accuracy": "Balanced accuracy",
-        "accuracy": "Accuracy",
-        "majority_accuracy": f"Always “{_majority_class(found)}”",
-    }
-    shown = "".join(f"<div><dt>{name}</dt><dd>{_value(found, k)}</dd></div>" for k, name in tiles.items())
-    return (
-        f'<section class="verdict{" better" if better else ""}">\n<h2>Verdict on {page.text(split)}</h2>\n'
-        f'<p><strong>{claim}.</strong> {page.text(sentence)}</p>\n<dl class="tiles">{shown}</dl>\n</section>'
-    )
-
-
-def _metrics_table(evaluations, note) -> str:
-    head = "".join(f'<th scope="col">{page.text(name)}</th>' for name in evaluations)
-    body = []
-    for title, rows in ROW_GROUPS.items():
-        span = len(evaluations) + 1
-        body.append(f'<tr class="group"><th scope="rowgroup" colspan="{span}"><span>{title}</span></th></tr>')
-        for key, name in rows.items():
-            cells = "".join(f"<td>{_value(found, key)}</td>" for found in evaluations.values())
-            mark = ' class="baseline"' if key in MAJORITY else ""
-            body.append(f'<tr{mark}><th scope="row">{name}</th>{cells}</tr>')
-    table = (
-        f'<table class="metrics"><thead><tr><th scope="col">Metric</th>{head}</tr></thead>\n'
-        "<tbody>" + "\n".join(body) + "</tbody></table>"
-    )
-    return f'<p class="note">{note}</p>\n' + page.scroll(table, "Metrics by split")
-
-
 def _curves(history, own) -> list[str]:
     split = next((name for name in ("val", "train") if own.get(name, {}).get("majority_accuracy")), None)
     majority = ()
     if split:
-        majority = (own[split]["majority_accuracy"], f"always {_majority_class(own[split])} ({split})")
+        majority = (own[split]["majority_accuracy"], f"always {scores.majority_class(own[split])} ({split})")
     return [
         figures.curve(history, "accuracy", "Accuracy", majority),
         figures.curve(history, "bce", "Cross-entropy", ()),
@@ -246,7 +144,7 @@ def _curves(history, own) -> list[str]:
 
 def _roc_figure(split, found) -> str:
     labels, probabilities = found["scores"]
-    described = f"AUC {_plain(found, 'auc')}."
+    described = f"AUC {scores.plain(found, 'auc')}."
     if len(np.unique(labels)) < 2:
         missing = "images of one class only" if len(labels) else "no probabilities recorded"
         described += f" No curve: {missing}."
@@ -264,8 +162,8 @@ def _roc_figure(split, found) -> str:
 def _reliability_figure(split, found) -> str:
     labels, probabilities = found["scores"]
     described = (
-        f"ECE {_plain(found, 'ece_uncalibrated')} before the temperature {_plain(found, 'temperature')} and the offset"
-        f" {_plain(found, 'offset')}, {_plain(found, 'ece')} after."
+        f"ECE {scores.plain(found, 'ece_uncalibrated')} before the temperature {scores.plain(found, 'temperature')} and"
+        f" the offset {scores.plain(found, 'offset')}, {scores.plain(found, 'ece')} after."
     )
     return figures.reliability(split, labels, probabilities, described) if len(labels) else ""
 
@@ -275,7 +173,8 @@ def _precision(split, found) -> str:
     if len(np.unique(labels)) < 2:
         return ""
     described = (
-        f"Average precision {_plain(found, 'average_precision')}; pneumonia is {np.mean(labels):.3f} of the images."
+        f"Average precision {scores.plain(found, 'average_precision')}; pneumonia is {np.mean(labels):.3f} of the"
+        " images."
     )
     return figures.precision_recall(split, labels, probabilities, described)
 
@@ -292,10 +191,19 @@ def _checks(checks) -> str:
 
 
 def _confusions(split, found) -> str:
-    thresholds = {"": f"stored threshold {_value(found, 'threshold')}", "_at_0.5": "threshold 0.5"}
+    thresholds = {"": f"stored threshold {scores.value(found, 'threshold')}", "_at_0.5": "threshold 0.5"}
     captions = {f"confusion{suffix}": f"<b>{page.text(split)}</b>, {at}" for suffix, at in thresholds.items()}
     tables = (page.confusion(found[key], text) for key, text in captions.items() if key in found)
     return f"<div>{''.join(tables)}</div>"
+
+
+def _data(composition, remarks, audited) -> str:
+    parts = [page.composition(composition)] if composition else []
+    if remarks:
+        parts.append(f"<ul>{''.join(f'<li>{page.text(remark)}</li>' for remark in remarks)}</ul>")
+    if audited:
+        parts.append(f'<p>{page.text(audit.headline(audited))} <a href="../{audit_page.PAGE}">The whole audit</a></p>')
+    return "\n".join(parts)
 
 
 def _samples(samples) -> str:
@@ -315,16 +223,6 @@ def _samples(samples) -> str:
 def _sample(name, image, alt) -> str:
     shown = page.picture(image, SAMPLE_SIDE, alt)
     return f'<figure>{shown}<figcaption title="{page.text(name)}">{page.text(name)}</figcaption></figure>'
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("jax", "flax"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _details(title, tree) -> str:

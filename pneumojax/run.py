@@ -26,10 +26,11 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     splitting.require_trainable(source.records)
     prepared = curate.prepare_to_train(config, source)
     records, notes = curate.choose_splits(config, source, prepared)
-    workdirs.claim(workdir, config, records, source)
+    if prepared.unreadable:
+        notes.append(f"{len(prepared.unreadable)} unreadable images are left out: see {workdir / UNREADABLE_FILE}.")
+    workdirs.claim(workdir, config, records, source, notes)
     if prepared.unreadable:
         write_whole(workdir / UNREADABLE_FILE, csv_table(("id", "reason"), prepared.unreadable.items()))
-        notes.append(f"{len(prepared.unreadable)} unreadable images are left out: see {workdir / UNREADABLE_FILE}.")
     for sentence in notes:
         log.console.print(sentence)
     log.console.print(models.layer_table(create_model(config), config.model.image_size))

@@ -17,6 +17,7 @@ from pneumojax.files import UNFINISHED, write_whole
 
 SPLITS_FILE = "splits.csv"
 FINGERPRINT_FILE = "fingerprint.txt"
+REMARKS_FILE = "remarks.txt"
 
 
 def default(mode: str, config: ConfigDict) -> epath.Path:
@@ -88,6 +89,19 @@ def own_splits(workdir: epath.Path, source: Source) -> splitting.Splits:
         raise _other_images(workdir) from None
 
 
+def composition(workdir: epath.Path) -> dict[str, dict]:
+    """What the splits that the run began with are made of, the foremost first: see `splits.composition`."""
+    path = workdir / SPLITS_FILE
+    labels = splitting.labels_in_csv(path.read_bytes().decode()) if path.exists() else {}
+    return {name: splitting.composition(labels[name]) for name in sorted(labels, key=splitting.importance)}
+
+
+def remarks(workdir: epath.Path) -> list[str]:
+    """What was said of images, labels and splits when the run began."""
+    path = workdir / REMARKS_FILE
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def changed(workdir: epath.Path, source: Source) -> list[str]:
     """A sentence where files of the run's own source have other sizes or times than when it began."""
     path = workdir / FINGERPRINT_FILE
@@ -105,7 +119,7 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
         refuse_other_settings(workdir, config)
         own_splits(workdir, source)
         return
-    names = (SPLITS_FILE, FINGERPRINT_FILE, configs.FILE)
+    names = (SPLITS_FILE, FINGERPRINT_FILE, REMARKS_FILE, configs.FILE)
     beginnings = {audit_page.FOLDER, *names, *(name + UNFINISHED for name in names)}
     if "://" not in str(workdir):
         there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
@@ -115,12 +129,19 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
 
 
-def claim(workdir: epath.Path, config: ConfigDict, splits: splitting.Splits, source: Source) -> None:
-    """Writes config and splits into a new workdir; raises UserError if a run there began with other splits."""
+def claim(
+    workdir: epath.Path, config: ConfigDict, splits: splitting.Splits, source: Source, said: Iterable[str]
+) -> None:
+    """Writes config, splits, and what was said of them, into a new workdir.
+
+    Raises:
+      UserError: a run there began with other splits.
+    """
     path, table = workdir / SPLITS_FILE, splitting.to_csv(splits, source.records)
     if not (workdir / configs.FILE).exists():
         write_whole(path, table)
         write_whole(workdir / FINGERPRINT_FILE, source.fingerprint + "\n")
+        write_whole(workdir / REMARKS_FILE, "".join(f"{sentence}\n" for sentence in said))
         configs.write(config, workdir / configs.FILE)
     elif not path.exists() or path.read_bytes().decode() != table:
         raise _other_images(workdir)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -365,3 +366,23 @@ def test_every_recipe_of_a_figure_has_a_look_of_its_own():
     legend = figures.accuracy_curves("m2", lines, 0.625).partition("legend_1")[2]
     looks = re.findall(r'style="fill: none;([^"]*)stroke-width: 1.6', legend)
     assert len(looks) == len(set(looks)) == 9
+
+
+def test_it_tells_what_the_data_are_and_what_was_found_in_them(workdir):
+    rows = ["a,0,train", "b,1,train", "c,1,train", "d,0,val", f"{HOSTILE},1,"]
+    (workdir / "splits.csv").write_text("\n".join(["id,label,split", *rows]) + "\n")
+    (workdir / "remarks.txt").write_text(f"2 groups (4 images) identical.\n{HOSTILE}\n")
+    page = page_of(workdir)
+    data = page[page.index("<h2>Data") : page.index("<h2>Layers")]
+    assert row(data, "train")[0][:4] == [["3"], ["1"], ["2"], ["0.667", "always", "answering", "pneumonia"]]
+    assert row(data, "val")[0][3] == ["1.000", "always", "answering", "normal"]
+    assert "2 groups (4 images) identical." in data and HOSTILE not in page
+    assert "whole audit" not in data
+    finding = {"kind": "truncated", "short": "7 images cut short"}
+    (workdir / "audit").mkdir()
+    (workdir / "audit" / "audit.json").write_text(json.dumps({"findings": [finding], "splits": {"all": {"n": 9}}}))
+    assert 'Audit: 9 images; 7 images cut short. <a href="../audit/index.html"' in page_of(workdir)
+
+
+def test_it_names_the_machine(workdir):
+    assert '"cores": ' in html.unescape(page_of(workdir)) and '"cpu": ' in html.unescape(page_of(workdir))

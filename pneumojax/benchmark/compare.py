@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
 
-from pneumojax.benchmark.machine import busy_seconds, processor_seconds
 from pneumojax.benchmark.plan import Plan
 from pneumojax.benchmark.processes import Unmeasured, Worker, started
 from pneumojax.benchmark.task import AUGMENTED, FED, INFER, OURS, RESIDENT, TRAIN, Task
+from pneumojax.machine import busy_seconds, processor_seconds
 
 
 def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:

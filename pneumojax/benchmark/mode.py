@@ -7,8 +7,8 @@ import sys
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import curate, log
-from pneumojax.benchmark import compare, machine, measure, page
+from pneumojax import curate, log, machine
+from pneumojax.benchmark import compare, measure, page
 from pneumojax.benchmark.plan import plan, tasks
 from pneumojax.benchmark.processes import Unmeasured
 from pneumojax.errors import UserError

@@ -1,7 +1,7 @@
 """What is wrong with a source's images and splits: unreadable files, copies, leaks, images that show no chest."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -175,7 +175,8 @@ def audit(source: Source, facts: Iterable[Facts | UnreadableImage]) -> dict:
     """
     facts = [Facts(str(found)) if isinstance(found, UnreadableImage) else found for found in facts]
     found = dict(zip(source.records, facts, strict=True))
-    composition = {name: _composition(members) for name, members in sorted(splits.as_given(source.records).items())}
+    given = sorted(splits.as_given(source.records).items())
+    composition = {name: splits.composition([record.label for record in members]) for name, members in given}
     groups = _single(found) | _alike(found) | _one_class(source.records)
     groups["patient_across_splits"] = leakage.crossing(source.records)
     return {
@@ -194,12 +195,6 @@ def headline(audit: dict) -> str:
         told.append("nothing across splits")
     count = sum(split["n"] for split in audit["splits"].values())
     return f"Audit: {_counted(count, 'image')}; {'; '.join(told) or 'nothing found'}."
-
-
-def _composition(members: Sequence[Record]) -> dict:
-    normal, pneumonia = (sum(record.label == label for record in members) for label in (0, 1))
-    majority = max(normal, pneumonia) / (normal + pneumonia) if normal + pneumonia else None
-    return {"n": len(members), "normal": normal, "pneumonia": pneumonia, "majority_accuracy": majority}
 
 
 def _single(found) -> dict[str, list[list[Record]]]:

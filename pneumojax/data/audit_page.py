@@ -12,6 +12,8 @@ from pneumojax.errors import UserError
 from pneumojax.files import write_whole
 
 FOLDER = "audit"
+FILE = f"{FOLDER}/audit.json"
+PAGE = f"{FOLDER}/index.html"
 SIDE = 96  # px; of a picture
 MAX_GROUPS = 24  # shown of a finding, or as many single images
 MAX_PER_GROUP = 6  # images
@@ -33,15 +35,15 @@ def write(workdir: epath.Path, audit: dict, thumbnails: Thumbnails) -> epath.Pat
       audit: of `audit.audit`.
       thumbnails: id -> the image, (s, s) uint8; None where it cannot be read.
     """
-    folder = epath.Path(workdir) / FOLDER
-    write_whole(folder / "audit.json", json.dumps(audit, indent=2) + "\n")
-    write_whole(folder / "index.html", render(audit, thumbnails))
-    return folder / "index.html"
+    workdir = epath.Path(workdir)
+    write_whole(workdir / FILE, json.dumps(audit, indent=2) + "\n")
+    write_whole(workdir / PAGE, render(audit, thumbnails))
+    return workdir / PAGE
 
 
 def refuse_other_source(workdir: epath.Path, location: str) -> None:
     """Raises UserError if the workdir holds the audit of a source elsewhere, whose folder has the same name."""
-    path = epath.Path(workdir) / FOLDER / "audit.json"
+    path = epath.Path(workdir) / FILE
     found = json.loads(path.read_text())["location"] if path.exists() else location
     if found != location:
         raise UserError(f"{path} is of {found}: choose another --workdir")
@@ -56,7 +58,7 @@ def render(audit: dict, thumbnails: Thumbnails) -> str:
             f"<header>\n<h1>{page.text(title)}</h1>\n<p>{page.text(audit['location'])}</p>\n</header>",
             page.notice(audit["notice"]),
             _verdict(audit),
-            page.section("Composition", page.scroll(_composition(audit["splits"]), "Composition of the splits")),
+            page.section("Composition", page.composition(audit["splits"])),
             *(_finding(finding, thumbnails) for finding in audit["findings"]),
             page.section("Limits of use", f"<p>{LIMITS}</p>"),
         ],
@@ -72,24 +74,6 @@ def _verdict(audit) -> str:
         f'<section class="verdict{"" if severities else " better"}">\n<h2>Verdict</h2>\n'
         f"<p><strong>{claim}.</strong> {page.text(headline(audit))}</p>\n</section>"
     )
-
-
-def _composition(splits) -> str:
-    rows = []
-    for name, found in splits.items():
-        numbers = (found["n"], found["normal"], found["pneumonia"])
-        cells = "".join(f"<td>{number:,}</td>" for number in numbers)
-        rows.append(f'<tr><th scope="row">{page.text(name)}</th>{cells}<td>{_majority(found)}</td></tr>')
-    names = ("Split", "Images", "Normal", "Pneumonia", "Majority baseline")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return f'<table class="metrics"><thead><tr>{head}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>'
-
-
-def _majority(found) -> str:
-    if found["majority_accuracy"] is None:
-        return "no labels"
-    larger = "pneumonia" if found["pneumonia"] >= found["normal"] else "normal"
-    return f"{found['majority_accuracy']:.3f}<small>always answering {larger}</small>"
 
 
 def _finding(finding, thumbnails) -> str:

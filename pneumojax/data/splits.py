@@ -91,14 +91,36 @@ def from_csv(text: str, records: Sequence[Record]) -> Splits:
     Raises:
       ValueError: it had others, or with other labels.
     """
-    rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
     splits = defaultdict(list)
-    for (id, label, name), record in zip(rows, records, strict=True):
+    for (id, label, name), record in zip(_rows(text), records, strict=True):
         if (id, label) != (record.id, str(record.label)):
             raise ValueError(f"{record.id} is not {id}, or has another label")
         splits[name].append(record)
     splits.pop("", None)
     return {name: tuple(members) for name, members in splits.items()}
+
+
+def labels_in_csv(text: str) -> dict[str, list[int]]:
+    """The labels of every split's images, as `to_csv` wrote them."""
+    found = defaultdict(list)
+    for _, label, name in _rows(text):
+        found[name].append(int(label))
+    found.pop("", None)
+    return dict(found)
+
+
+def _rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline="")))[1:]
+
+
+def composition(labels: Sequence[int | None]) -> dict:
+    """What a split is made of: `n`, `normal`, `pneumonia`, and the larger class's share, `majority_accuracy`.
+
+    The share is of the images that have a label, and None where there are none.
+    """
+    normal, pneumonia = (sum(label == wanted for label in labels) for wanted in (0, 1))
+    majority = max(normal, pneumonia) / (normal + pneumonia) if normal + pneumonia else None
+    return {"n": len(labels), "normal": normal, "pneumonia": pneumonia, "majority_accuracy": majority}
 
 
 def subset(records: Sequence[Record], wanted: tuple[int, int], seed: int) -> tuple[Record, ...]:

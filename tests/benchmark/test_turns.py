@@ -12,9 +12,9 @@ import pytest
 from pneumojax import config as configs
 from pneumojax.benchmark import worker
 from pneumojax.benchmark.compare import ratios, take_turns
-from pneumojax.benchmark.machine import processor_seconds
 from pneumojax.benchmark.processes import Unmeasured, started
 from pneumojax.benchmark.task import OURS, Task
+from pneumojax.machine import processor_seconds
 
 TASK = Task("m1", "infer", 2, 16, "float32", 1)
 

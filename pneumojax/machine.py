@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""What something ran on."""
 
 import os
 import platform
