@@ -24,7 +24,7 @@ from pneumojax.data.readers import read_images
 from pneumojax.data.sources import open_source
 from pneumojax.errors import UserError, unknown
 from pneumojax.files import csv_table, markdown_table, write_arrays, write_whole, write_whole_bytes
-from pneumojax.overlay import overlay
+from pneumojax.overlay import overlay, smoothed
 from pneumojax.step import init_variables
 from pneumojax.trained import Trained, load
 
@@ -53,10 +53,13 @@ def explain_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> N
     layout = devices.layout(jax.local_devices()[:1])
     with jax.set_mesh(layout.mesh):
         trained = load(workdir, config, layout)
-        compiled = {name: maps_by(name, trained, config) for name in names}
+        compiled = {name: mapping(name, trained.model, config) for name in names}
         chosen = _errors(config, workdir) if data is None else _given(config, data)
         logits = np.array([_logit(trained, image) for image in chosen.images])
-        maps = {name: np.stack([method(image) for image in chosen.images]) for name, method in compiled.items()}
+        maps = {
+            name: np.stack([method(trained.variables, image) for image in chosen.images])
+            for name, method in compiled.items()
+        }
         if config.explanation.checks:
             _check(config, workdir, trained, compiled)
     calibration = trained.calibration
@@ -90,24 +93,24 @@ def methods(config: ConfigDict) -> list[str]:
     return names
 
 
-def maps_by(name: str, trained: Trained, config: ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
-    """A method with the config's options: one image (size, size) uint8 -> its map (size, size) float32.
+def mapping(name: str, model: models.Classifier, config: ConfigDict) -> Callable[[dict, np.ndarray], np.ndarray]:
+    """A method with the config's options: variables, one image (size, size) uint8 -> its map (size, size) float32.
 
     Raises:
       UserError: the model has no such layer, or the layer no places.
     """
     wanted, options = config.explanation, {}
     if name in ("grad-cam", "grad-cam++"):
-        options = {"layer": _layer(trained.model, config)}
+        options = {"layer": _layer(model, config)}
     elif name == "integrated-gradients":
         options = {"steps": wanted.steps}
     elif name == "smooth-grad":
         options = {"samples": wanted.samples, "noise": wanted.noise, "key": jax.random.key(config.seed)}
     elif name == "occlusion":
         options = {"window": wanted.window, "stride": wanted.stride}
-    method = partial(explain.METHODS[name], trained.model, **options)
+    method = partial(explain.METHODS[name], model, **options)
     jitted = jax.jit(lambda variables, image: method(variables, image[None, :, :, None].astype(jnp.float32) / 255)[0])
-    return lambda image: np.asarray(jitted(trained.variables, image))
+    return lambda variables, image: np.asarray(jitted(variables, image))
 
 
 def _layer(model: models.Classifier, config: ConfigDict) -> str:
@@ -152,15 +155,26 @@ def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: 
             phantom.draw(id, int(labels[place]), config.model.image_size)[1]
             for id, place in zip(ids, places, strict=True)
         ]
-    start = trained._replace(variables=init_variables(trained.model, config.model.image_size, config.seed + 1))
+    start = jax.jit(lambda seed: init_variables(trained.model, config.model.image_size, seed))
     calibration = trained.calibration
 
     def chances_of(batch):
         logits = evaluate.eval_step(trained.model, trained.variables, batch[..., None])[0]
         return metrics.probabilities(logits, calibration.temperature, calibration.offset)
 
-    untrained = {name: maps_by(name, start, config) for name in compiled}
-    found = faithfulness.check(compiled, untrained, images, chances_of, masks)
+    def drawn(method, variables, image):
+        return smoothed(method(variables, image))
+
+    def untrained(method, image, number):
+        return drawn(method, start(config.seed + 1 + number), image)
+
+    found = faithfulness.check(
+        {name: partial(drawn, method, trained.variables) for name, method in compiled.items()},
+        {name: partial(untrained, method) for name, method in compiled.items()},
+        images,
+        chances_of,
+        masks,
+    )
     checks = {"split": split, "images": len(ids), "epoch": trained.epoch, "methods": found}
     write_whole(workdir / faithfulness.FILE, json.dumps(checks, indent=2) + "\n")
     log.console.print(markdown_table(*faithfulness.table(checks)))

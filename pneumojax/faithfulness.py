@@ -4,6 +4,7 @@ Maps are (height, width) float, positive where an image speaks for pneumonia. Ch
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 
 import numpy as np
 from scipy import ndimage
@@ -14,6 +15,9 @@ INSANE = 0.3  # rank correlation with an untrained network's maps above which a 
 _STOPS = 20  # of deletion and insertion, after the start
 _BLUR = 0.06  # standard deviation, of the side: what insertion begins with, and deletion ends at
 Method = Callable[[np.ndarray], np.ndarray]  # image (s, s) uint8 -> map (s, s)
+Untrained = Callable[
+    [np.ndarray, int], np.ndarray
+]  # the same of a network with initial weights, for each number others
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -70,7 +74,7 @@ def verdict(told: Mapping[str, float | None]) -> str:
 
 def check(
     methods: Mapping[str, Method],
-    untrained: Mapping[str, Method],
+    untrained: Mapping[str, Untrained],
     images: Sequence[np.ndarray],
     chances: Callable[[np.ndarray], np.ndarray],
     masks: Sequence[np.ndarray | None],
@@ -78,7 +82,9 @@ def check(
     """Measures every method, and a random map beside them.
 
     Args:
-      methods, untrained: by name, of the model, and of the same network with initial weights.
+      methods: by name, of the model.
+      untrained: by name, of the same network with initial weights. One such network alone agrees or disagrees with
+        the model by chance, in the sign of all its maps.
       images: (s, s) uint8 each.
       chances: images (k, s, s) uint8 -> (k,).
       masks: of each image, (s, s) bool where what is ill is known, else None.
@@ -98,7 +104,7 @@ def check(
         areas = np.mean([deletion_and_insertion(image, values, chances) for image, values in pairs], 0)
         told = {"rank_correlation": None, "deletion": float(areas[0]), "insertion": float(areas[1])}
         if name in untrained:
-            pairs = zip(maps, map(untrained[name], images), strict=True)
+            pairs = zip(maps, map(untrained[name], images, count()), strict=True)
             told["rank_correlation"] = float(np.mean([rank_correlation(*pair) for pair in pairs]))
         known = [(values, mask) for values, mask in zip(maps, masks, strict=True) if mask is not None and mask.any()]
         if known:

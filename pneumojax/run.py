@@ -1,5 +1,7 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
+from functools import partial
+
 import jax
 from etils import epath
 from ml_collections import ConfigDict
@@ -10,7 +12,7 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
 from pneumojax.data.records import Source
 from pneumojax.data.sources import open_source
-from pneumojax.explanations import maps_by
+from pneumojax.explanations import mapping
 from pneumojax.files import csv_table, write_whole
 from pneumojax.step import create_model
 from pneumojax.train import train
@@ -110,7 +112,7 @@ def _errors(config, workdir, splits, features, index, trained) -> list[cases.Cas
     """The worst of the foremost split."""
     name = splitting.foremost(splits)
     told = evaluate.read(workdir)[name]
-    by_grad_cam = maps_by("grad-cam", trained, config)
+    by_grad_cam = partial(mapping("grad-cam", trained.model, config), trained.variables)
     return cases.build(told, splits[name], features[name], index, splits["train"], by_grad_cam)
 
 

@@ -63,7 +63,7 @@ def test_check_fails_what_ignores_the_model_and_passes_what_does_not():
     noise = iter(RNG.standard_normal((9, SIDE, SIDE)))
     found = faithfulness.check(
         {"good": lambda image: right + 1e-3 * fixed, "edges": lambda image: fixed},
-        {"good": lambda image: next(noise), "edges": lambda image: 2 * fixed},
+        {"good": lambda image, number: next(noise), "edges": lambda image, number: 2 * fixed},
         [image],
         chances,
         [right > 0],
@@ -74,6 +74,17 @@ def test_check_fails_what_ignores_the_model_and_passes_what_does_not():
     assert faithfulness.verdict(found["good"]) == ""
     assert faithfulness.verdict(found["edges"]).startswith("its maps are much the same for an untrained network")
     assert faithfulness.verdict(found["random"]) == ""
+
+
+def test_an_untrained_network_that_agrees_by_chance_says_nothing():
+    """Maps of networks with other initial weights have the same pattern with either sign."""
+    image, right, chances = bright_spot()
+    told = {}
+    for name, sign in (("one sign", lambda number: 1), ("either sign", lambda number: (-1) ** number)):
+        untrained = {"edges": lambda image, number, sign=sign: sign(number) * right}
+        told[name] = faithfulness.check({"edges": lambda image: right}, untrained, [image] * 4, chances, [None] * 4)
+    assert told["one sign"]["edges"]["rank_correlation"] == pytest.approx(1)
+    assert told["either sign"]["edges"]["rank_correlation"] == pytest.approx(0)
 
 
 def test_without_masks_nothing_is_said_of_places():
