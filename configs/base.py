@@ -82,8 +82,9 @@ def recommended() -> ConfigDict:
                 "steps": 50,  # of integrated gradients
                 "samples": 32,  # of SmoothGrad
                 "noise": 0.1,  # of SmoothGrad: standard deviation, of the range [0, 1]
-                "window": 15,  # px, of occlusion
-                "stride": 8,  # px, of occlusion
+                "baseline": "blurred",  # where integrated gradients begin, and what occlusion covers with; or "black"
+                "square": 0.2,  # share of the side, of what occlusion covers at a time
+                "square_step": 0.065,  # share of the side, from one such square to the next
             },
             "prediction": {
                 "output": "",  # a file .csv or .jsonl; empty: predictions/<name>.csv in the workdir

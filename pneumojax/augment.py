@@ -1,16 +1,16 @@
 """Random changes to training images: pure functions of (key, images), on the device that trains."""
 
-import math
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
+
+from pneumojax.blur import blurred
 
 AFFINE = ("rotation", "zoom", "stretch", "shift", "flip")
 EXPOSURE = ("contrast", "brightness", "gamma")
 DETAIL = ("sharpness", "noise")
+FINE = 0.01  # of the height: standard deviation of the blur that fine detail is what it takes
 
 
 def augment(key: jax.Array, images: jax.Array, strength: ConfigDict) -> jax.Array:
@@ -72,20 +72,8 @@ def _detail(key, image, strength):
     sharpness, deviation, noise = jax.random.split(jax.random.fold_in(key, 2), 3)
     if strength.sharpness:
         taken = strength.sharpness * jax.random.uniform(sharpness, minval=-1, maxval=1)
-        image = image + taken * (_blurred(image) - image)
+        image = image + taken * (blurred(image, FINE) - image)
     if strength.noise:
         deviation = strength.noise * jax.random.uniform(deviation)
         image = image + deviation * jax.random.normal(noise, image.shape)
     return jnp.clip(image, 0, 1)
-
-
-def _blurred(image):
-    """By a Gaussian whose standard deviation is a hundredth of the height, edges repeated."""
-    deviation = image.shape[0] / 100
-    reach = math.ceil(2.5 * deviation)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
-    for axis in (0, 1):
-        wide = jnp.pad(image, [(reach, reach) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        parts = [jax.lax.slice_in_dim(wide, i, i + image.shape[axis], axis=axis) for i in range(len(weights))]
-        image = sum(weight * part for weight, part in zip(weights / weights.sum(), parts, strict=True))
-    return image

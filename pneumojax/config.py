@@ -45,7 +45,9 @@ _LATER = {
     "evaluation": {"prevalence": 0.0, "shifts": False},
 }
 _LATER_GROUPS = ("benchmark", "experiment", "explanation", "prediction")  # and nothing that was trained hangs on them
-_COUNTS = ("count", "steps", "samples", "window", "stride")
+BASELINES = ("blurred", "black")
+_SQUARES = ("square", "square_step")
+_COUNTS = ("count", "steps", "samples")
 _SUBSET = re.compile(r"all|paper|\d+,\d+")
 SCHEDULES = ("constant", "cosine", "plateau")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -208,6 +210,8 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
         ("evaluation.prevalence", 0 <= c.evaluation.prevalence < 1, share),
         *((f"explanation.{name}", c.explanation[name] >= 1, "at least 1") for name in _COUNTS),
+        ("explanation.baseline", c.explanation.baseline in BASELINES, " or ".join(BASELINES)),
+        *((f"explanation.{name}", 0 < c.explanation[name] <= 1, "above 0 and at most 1") for name in _SQUARES),
         ("explanation.noise", 0 <= c.explanation.noise <= 1, "at least 0 and at most 1"),
         ("prediction.output", _is_output(c.prediction.output), "empty, or end in .csv or .jsonl"),
         ("prediction.shard", _is_shard(c.prediction.shard), "empty, or such as 0/4"),

@@ -52,17 +52,18 @@ def grad_cam_plus_plus(model: Classifier, variables: dict, images: jax.Array, *,
 
 
 def integrated_gradients(
-    model: Classifier, variables: dict, images: jax.Array, *, steps: int, baseline: float = 0.0
+    model: Classifier, variables: dict, images: jax.Array, *, steps: int, baseline: jax.Array | float = 0.0
 ) -> jax.Array:
     """Integrated gradients (Sundararajan et al. 2017, Eq. 1): a map whose sum is the logit less the baseline's.
 
     How nearly depends on the steps and on the images' precision: near an even baseline, rounding decides which of
     nearly equal neighbours max-pool takes, so that float32 maps are up to some hundredths of their largest value off.
+    From a blurred image the path adds what the blur took, and a map tells of detail and not of brightness alone.
 
     Args:
       model, variables, images: as above; float64 images want float64 variables.
       steps: at which the path is looked at, by Gauss and Legendre's rule.
-      baseline: the grey, in [0, 1], of the even image that the path begins at.
+      baseline: that the path begins at: images like `images`, or the grey, in [0, 1], of an even one.
     """
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     nodes, weights = (part.astype(images.dtype).reshape(-1, 1, 1, 1, 1) for part in ((nodes + 1) / 2, weights / 2))
@@ -101,7 +102,7 @@ def occlusion(
     *,
     window: int,
     stride: int,
-    baseline: float = 0.0,
+    baseline: jax.Array | float = 0.0,
 ) -> jax.Array:
     """Occlusion sensitivity (Zeiler and Fergus 2014): by how much the logit falls where a square is covered.
 
@@ -111,7 +112,7 @@ def occlusion(
       model, variables, images: as above.
       window: side of the square in pixels; at the far borders what is left of it.
       stride: pixels from one square to the next.
-      baseline: the grey, in [0, 1], that covers.
+      baseline: what covers: images like `images`, or a grey in [0, 1].
     """
     height, width = images.shape[1:3]
     rows, columns = (_covers(side, window, stride) for side in (height, width))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pneumojax import cases, devices, evaluate, explain, faithfulness, log, metrics, models, workdirs
 from pneumojax import config as configs
+from pneumojax.blur import blurred
 from pneumojax.data import phantom
 from pneumojax.data import splits as splitting
 from pneumojax.data.inputs import open_inputs
@@ -99,18 +100,30 @@ def mapping(name: str, model: models.Classifier, config: ConfigDict) -> Callable
     Raises:
       UserError: the model has no such layer, or the layer no places.
     """
-    wanted, options = config.explanation, {}
+    options = _options(name, model, config)
+    begins = name in ("integrated-gradients", "occlusion")
+    black = config.explanation.baseline == "black"
+
+    @jax.jit
+    def explained(variables, image):
+        images = image[None, :, :, None].astype(jnp.float32) / 255
+        baseline = {"baseline": 0.0 if black else blurred(images, faithfulness.BLUR)} if begins else {}
+        return explain.METHODS[name](model, variables, images, **options, **baseline)[0]
+
+    return lambda variables, image: np.asarray(explained(variables, image))
+
+
+def _options(name: str, model: models.Classifier, config: ConfigDict) -> dict:
+    """What a method takes beside model, variables, images and baseline."""
+    wanted = config.explanation
     if name in ("grad-cam", "grad-cam++"):
-        options = {"layer": _layer(model, config)}
-    elif name == "integrated-gradients":
-        options = {"steps": wanted.steps}
-    elif name == "smooth-grad":
-        options = {"samples": wanted.samples, "noise": wanted.noise, "key": jax.random.key(config.seed)}
-    elif name == "occlusion":
-        options = {"window": wanted.window, "stride": wanted.stride}
-    method = partial(explain.METHODS[name], model, **options)
-    jitted = jax.jit(lambda variables, image: method(variables, image[None, :, :, None].astype(jnp.float32) / 255)[0])
-    return lambda variables, image: np.asarray(jitted(variables, image))
+        return {"layer": _layer(model, config)}
+    if name == "integrated-gradients":
+        return {"steps": wanted.steps}
+    if name == "smooth-grad":
+        return {"samples": wanted.samples, "noise": wanted.noise, "key": jax.random.key(config.seed)}
+    pixels = (max(round(share * config.model.image_size), 1) for share in (wanted.square, wanted.square_step))
+    return dict(zip(("window", "stride"), pixels, strict=True))
 
 
 def _layer(model: models.Classifier, config: ConfigDict) -> str:

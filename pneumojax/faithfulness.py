@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 FILE = "explanations/checks.json"  # in the workdir: what was measured
 INSANE = 0.3  # rank correlation with an untrained network's maps above which a method does not depend on what is learnt
 _STOPS = 20  # of deletion and insertion, after the start
-_BLUR = 0.06  # standard deviation, of the side: what insertion begins with, and deletion ends at
+BLUR = 0.06  # standard deviation, of the side: what insertion begins with, and deletion ends at
 Method = Callable[[np.ndarray], np.ndarray]  # image (s, s) uint8 -> map (s, s)
 Untrained = Callable[
     [np.ndarray, int], np.ndarray
@@ -50,7 +50,7 @@ def deletion_and_insertion(
       values: its map.
       chances: images (k, s, s) uint8 -> (k,).
     """
-    blurred = ndimage.gaussian_filter(image.astype(float), _BLUR * len(image)).round().astype(np.uint8)
+    blurred = ndimage.gaussian_filter(image.astype(float), BLUR * len(image)).round().astype(np.uint8)
     ill = bool(chances(image[None])[0] >= 0.5)
     place = np.empty(image.size, int)
     place[np.argsort(-values.ravel() if ill else values.ravel(), kind="stable")] = np.arange(image.size)
