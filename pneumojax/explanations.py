@@ -122,8 +122,13 @@ def _options(name: str, model: models.Classifier, config: ConfigDict) -> dict:
         return {"steps": wanted.steps}
     if name == "smooth-grad":
         return {"samples": wanted.samples, "noise": wanted.noise, "key": jax.random.key(config.seed)}
-    pixels = (max(round(share * config.model.image_size), 1) for share in (wanted.square, wanted.square_step))
-    return dict(zip(("window", "stride"), pixels, strict=True))
+    return squares(config, config.model.image_size)
+
+
+def squares(config: ConfigDict, size: int) -> dict[str, int]:
+    """What occlusion covers at a time on images of `size`, as its `window` and `stride` in pixels."""
+    shares = {"window": config.explanation.square, "stride": config.explanation.square_step}
+    return {name: max(round(share * size), 1) for name, share in shares.items()}
 
 
 def _layer(model: models.Classifier, config: ConfigDict) -> str:

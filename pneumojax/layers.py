@@ -10,8 +10,8 @@ over memory, which is where a CPU's time goes:
 
 Second derivatives, and forward mode, are for `block_reference` alone.
 
-What they are made of, `_forward`, `_backward` and `_infer`, is written for XLA here, for any device, and in C++ for
-CPUs (kernels/block.cc); `kernels.lowered` decides which of the two it is, where the computation is lowered.
+What they are made of, `_forward`, `_backward`, `_saliency` and `_infer`, is written for XLA here, for any device, and
+in C++ for CPUs (kernels/block.cc); `kernels.lowered` decides which of the two it is, where the computation is lowered.
 """
 
 from functools import partial
@@ -204,24 +204,36 @@ def block_infer(x: jax.Array, parameters: Parameters, statistics: Statistics) ->
     return _infer(x, parameters, *_affine(parameters, statistics))
 
 
-def _block_infer_forward(x, parameters, statistics):
+def _block_infer_forward(*given):
+    # Explanations differentiate by images alone, which is half the work.
+    learnt = any(leaf.perturbed for leaf in jax.tree.leaves(given[1:]))
+    x, parameters, statistics = jax.tree.map(lambda leaf: leaf.value, given)
     a, extremes, _ = _forward(x, parameters, NOTHING_DROPPED)
     scale, shift = _affine(parameters, statistics)
-    return (extremes * scale + shift).astype(x.dtype), (x, parameters, statistics, a, extremes)
+    y = (extremes * scale + shift).astype(x.dtype)
+    return y, (x, parameters, statistics, a, extremes if learnt else None)
 
 
 def _block_infer_backward(residuals, gradient):
     x, parameters, statistics, a, extremes = residuals
+    if extremes is None:
+        scale, _ = _affine(parameters, statistics)
+        return _saliency(x, parameters, a, gradient, _slopes(scale)), None, None
     of_shift = _wide(gradient).sum((0, 1, 2))
     of_slope = (_wide(gradient) * extremes).sum((0, 1, 2))
     (scale, _), pull = jax.vjp(_affine, parameters, statistics)
-    slopes = jnp.stack([jnp.sign(scale), scale, jnp.zeros_like(scale), jnp.zeros_like(scale)])
-    dx, dw, db = _backward(x, parameters, NOTHING_DROPPED, a, gradient, slopes)
+    dx, dw, db = _backward(x, parameters, NOTHING_DROPPED, a, gradient, _slopes(scale))
     of_parameters, of_statistics = pull((of_slope, of_shift))
     return dx, of_parameters._replace(kernel=dw, bias=db), of_statistics
 
 
-block_infer.defvjp(_block_infer_forward, _block_infer_backward)
+block_infer.defvjp(_block_infer_forward, _block_infer_backward, symbolic_zeros=True)
+
+
+def _slopes(scale):
+    """`_backward`'s, where the statistics do not hang on the activations."""
+    return jnp.stack([jnp.sign(scale), scale, jnp.zeros_like(scale), jnp.zeros_like(scale)])
+
 
 # --------------------------------------------------------------------------------------------- what they are made of
 
@@ -277,12 +289,7 @@ def _backward(x, parameters, dropped, a, gradient, slopes):
     attributes = {"threshold": dropped.threshold, "gain": dropped.gain}
 
     def plain(x, kernel, bias, seeds, a, gradient, slopes):
-        a = a if _keeps(x) else _drop(rectify(x, kernel, bias), dropped._replace(seeds=seeds))
-        sign, scale, constant, linear = slopes
-        of_a = _spread(gradient * scale, _choose(a, sign)[1], a.shape) + constant + linear * a
-        of_z = jnp.where(a == 0, 0, of_a * dropped.gain)  # closed by ReLU or by dropout
-        _, pull = jax.vjp(_convolve, x, kernel)
-        return *pull(of_z.astype(x.dtype)), of_z.sum((0, 1, 2))
+        return _backward_plain(x, kernel, bias, dropped._replace(seeds=seeds), a, gradient, slopes)
 
     def shapes(x, kernel, bias, *_):
         return x.shape if _keeps(x) else (0, *x.shape[1:]), kernel.shape, bias.shape
@@ -296,6 +303,26 @@ def _backward(x, parameters, dropped, a, gradient, slopes):
         return kernels.lowered(plain, kernel, *arrays)
     # Images seldom want a gradient: where they do not, XLA leaves this out.
     return plain(*arrays)[0], *kernels.lowered(without_x, kernel, *arrays)[1:]
+
+
+def _backward_plain(x, kernel, bias, dropped, a, gradient, slopes):
+    a = a if _keeps(x) else _drop(rectify(x, kernel, bias), dropped)
+    sign, scale, constant, linear = slopes
+    of_a = _spread(gradient * scale, _choose(a, sign)[1], a.shape) + constant + linear * a
+    of_z = jnp.where(a == 0, 0, of_a * dropped.gain)  # closed by ReLU or by dropout
+    _, pull = jax.vjp(_convolve, x, kernel)
+    return *pull(of_z.astype(x.dtype)), of_z.sum((0, 1, 2))
+
+
+def _saliency(x, parameters, a, gradient, slopes):
+    """The first of what `_backward` gives, without dropout."""
+
+    def plain(x, kernel, bias, a, gradient, slopes):
+        return (_backward_plain(x, kernel, bias, NOTHING_DROPPED, a, gradient, slopes)[0],)
+
+    arrays = (x, parameters.kernel, parameters.bias, a, gradient, slopes)
+    kernel = kernels.Kernel("saliency", "n--nn-", "n", lambda x, *_: (x.shape,), {})
+    return kernels.lowered(plain, kernel, *arrays)[0]
 
 
 def _keeps(x):

@@ -118,6 +118,9 @@ def test_inference_equals_autodiff_of_the_definition(way, shape):
         tolerance = 1e-6 if way == "xla" else 1e-5
         assert_close(jax.jit(layers.block_infer)(*given), expected, tolerance)
         assert_close((ours, pull(cotangent)), (expected, gradients), tolerance)
+        # Of the images alone, which has a way of its own.
+        ours, pull = jax.vjp(jax.jit(lambda x: layers.block_infer(x, *given[1:])), given[0])
+        assert_close((ours, *pull(cotangent)), (expected, gradients[0]), tolerance)
 
 
 @pytest.mark.parametrize("sign, receives", [(1, [[0, 1], [0, 0]]), (-1, [[0, 0], [1, 0]]), (0, [[1, 0], [0, 0]])])

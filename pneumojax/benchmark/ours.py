@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pneumojax import devices, kernels
+from pneumojax import devices, explain, kernels
 from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
 from pneumojax.benchmark.worker import Prepared, Ways
 from pneumojax.dispatch import choose
 from pneumojax.evaluate import compile_eval
+from pneumojax.explanations import mapping
 from pneumojax.step import TrainState, compile_step, create_model, create_optimizer, init_state, init_variables
 
 MATMUL_SIZE = 4096
@@ -22,7 +23,7 @@ COPY_BYTES = 2**28  # more than caches hold
 def ways(_: str) -> Callable[[Task, ConfigDict], Ways]:
     """For the worker: there is one way to each task."""
     prepares = {TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed}
-    prepares |= {FED: fed, RESIDENT: fed, MATMUL: matmul, COPY: copy}
+    prepares |= {FED: fed, RESIDENT: fed, MATMUL: matmul, COPY: copy} | dict.fromkeys(explain.METHODS, explained)
     return lambda task, config: {"": lambda: prepares[task.mode](task, config)}
 
 
@@ -96,6 +97,17 @@ def infer(task: Task, config: ConfigDict) -> Prepared:
         step = compile_eval(layout, model).lower(variables, images).compile()
     facts = _facts(started)
     return Prepared(lambda: jax.block_until_ready(step(variables, images)), facts)
+
+
+def explained(task: Task, config: ConfigDict) -> Prepared:
+    """One explanation, as `--mode=explain` makes it."""
+    config = settings(config, task)
+    model = create_model(config)
+    variables = init_variables(model, task.image_size, config.seed)
+    method, image = mapping(task.mode, model, config), _batch(task)[0][0, :, :, 0]
+    started = time.perf_counter()
+    method(variables, image)
+    return Prepared(lambda: method(variables, image), _facts(started))
 
 
 def feed(task: Task, config: ConfigDict) -> Prepared:

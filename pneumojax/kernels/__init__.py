@@ -21,7 +21,7 @@ from jax.sharding import AxisType, PartitionSpec
 from pneumojax.cache import folder
 
 SOURCE = Path(__file__).with_name("block.cc")
-SYMBOLS = {"infer": "PneumojaxInfer", "forward": "PneumojaxForward", "backward": "PneumojaxBackward"}
+SYMBOLS = {name: f"Pneumojax{name.title()}" for name in ("infer", "forward", "backward", "saliency")}
 
 
 class Kernel(NamedTuple):

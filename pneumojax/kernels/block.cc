@@ -1,11 +1,12 @@
 // The block (convolution 3x3 -> ReLU -> dropout -> batch normalization -> max-pool 2x2) on a CPU, float32.
 //
-// XLA calls three functions: Infer, Forward and Backward. layers.py says what each computes, by computing the same in
+// XLA calls four functions: Infer, Forward, Backward and Saliency. layers.py says what each computes, by computing the same in
 // JAX. Arrays are (n, height, width, channels); `ci` and `co` are the channels that come in and go out. A picture is
 // worked on by one thread, in rows that stay in its cache:
 //
 //   Forward   rows of x -> convolution -> ReLU and dropout -> a; of each window, the extreme that max-pool will choose
 //   Backward  gradient of the pool -> dz, the convolution's -> dx and dw, band of rows by band of rows
+//   Saliency  the same, for dx alone
 
 #include <algorithm>
 #include <cstdint>
@@ -191,6 +192,23 @@ void convolve_back(const Back& back, int64_t n, int64_t first, int64_t last, con
     }
 }
 
+// The same with one channel that comes in: `kernel` is (9, co), as it was given.
+void convolve_back_to_one(const Back& back, int64_t n, const float* dz, const float* kernel) {
+  const Shape& s = back.s;
+  for (int64_t row = 0; row < s.height; ++row)
+    for (int64_t column = 0; column < s.width; ++column) {
+      Vector sum{};
+      for (int tap = 0; tap < 9; ++tap) {
+        const float* from = dz + (row + tap / 3) * back.dz_row() + (column + tap % 3) * s.co;
+        const float* weights = kernel + (8 - tap) * s.co;
+        for (int64_t c = 0; c < s.co; c += kLanes) sum += load(from + c) * load(weights + c);
+      }
+      float total = 0.f;
+      for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
+      back.dx[(n * s.height + row) * s.width + column] = total;
+    }
+}
+
 template <int NV, int NX>
 void backward_picture(const Back& back, int64_t n, float* dz, float* dw, float* db) {
   const Shape& s = back.s;
@@ -253,6 +271,35 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, See
   return ffi::Error::Success();
 }
 
+// dx alone, of a block without dropout.
+ffi::Error Saliency(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Array a, Array gradient, Array slopes,
+                    Result dx) {
+  const Shape s = shape_of(x, kernel);
+  const bool kept = s.ci > 1;
+  with_tile(s.co, [&](auto nv) {
+    with_tile(kept ? s.ci : 2 * kLanes, [&](auto nx) {
+      constexpr int NV = decltype(nv)::value, NX = decltype(nx)::value;
+      const float* weights = kernel.typed_data();
+      const Back back{s, x.typed_data(), bias.typed_data(), kept ? a.typed_data() : nullptr, gradient.typed_data(),
+                      slopes, {nullptr, 0, 1.f},
+                      kept ? std::vector<float>() : pack(weights, s.ci, s.co, NV * kLanes),
+                      kept ? pack_turned(weights, s.ci, s.co, NX * kLanes) : std::vector<float>(), dx->typed_data()};
+      in_parallel(pool, s.n, [&](int64_t n) {
+        float* dz = scratch(2, (s.height + 2) * back.dz_row());
+        std::memset(dz, 0, (s.height + 2) * back.dz_row() * sizeof(float));
+        std::vector<float> db(s.co);
+        Padded picture(0, back.x + n * s.height * s.width * s.ci, s.height, s.width, s.ci);
+        gate_band<NV>(back, picture, n, 0, s.height, dz, db.data());
+        if (kept)
+          convolve_back<NX>(back, n, 0, s.height, dz);
+        else
+          convolve_back_to_one(back, n, dz, weights);
+      });
+    });
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(PneumojaxInfer, Infer,
@@ -294,3 +341,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(PneumojaxBackward, Backward,
                                   .Ret<Array>()
                                   .Attr<uint32_t>("threshold")
                                   .Attr<float>("gain"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(PneumojaxSaliency, Saliency,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>());
