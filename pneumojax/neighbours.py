@@ -56,7 +56,10 @@ def unlikeness(index: Index, features: NDArray) -> NDArray:
 
     Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022.
     """
-    return nearest(index, features, RANK)[1][:, -1]
+    rank = min(RANK, len(index.ids))
+    blocks = _blocks(unit(features), len(index.ids))
+    squares = [np.partition(_squared_distances(index.features, block), rank - 1, 1)[:, rank - 1] for block in blocks]
+    return np.sqrt(np.maximum(np.concatenate(squares), 0))
 
 
 def nearest(index: Index, features: NDArray, count: int, label: int | None = None) -> tuple[NDArray, NDArray]:
@@ -73,16 +76,29 @@ def nearest(index: Index, features: NDArray, count: int, label: int | None = Non
     """
     among = np.arange(len(index.ids)) if label is None else np.flatnonzero(index.labels == label)
     count = min(count, len(among))
-    features, rows = unit(features), max(_AT_ONCE // max(len(among), 1), 1)
-    blocks = [features[start : start + rows] for start in range(0, max(len(features), 1), rows)]
     training = index.features[among]
-    found = [_nearest(training, block, count) for block in blocks]
+    found = [_nearest(training, block, count) for block in _blocks(unit(features), len(among))]
     places, distances = (np.concatenate(part) for part in zip(*found, strict=True))
     return among[places], distances
 
 
+def _blocks(features, others):
+    """Rows of `features`, so many at a time that their distances to `others` fit the memory; one block at least."""
+    rows = max(_AT_ONCE // max(others, 1), 1)
+    return [features[start : start + rows] for start in range(0, max(len(features), 1), rows)]
+
+
+def _squared_distances(features, queries):
+    """(queries, features) float32; rounding may leave some a little below zero."""
+    found = queries @ features.T
+    found *= -2
+    found += _squares(features)
+    found += _squares(queries)[:, None]
+    return found
+
+
 def _nearest(features, queries, count):
-    distances = np.sqrt(np.maximum(_squares(queries)[:, None] + _squares(features) - 2 * queries @ features.T, 0))
+    distances = np.sqrt(np.maximum(_squared_distances(features, queries), 0))
     places = np.argpartition(distances, count - 1, 1)[:, :count] if count < len(features) else None
     if places is None:
         places = np.broadcast_to(np.arange(len(features)), distances.shape)

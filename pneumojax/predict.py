@@ -201,12 +201,11 @@ def _tell(row: Row, told: Counter) -> None:
     told["images"] += 1
     told[row.decision or "unreadable"] += 1
     told["doubtful"] += bool(row.doubts)
-    shown = one_line(row.id)
     if row.error:
-        log.console.print(f"unreadable: {shown}: {row.error}")
+        log.console.print(f"unreadable: {one_line(row.id)}: {row.error}")
     elif told["images"] <= SHOWN:
         doubts = f"  doubtful: {', '.join(row.doubts)}" if row.doubts else ""
-        log.console.print(f"{row.probability:.3f}  {row.decision:<9}  {shown}{doubts}")
+        log.console.print(f"{row.probability:.3f}  {row.decision:<9}  {one_line(row.id)}{doubts}")
 
 
 def _summary(told: Counter, calibration: Calibration) -> Iterator[str]:

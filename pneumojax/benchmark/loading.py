@@ -8,14 +8,12 @@ BENCHMARKS.md. What is compared takes turns, and every ratio is of one turn.
 
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -24,6 +22,7 @@ from absl import app, flags, logging
 from PIL import Image
 
 from pneumojax import devices
+from pneumojax.benchmark.commands import link, watched
 from pneumojax.config import load
 from pneumojax.data import images
 from pneumojax.data.pipeline import feed
@@ -110,12 +109,12 @@ def preparing(sources: Sequence[tuple[str, str, int, int]], scratch: Path) -> st
     ]
     for number, (what, folder, count, cores) in enumerate(sources):
         linked = scratch / f"{number}-{count}"
-        _link(Path(folder), linked, count)
+        link(Path(folder), linked, count)
         command = [sys.executable, "-m", "pneumojax.main", "--mode=prepare", f"--data={linked}"]
         command += [f"--config.data.cache_dir={scratch / 'cache'}", f"--config.data.workers={cores}"]
         started = time.perf_counter()
         with on_cores(cores):
-            printed, peak = _watched(command)
+            printed, peak = watched(command)
         seconds = time.perf_counter() - started
         reading = printed.splitlines()[0].rpartition(": ")[2].removesuffix(" images/s")
         shuffled = min(count * SIZE**2, 1000 << 20) / 1e9
@@ -133,51 +132,6 @@ def on_cores(count: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, cores)
-
-
-def _link(source: Path, target: Path, count: int) -> None:
-    """Makes class folders of `count` images, the same ones again and again under other names."""
-    opened = open_folders(source)
-    for number, record in enumerate(islice(cycle(opened.records), count)):
-        link = target / ("NORMAL", "PNEUMONIA")[record.label] / f"{number:06d}.jpeg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(opened.root / record.id)
-
-
-def _watched(command: list[str]) -> tuple[str, int]:
-    """What a command prints, and the most memory (bytes) that it and its children shared out among them."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak, ended = 0, threading.Event()
-
-    def watch():
-        nonlocal peak
-        while not ended.wait(0.2):
-            peak = max(peak, sum(map(_memory, _family(process.pid))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    printed = process.communicate()[0]
-    ended.set()
-    watcher.join()
-    if process.returncode:
-        raise SystemExit(f"{command} ended with status {process.returncode}")
-    return printed, peak
-
-
-def _family(pid):
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid, *(member for child in children for member in _family(child))]
-
-
-def _memory(pid):
-    try:
-        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith("Pss:"))
 
 
 def feeding(folder: str, scratch: Path) -> str:

@@ -17,7 +17,11 @@ MIN_COLOUR = 8.0  # grey levels between channels, mean over the image: grey as R
 MIN_RANGE = 20.0  # grey levels from the 1st to the 99th percentile: radiographs have 84 at least
 MAX_INVERTED = -1.0  # of `_uprightness`: radiographs have 0.4 at least, 2.7 and more in 95 of 100
 
-_SIDE = 150  # px; of the square by which colour is judged
+# Of a thumbnail: midline, both lungs, both margins; and what each counts for in `_uprightness`.
+_PLACES = (np.s_[8:24, 14:18], np.s_[8:20, 6:12], np.s_[8:20, 20:26], np.s_[:, :2], np.s_[:, -2:])
+_WEIGHTS = (2, -0.5, -0.5, -0.5, -0.5)
+
+_SIDE = 50  # px; of the square by which colour is judged, so that a JPEG is decoded at a part of its size
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -65,7 +69,8 @@ def is_absurd(width: int, height: int) -> bool:
 
 def is_constant(image: np.ndarray) -> bool:
     """Whether an image, (s, s) uint8, is one even grey but for a few pixels."""
-    low, high = np.percentile(image, (1, 99))
+    below = np.bincount(image.ravel(), minlength=256).cumsum()
+    low, high = np.searchsorted(below, (0.01 * image.size, 0.99 * image.size))
     return bool(high - low < MIN_RANGE)
 
 
@@ -81,13 +86,14 @@ def is_colour(image: Image.Image) -> bool:
     image.draft("RGB", (_SIDE, _SIDE))
     image.info.pop("transparency", None)  # Pillow warns of that of a palette
     image = image if image.mode == "RGB" else image.convert("RGB")
-    channels = image.resize((_SIDE, _SIDE), Image.Resampling.BOX).split()
-    return bool(np.ptp([np.asarray(channel) for channel in channels], axis=0).mean() > MIN_COLOUR)
+    if max(image.size) > 2 * _SIDE:
+        image = image.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    red, green, blue = np.moveaxis(np.asarray(image), 2, 0)
+    most, least = (pick(pick(red, green), blue) for pick in (np.maximum, np.minimum))
+    return bool((most - least).mean() > MIN_COLOUR)
 
 
 def _uprightness(thumbnail) -> float:
     """How much brighter the midline is than lungs and margins, in standard deviations of the image."""
-    image = (thumbnail - thumbnail.mean()) / max(thumbnail.std(), 1.0)
-    lungs = np.hstack([image[8:20, 6:12], image[8:20, 20:26]])
-    margins = np.hstack([image[:, :2], image[:, -2:]])
-    return 2 * image[8:24, 14:18].mean() - lungs.mean() - margins.mean()
+    means = [thumbnail[rows, columns].mean() for rows, columns in _PLACES]
+    return np.dot(means, _WEIGHTS) / max(thumbnail.std(), 1.0)

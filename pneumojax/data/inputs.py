@@ -79,11 +79,10 @@ def open_inputs(location: str) -> Inputs:
 def _below(root: Path) -> Iterator[str]:
     """Every image below a folder, one folder in memory at a time."""
     for folder, folders, names in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not hidden(Path(name)))
         for name in sorted(names):
-            path = Path(folder, name)
-            if path.suffix.lower() in images.SUFFIXES and not hidden(path.relative_to(root)):
-                yield str(path)
+            if name.lower().endswith(images.SUFFIXES) and not name.startswith("."):
+                yield os.path.join(folder, name)
 
 
 def _of_npz(path: Path) -> Inputs:

@@ -1,0 +1,90 @@
+"""How fast images are predicted, files and all, beside the model's inference alone; and whether memory stays flat.
+
+  python -m pneumojax.benchmark.predicting --workdir=RUN --data=FOLDER [--count=10000] [--rounds=3]
+
+FOLDER has class folders of JPEGs, which are linked again and again to make up the number. `--mode=predict` runs as a user starts it, on a
+tenth of the images and on all; what it takes for the rest of them is its rate once it has started. Inference is of
+batches that lie in memory. Each turn has all three. Prints a table of BENCHMARKS.md.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+from etils import epath
+
+from pneumojax import allocator, devices, workdirs
+from pneumojax.benchmark.commands import link, watched
+from pneumojax.evaluate import Evaluator
+from pneumojax.files import markdown_table
+from pneumojax.trained import load
+
+flags.DEFINE_string("workdir", None, "Of a run.", required=True)
+flags.DEFINE_string("data", None, "Class folders of JPEGs.", required=True)
+flags.DEFINE_integer("count", 10_000, "Images.")
+flags.DEFINE_integer("rounds", 3, "Turns.")
+FLAGS = flags.FLAGS
+
+SECONDS = 10.0  # of inference alone, in each turn
+
+
+def inference(workdir: epath.Path):
+    """A function that gives images a second of the run's model on batches in memory."""
+    config, layout = workdirs.read_config(workdir), devices.layout()
+    with jax.set_mesh(layout.mesh):
+        trained = load(workdir, config, layout)
+        evaluator = Evaluator(trained.model, layout, config.evaluation.batch_size)
+    size = config.model.image_size
+    batch = np.random.default_rng(0).integers(0, 256, (evaluator.batch_size, size, size, 1), np.uint8)
+
+    def rate():
+        with jax.set_mesh(layout.mesh):
+            jax.block_until_ready(evaluator.batch(trained.variables, batch))
+            started, steps = time.perf_counter(), 0
+            while time.perf_counter() - started < SECONDS:
+                jax.block_until_ready(evaluator.batch(trained.variables, batch))
+                steps += 1
+        return steps * len(batch) / (time.perf_counter() - started)
+
+    return rate
+
+
+def predicted(folder: Path, scratch: Path) -> tuple[float, float]:
+    """Seconds that `--mode=predict` takes for the folder from start to end, and bytes at its peak."""
+    options = [f"--workdir={FLAGS.workdir}", f"--data={folder}", f"--config.prediction.output={scratch / 'rows.csv'}"]
+    started = time.perf_counter()
+    _, peak = watched([sys.executable, "-m", "pneumojax.main", "--mode=predict", *options])
+    return time.perf_counter() - started, peak
+
+
+def main(argv: list[str]) -> None:
+    allocator.keep_freed()
+    rate, tenth, rows = inference(epath.Path(FLAGS.workdir)), FLAGS.count // 10, []
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        for count in (tenth, FLAGS.count):
+            link(Path(FLAGS.data), scratch / str(count), count)
+        for _ in range(FLAGS.rounds):
+            alone = rate()
+            (few_s, few_bytes), (all_s, all_bytes) = (
+                predicted(scratch / str(n), scratch) for n in (tenth, FLAGS.count)
+            )
+            rows.append((alone, FLAGS.count / all_s, (FLAGS.count - tenth) / (all_s - few_s), few_bytes, all_bytes))
+    whole, further = (statistics.median(row[i] / row[0] for row in rows) for i in (1, 2))
+    alone, start_to_end, after, few, many = map(statistics.median, zip(*rows, strict=True))
+    told = [
+        ("inference alone", f"{alone:.0f}", "", ""),
+        ("--mode=predict, start to end", f"{start_to_end:.0f}", f"{whole:.2f}", f"{many / 1e9:.2f} GB"),
+        ("the same once it has started", f"{after:.0f}", f"{further:.2f}", ""),
+        (f"of {tenth:,} images alone", "", "", f"{few / 1e9:.2f} GB"),
+    ]
+    print(markdown_table((f"{FLAGS.count:,} images", "images/s", "of inference", "peak memory"), told))
+
+
+if __name__ == "__main__":
+    app.run(main)
