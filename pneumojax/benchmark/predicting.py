@@ -2,9 +2,9 @@
 
   python -m pneumojax.benchmark.predicting --workdir=RUN --data=FOLDER [--count=10000] [--rounds=3]
 
-FOLDER has class folders of JPEGs, which are linked again and again to make up the number. `--mode=predict` runs as a user starts it, on a
-tenth of the images and on all; what it takes for the rest of them is its rate once it has started. Inference is of
-batches that lie in memory. Each turn has all three. Prints a table of BENCHMARKS.md.
+FOLDER has class folders of JPEGs, which are linked again and again to make up the number. `--mode=predict` runs as users
+start it, on a tenth of the images and on all; what it takes for the rest of them is its rate once it has started.
+Inference is of batches that lie in memory. Each turn has all three. Prints a table of BENCHMARKS.md.
 """
 
 import statistics
@@ -64,10 +64,11 @@ def predicted(folder: Path, scratch: Path) -> tuple[float, float]:
 
 def main(argv: list[str]) -> None:
     allocator.keep_freed()
-    rate, tenth, rows = inference(epath.Path(FLAGS.workdir)), FLAGS.count // 10, []
+    rate, rows = inference(epath.Path(FLAGS.workdir)), []
+    counts = tenth, _ = FLAGS.count // 10, FLAGS.count
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        for count in (tenth, FLAGS.count):
+        for count in counts:
             link(Path(FLAGS.data), scratch / str(count), count)
         for _ in range(FLAGS.rounds):
             alone = rate()
