@@ -2,7 +2,7 @@
 
   python -m pneumojax.benchmark.predicting --workdir=RUN --data=FOLDER [--count=10000] [--rounds=3]
 
-FOLDER has class folders of JPEGs, which are linked again and again to make up the number. `--mode=predict` runs as users
+FOLDER has class folders of JPEGs, linked again and again to make up the number. `--mode=predict` runs as users
 start it, on a tenth of the images and on all; what it takes for the rest of them is its rate once it has started.
 Inference is of batches that lie in memory. Each turn has all three. Prints a table of BENCHMARKS.md.
 """
