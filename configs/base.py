@@ -69,6 +69,10 @@ def recommended() -> ConfigDict:
                 "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
                 "beam_options": "",  # its flags, such as "--project=P --region=R"
             },
+            "checkpoint": {  # beside one after each epoch, within it:
+                "steps": 0,  # after every so many steps; 0: none
+                "minutes": 10.0,  # when so long has passed since the last; 0: none
+            },
             "evaluation": {
                 "batch_size": 64,
                 "prevalence": 0.0,  # of pneumonia where the model is used, for the probabilities; 0: val's
@@ -79,7 +83,7 @@ def recommended() -> ConfigDict:
                 "count": 16,  # images
                 "checks": False,  # whether the methods themselves are measured too, on as many images
                 "layer": "",  # of Grad-CAM and Grad-CAM++; empty: the last convolution
-                "steps": 50,  # of integrated gradients
+                "steps": 100,  # of integrated gradients
                 "samples": 32,  # of SmoothGrad
                 "noise": 0.1,  # of SmoothGrad: standard deviation, of the range [0, 1]
                 "baseline": "blurred",  # where integrated gradients begin, and what occlusion covers with; or "black"

@@ -1,18 +1,40 @@
 """Saves and restores a run's state. The only file that knows Orbax."""
 
-from typing import Any
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from pneumojax import log
 from pneumojax.devices import Layout
 from pneumojax.errors import UserError
+from pneumojax.files import write_whole
 
 FOLDER = "checkpoints"
 KEPT_LATEST = 2
+_TIMES = "_CHECKPOINT_METADATA"  # Orbax's own, to which it adds afterwards when it was done
+MANIFEST = "manifest.json"  # in a checkpoint's folder: each file's SHA-256, which Orbax does not look at
+
+
+class Saved(NamedTuple):
+    """What training goes on from.
+
+    Attributes:
+      state: a TrainState.
+      logits: (steps of an epoch, batch) float32, of the steps that the epoch under way has had, then zeros.
+      facts: JSON values. `use`: whether the model is to be used rather than any before.
+    """
+
+    state: Any
+    logits: np.ndarray
+    facts: dict
 
 
 def open_manager(workdir: epath.Path) -> ocp.CheckpointManager:
@@ -20,47 +42,66 @@ def open_manager(workdir: epath.Path) -> ocp.CheckpointManager:
 
     Close it when done (it is a context manager), which waits for the last save.
     """
+    folder = (workdir / FOLDER).absolute()
     options = ocp.CheckpointManagerOptions(
-        best_fn=_score,  # without it, Orbax does not keep the scores
-        preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), BestN(get_metric_fn=_score, n=1)]),
+        preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), _InUse(folder)]),
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_manifests(folder)),
     )
-    return ocp.CheckpointManager(
-        (workdir / FOLDER).absolute(),
-        options=options,
-        item_names=("model", "training", "facts"),
-    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("model", "training", "facts"))
 
 
-def _score(metrics: dict) -> float:
-    return metrics.get("use", 0)  # earlier versions say nothing of it, and are refused when read
+class _InUse(NamedTuple):
+    """Preserves the latest that is to be used. Orbax's own way would have it stumble over damaged scores."""
+
+    folder: epath.Path
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = max(filter(self._used, steps), default=None)
+        return [step == best for step in steps]
+
+    def _used(self, step: int) -> bool:
+        try:
+            return json.loads((self.folder / str(step) / "facts" / "metadata").read_text())["use"]
+        except (OSError, ValueError, KeyError):  # it is being saved, or damaged, or of an earlier version
+            return False
 
 
-def save(manager: ocp.CheckpointManager, state: Any, facts: dict) -> None:
-    """Saves `state` (a TrainState) at its step, with `facts`: JSON values; `use` says if it is to be the best."""
+def save(manager: ocp.CheckpointManager, saved: Saved) -> None:
+    """Saves what training goes on from, at its step."""
     manager.save(
-        int(state.step),
+        int(saved.state.step),
         args=ocp.args.Composite(
-            model=ocp.args.StandardSave(state.variables),
-            training=ocp.args.StandardSave(_training(state)),
-            facts=ocp.args.JsonSave(facts),
+            model=ocp.args.StandardSave(saved.state.variables),
+            training=ocp.args.StandardSave(_training(saved.state, saved.logits)),
+            facts=ocp.args.JsonSave(saved.facts),
         ),
-        metrics={"use": int(state.step) if facts["use"] else 0},
     )
 
 
-def restore_latest(manager: ocp.CheckpointManager, like: Any, layout: Layout) -> tuple[Any, dict] | None:
-    """The last saved state, shaped as `like` (a TrainState or its shapes), and its facts; None if there is none."""
-    step = manager.latest_step()
-    if step is None:
-        return None
-    facts = _facts(manager, step)
-    saved = _restore(manager, step, model=_like(like.variables, layout), training=_like(_training(like), layout))
-    return like.replace(**saved.model, **saved.training), facts
+def restore_latest(manager: ocp.CheckpointManager, like: Saved, layout: Layout) -> Saved | None:
+    """The last that was saved whole, shaped as `like`; None if there is none.
+
+    What is damaged, or was being saved when the process was killed, is removed, and told of.
+    """
+    for step, problem in _whole(manager):
+        if problem:
+            log.console.print(
+                f"The checkpoint of step {step} is damaged ({problem}): removed, to go on from the one before."
+            )
+            manager.delete(step)
+            continue
+        facts = _facts(manager, step)
+        training = _like(_training(like.state, like.logits), layout)
+        restored = _restore(manager, step, model=_like(like.state.variables, layout), training=training)
+        logits = np.asarray(restored.training.pop("logits"))
+        return Saved(like.state.replace(**restored.model, **restored.training), logits, facts)
+    return None
 
 
-def _training(state: Any) -> dict:
+def _training(state: Any, logits: np.ndarray) -> dict:
     """What training goes on from beside `state.variables`."""
-    return {"step": state.step, "opt_state": state.opt_state, "plateau": state.plateau}
+    return {"step": state.step, "opt_state": state.opt_state, "plateau": state.plateau, "logits": logits}
 
 
 def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Layout) -> tuple[dict, dict]:
@@ -76,28 +117,46 @@ def restore_best(workdir: epath.Path, model: ConfigDict, like: dict, layout: Lay
       The variables, and the facts saved with them.
 
     Raises:
-      UserError: there is no checkpoint, it is of another model, or it is damaged.
+      UserError: there is no checkpoint of a whole epoch, it is of another model, or all are damaged.
     """
-    facts = best_facts(workdir, model)
-    with open_manager(workdir) as manager:
-        variables = _restore(manager, manager.best_step(), model=_like(like, layout)).model
-    return variables, facts
+    with _managed(workdir) as manager:
+        step, facts = _best(manager, workdir, model)
+        return _restore(manager, step, model=_like(like, layout)).model, facts
 
 
 def best_facts(workdir: epath.Path, model: ConfigDict) -> dict:
     """The facts saved with the best checkpoint; raises as `restore_best` does."""
-    nothing = UserError(f"no checkpoint in {workdir}: train first, with --mode=train --workdir={workdir}")
+    with _managed(workdir) as manager:
+        return _best(manager, workdir, model)[1]
+
+
+def _managed(workdir):
     if not (workdir / FOLDER).exists():
-        raise nothing
-    with open_manager(workdir) as manager:
-        step = manager.best_step()
-        if step is None:
-            raise nothing
+        raise _nothing(workdir)
+    return open_manager(workdir)
+
+
+def _nothing(workdir):
+    return UserError(f"no checkpoint in {workdir} of a whole epoch: train first, with --mode=train --workdir={workdir}")
+
+
+def _best(manager, workdir, model) -> tuple[int, dict]:
+    """The latest step that is to be used, and its facts."""
+    damaged = []
+    for step, problem in _whole(manager):
+        if problem:
+            damaged.append(f"the checkpoint {manager.directory / str(step)} is damaged ({problem})")
+            continue
         facts = _facts(manager, step)
-    saved, wanted = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
-    if saved != wanted:
-        raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {wanted}: leave --config out")
-    return facts
+        if not facts["use"]:
+            continue
+        if damaged:
+            log.console.print(f"{damaged[0]}: that of step {step} is used")
+        saved, wanted = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
+        if saved != wanted:
+            raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {wanted}: leave --config out")
+        return step, facts
+    raise UserError(f"{damaged[0]}, and there is no other to use") if damaged else _nothing(workdir)
 
 
 def _facts(manager: ocp.CheckpointManager, step: int) -> dict:
@@ -112,7 +171,7 @@ def _facts(manager: ocp.CheckpointManager, step: int) -> dict:
 def _restore(manager: ocp.CheckpointManager, step: int, **items) -> Any:
     try:
         return manager.restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax raises whatever it stumbles over in a damaged file
+    except Exception as error:  # whatever Orbax stumbles over in what was written by another version, say
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"the checkpoint {manager.directory / str(step)} cannot be read ({told}): remove it to use the one before"
@@ -124,3 +183,56 @@ def _like(tree: Any, layout: Layout) -> ocp.args.StandardRestore:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.everywhere)
 
     return ocp.args.StandardRestore(jax.tree.map(shape, tree))
+
+
+# ----------------------------------------------------------------------------------------------------------- manifests
+
+
+def _whole(manager: ocp.CheckpointManager) -> Iterator[tuple[int, str]]:
+    """Each step, the latest first, and what is wrong with its files; nothing, if they are as they were written."""
+    manager.wait_until_finished()
+    for step in sorted(manager.all_steps(), reverse=True):
+        yield step, _problem(manager.directory / str(step))
+
+
+def _problem(folder: epath.Path) -> str:
+    path = folder / MANIFEST
+    if not path.exists():
+        return "it has no manifest"
+    try:
+        written = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return f"{MANIFEST} cannot be read"
+    found = _digests(folder)
+    for name in written:
+        if name not in found:
+            return f"{name} is missing"
+        if written[name] != found[name]:
+            return f"{name} is not as it was written"
+    return ""
+
+
+def _write_manifests(folder: epath.Path) -> None:
+    """Of what Orbax is about to commit, before it gives a checkpoint its name."""
+    if jax.process_index():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not (path / MANIFEST).exists():
+            write_whole(path / MANIFEST, json.dumps(_digests(path), indent=1))
+
+
+def _digests(folder: epath.Path) -> dict[str, str]:
+    """SHA-256 of each file below a checkpoint's folder, by its relative path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in _files(folder)
+        if path.name != _TIMES
+    }
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ FILE = "config.json"
 
 _WITHOUT_EFFECT = (
     "benchmark.",
+    "checkpoint.",
     "data.allow_leakage",
     "data.beam_options",
     "data.beam_runner",
@@ -44,7 +46,13 @@ _LATER = {
     "data": {"resident": "auto", "split_seed": 0, "folds": 0, "fold": 0, "leave_out": ""},
     "evaluation": {"prevalence": 0.0, "shifts": False},
 }
-_LATER_GROUPS = ("benchmark", "experiment", "explanation", "prediction")  # and nothing that was trained hangs on them
+_LATER_GROUPS = (
+    "benchmark",
+    "checkpoint",
+    "experiment",
+    "explanation",
+    "prediction",
+)  # and nothing that was trained hangs on them
 BASELINES = ("blurred", "black")
 _SQUARES = ("square", "square_step")
 _COUNTS = ("count", "steps", "samples")
@@ -207,6 +215,8 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
         ("data.leave_out", _is_pattern(c.data.leave_out), "a regular expression"),
         ("data.val_fraction", 0 < c.data.val_fraction < 1, "above 0 and below 1"),
         ("data.test_fraction", 0 <= c.data.test_fraction < 1 - c.data.val_fraction, "at least 0, and below 1 with val"),
+        ("checkpoint.steps", c.checkpoint.steps >= 0, "at least 0"),
+        ("checkpoint.minutes", 0 <= c.checkpoint.minutes < math.inf, "at least 0"),
         ("evaluation.batch_size", c.evaluation.batch_size >= 1, "at least 1"),
         ("evaluation.prevalence", 0 <= c.evaluation.prevalence < 1, share),
         *((f"explanation.{name}", c.explanation[name] >= 1, "at least 1") for name in _COUNTS),

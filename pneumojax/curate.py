@@ -106,7 +106,11 @@ def _listing_unreadable() -> Iterator[None]:
 def _watching() -> Iterator[Callable[[Iterable, int], Iterator]]:
     """`log.watching`, and a signal to stop is heeded from one image to the next, or when all is done."""
     watched = log.watching()
-    with deferred() as stop_if_asked:
+    with deferred() as asked:
+
+        def stop_if_asked():
+            if asked():
+                raise KeyboardInterrupt
 
         def stoppable(results, total):
             for result in watched(results, total):

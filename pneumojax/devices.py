@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pneumojax.errors import UserError
@@ -40,6 +41,13 @@ def own_rows(layout: Layout, batch_size: int) -> slice:
         raise UserError(f"a batch of {batch_size} cannot be divided over {layout.mesh.size} devices: choose a multiple")
     rows = batch_size // jax.process_count()
     return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+
+def anywhere(*flags: bool) -> tuple[bool, ...]:
+    """Each flag, whether any process of the job raises it: what all processes then do alike."""
+    if jax.process_count() == 1:
+        return flags
+    return tuple(multihost_utils.process_allgather(np.array(flags)).any(0).tolist())
 
 
 def place(layout: Layout, rows: np.ndarray) -> jax.Array:

@@ -15,14 +15,15 @@ def raise_on_signals() -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
-    """Holds the first signal back, and yields a function that raises KeyboardInterrupt if one has come.
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Holds the first signal back, and yields a function that tells if one has come.
 
-    Raised wherever it happens to come, it could leave a lock of Orbax's threads taken, and the process would never
-    end. A second signal acts at once. Off the main thread, where Python delivers none, nothing is held back.
+    KeyboardInterrupt, raised wherever the signal happens to come, could leave a lock of Orbax's threads taken, and the
+    process would never end. A second signal acts at once. Off the main thread, where Python delivers none, nothing is
+    held back.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield lambda: False
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     came = []
@@ -35,13 +36,9 @@ def deferred() -> Iterator[Callable[[], None]]:
         came.append(number)
         restore()
 
-    def check():
-        if came:
-            raise KeyboardInterrupt
-
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield check
+        yield lambda: bool(came)
     finally:
         restore()

@@ -1,6 +1,7 @@
 """A run of epochs: from the last checkpoint to the last step, told and saved on the way."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ from pneumojax.step import after_epoch, class_weights, create_model, create_opti
 def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], layout: devices.Layout) -> bool:
     """Trains from the last checkpoint, or from the start, to the config's last epoch.
 
-    After each epoch: train and val BCE, accuracy and AUC go to the log; the state is saved.
+    After each epoch: train and val BCE, accuracy and AUC go to the log; the state is saved. Within an epoch it is saved
+    as often as the config says.
 
     Args:
       config: of the run.
@@ -33,18 +35,18 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
 
     Raises:
       UserError: the batch does not fit the devices or the train split, or training diverges.
-      KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished, and what was being saved is saved.
+      KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished, and what it led to is saved.
     """
     devices.own_rows(layout, config.batch_size)  # a batch that cannot be divided is refused before all else
     per_epoch = _steps_per_epoch(config, splits["train"])
     model, optimizer = create_model(config), create_optimizer(config, per_epoch)
-    with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager, deferred() as stop_if_asked:
-        state, best = _latest_state(config, manager, model, optimizer, layout)
+    with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager, deferred() as asked:
+        state, seen, best = _latest(config, manager, model, optimizer, layout, per_epoch)
         first, last = int(state.step), config.epochs * per_epoch
         if first >= last:
             return False
         if first:
-            log.console.print(f"Resuming after epoch {first // per_epoch} of {config.epochs}.")
+            log.console.print(f"Resuming {_place(first, per_epoch)} of {config.epochs}.")
         dispatch = choose(
             config,
             splits["train"],
@@ -59,22 +61,31 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
             smoothing=config.loss.label_smoothing,
         )
         evaluator = Evaluator(model, layout, config.evaluation.batch_size)
+        due = _due(config.checkpoint, first)
         with log.MetricsLog(workdir, first) as lines, log.progress_bar() as bar:
             task = bar.add_task("", total=last, completed=first, epoch=0, epochs=config.epochs, rate=0.0)
 
-            def after_steps(count, seconds):
+            def after_steps(state, step, logits, count, seconds):
                 bar.update(task, advance=count, rate=count * config.batch_size / seconds)
-                stop_if_asked()
+                stop, save = devices.anywhere(asked(), due(step))
+                if step % per_epoch and (stop or save):
+                    checkpoint.save(manager, _within_epoch(config, state, step, logits(), best, per_epoch))
+                    if stop:
+                        raise KeyboardInterrupt
 
             for epoch in range(first // per_epoch + 1, config.epochs + 1):
                 bar.update(task, epoch=epoch)
-                started = time.perf_counter()
-                state, logits = _run_epoch(dispatch, state, (epoch - 1) * per_epoch, per_epoch, after_steps)
-                rate = per_epoch * config.batch_size / (time.perf_counter() - started)
-                _refuse_nonfinite(logits, config, (epoch - 1) * per_epoch)
-                seen = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits)
+                started, before = time.perf_counter(), len(seen)
+                state, logits = _run_epoch(dispatch, state, (epoch - 1) * per_epoch, per_epoch, seen, after_steps)
+                rate = (per_epoch - before) * config.batch_size / (time.perf_counter() - started)
+                seen = logits[:0]
+                _refuse_nonfinite(state, logits, (epoch - 1) * per_epoch)
+                train_told = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits.ravel())
                 val_logits = evaluator.outputs(state.variables, splits["val"]).logits
-                told = {"train": seen | {"images_per_second": rate}, "val": _brief(splits["val"].labels, val_logits)}
+                told = {
+                    "train": train_told | {"images_per_second": rate},
+                    "val": _brief(splits["val"].labels, val_logits),
+                }
                 for split, values in told.items():
                     lines.write(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
                 if config.optimizer.schedule == "plateau":
@@ -89,9 +100,42 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                     "best": best._asdict(),
                     "use": use,
                 }
-                checkpoint.save(manager, state, facts)
+                checkpoint.save(manager, checkpoint.Saved(state, np.zeros_like(logits), facts))
+                due(epoch * per_epoch, saved=True)
                 log.console.print(_line(epoch, config.epochs, **told))
+                if devices.anywhere(asked())[0]:
+                    raise KeyboardInterrupt
     return True
+
+
+def _due(wanted: ConfigDict, first: int) -> Callable[..., bool]:
+    """A function that tells after a step if a checkpoint within the epoch is due, and takes note of others."""
+    last_step, last_time = first, time.monotonic()
+
+    def due(step: int, saved: bool = False) -> bool:
+        nonlocal last_step, last_time
+        many = wanted.steps and step // wanted.steps > last_step // wanted.steps
+        long = wanted.minutes and time.monotonic() - last_time >= 60 * wanted.minutes
+        if saved or many or long:
+            last_step, last_time = step, time.monotonic()
+        return bool(many or long)
+
+    return due
+
+
+def _within_epoch(config, state, step, logits, best, per_epoch) -> checkpoint.Saved:
+    """What is saved within an epoch: nothing to be used, and the logits that its figures will be of."""
+    done = len(logits)
+    _refuse_nonfinite(state, logits, step - done)
+    padded = np.zeros((per_epoch, config.batch_size), np.float32)
+    padded[:done] = logits
+    facts = {
+        "model": config.model.to_dict(),
+        "epoch": (step - done) // per_epoch,
+        "best": None if best is None else best._asdict(),
+        "use": False,
+    }
+    return checkpoint.Saved(state, padded, facts)
 
 
 def _steps_per_epoch(config, split):
@@ -104,42 +148,58 @@ def _steps_per_epoch(config, split):
     return steps
 
 
-def _latest_state(config, manager, model, optimizer, layout):
-    """The last state saved, or the first of all; and the best val AUC up to it, None of the first."""
+def _latest(config, manager, model, optimizer, layout, per_epoch):
+    """The last state saved, or the first of all; the logits of its epoch so far; and the best up to it, if any."""
 
     def first():
         return init_state(init_variables(model, config.model.image_size, config.seed), optimizer)
 
     # One program: the hundred that it would be otherwise take seconds to compile.
     state = jax.jit(first, out_shardings=layout.everywhere)()
-    latest = checkpoint.restore_latest(manager, state, layout)
+    nothing = np.zeros((per_epoch, config.batch_size), np.float32)
+    latest = checkpoint.restore_latest(manager, checkpoint.Saved(state, nothing, {}), layout)
     if latest is None:
-        return state, None
-    state, facts = latest
-    return state, choice.Best(**facts["best"])
+        return state, nothing[:0], None
+    best = latest.facts["best"]
+    done = int(latest.state.step) - latest.facts["epoch"] * per_epoch
+    return latest.state, latest.logits[:done], None if best is None else choice.Best(**best)
 
 
-def _run_epoch(dispatch, state, first, per_epoch, after_steps):
-    """(state, logits of every batch in order) after the `per_epoch` steps from number `first`."""
-    logits = []
-    for step in range(first, first + per_epoch, dispatch.most):
+def _run_epoch(dispatch, state, first, per_epoch, seen, after_steps):
+    """(state, logits of every batch in order) at the end of the epoch whose steps are numbered from `first`.
+
+    `seen` are the logits of the steps that it has had. Dispatches begin at the same steps wherever an epoch is resumed.
+    """
+    logits = [seen]
+    for step in range(first + len(seen), first + per_epoch, dispatch.most):
         count = min(dispatch.most, first + per_epoch - step)
         started = time.perf_counter()
         state, batch_logits = dispatch.run(state, step, count)
         logits.append(batch_logits)
         # Waiting for the steps before keeps one dispatch in flight and the bar honest.
         jax.block_until_ready(logits[-2:][0])
-        after_steps(count, time.perf_counter() - started)
-    return state, np.concatenate(jax.device_get(logits)).ravel()
+        after_steps(state, step + count, lambda: _joined(logits), count, time.perf_counter() - started)
+    return state, _joined(logits)
 
 
-def _refuse_nonfinite(logits, config, first):
-    bad = np.flatnonzero(~np.isfinite(logits))
-    if len(bad):
+def _joined(logits):
+    return np.concatenate(jax.device_get(logits))
+
+
+def _refuse_nonfinite(state, logits, first):
+    """Raises UserError where a step from number `first` on gave what is no number, or led to a state that is none."""
+    bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    step = first + (bad[0] if len(bad) else len(logits) - 1)
+    if len(bad) or not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.variables))):
         raise UserError(
-            f"training diverged: the logits of step {first + bad[0] // config.batch_size} are not finite; what was"
-            " saved before is kept; start anew with a lower --config.optimizer.learning_rate"
+            f"training diverged: what step {step} gives is not finite; what was saved before is kept; start anew in"
+            " another --workdir with a lower --config.optimizer.learning_rate"
         )
+
+
+def _place(step, per_epoch):
+    epoch, within = divmod(step, per_epoch)
+    return f"within epoch {epoch + 1}" if within else f"after epoch {epoch}"
 
 
 def _labels_seen(split: Split, config: ConfigDict, epoch: int, per_epoch: int) -> np.ndarray:

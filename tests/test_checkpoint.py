@@ -1,5 +1,7 @@
 """What is kept of a run, and what is given back."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from pneumojax import checkpoint, devices
 from pneumojax import config as configs
 from pneumojax.errors import UserError
 from pneumojax.step import Plateau, create_model, create_optimizer, init_state, init_variables
+
+LOGITS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
 @pytest.fixture
@@ -29,7 +33,12 @@ def save_all(workdir, config, state, used):
     with checkpoint.open_manager(workdir) as manager:
         for step, use in enumerate(used, start=1):
             facts = {"model": config.model.to_dict(), "calibration": {"temperature": step / 2}, "use": use}
-            checkpoint.save(manager, numbered(state, step), facts)
+            checkpoint.save(manager, checkpoint.Saved(numbered(state, step), LOGITS + step, facts))
+
+
+def like(state):
+    """What is restored is shaped as this."""
+    return checkpoint.Saved(state, np.zeros_like(LOGITS), {})
 
 
 def numbered(state, step):
@@ -52,9 +61,10 @@ def test_the_latest_state_comes_back_whole(tmp_path, config, state):
     layout = devices.layout()
     save_all(epath.Path(tmp_path), config, state, [True, True, False])
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
-        restored, facts = checkpoint.restore_latest(manager, state, layout)
+        restored, logits, facts = checkpoint.restore_latest(manager, like(state), layout)
     assert int(restored.step) == 3
     assert facts["calibration"] == {"temperature": 1.5}
+    np.testing.assert_array_equal(logits, LOGITS + 3)
     expected = numbered(state, 3)
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
@@ -78,19 +88,72 @@ def test_another_model_or_size_is_refused(tmp_path, config, state):
             checkpoint.restore_best(epath.Path(tmp_path), other.model, state.variables, devices.layout())
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, config, state):
-    save_all(epath.Path(tmp_path), config, state, [True])
-    for path in (tmp_path / "checkpoints/1/model").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
+def flip(path):
+    """Changes a bit in the midst of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def signed_anew(folder):
+    (folder / checkpoint.MANIFEST).unlink()
+    checkpoint._write_manifests(folder.parent)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, type(epath.Path()).unlink], ids=["flipped", "cut", "missing"])
+def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, config, state, damage, capsys):
+    """Whichever file it is, and to go on from as to predict by; what takes its place is removed first."""
+    workdir, layout = epath.Path(tmp_path), devices.layout()
+    save_all(workdir, config, state, [True, True, True])
+    folder = workdir / "checkpoints/3"
+    names = json.loads((folder / checkpoint.MANIFEST).read_text())
+    written_later = {"_CHECKPOINT_METADATA", "commit_success.txt", checkpoint.MANIFEST}
+    assert {path.relative_to(folder).as_posix() for path in checkpoint._files(folder)} == names.keys() | written_later
+    for path in (folder / name for name in (*names, checkpoint.MANIFEST)):
+        before = path.read_bytes()
+        damage(path)
+        _, facts = checkpoint.restore_best(workdir, config.model, state.variables, layout)
+        assert facts["calibration"] == {"temperature": 1.0}, path
+        assert "checkpoints/3 is damaged" in (told := capsys.readouterr().out) and "step 2 is used" in told
+        path.write_bytes(before)
+    damage(workdir / "checkpoints/3/model/manifest.ocdbt")
+    with checkpoint.open_manager(workdir) as manager:
+        assert int(checkpoint.restore_latest(manager, like(state), layout).state.step) == 2
+        assert "checkpoint of step 3 is damaged (model/manifest.ocdbt is" in capsys.readouterr().out
+        facts = {"model": config.model.to_dict(), "calibration": {"temperature": 9}, "use": True}
+        checkpoint.save(manager, checkpoint.Saved(numbered(state, 3), LOGITS, facts))
+    assert checkpoint.best_facts(workdir, config.model)["calibration"] == {"temperature": 9}
+
+
+def test_where_all_are_damaged_that_is_told(tmp_path, config, state):
+    workdir = epath.Path(tmp_path)
+    save_all(workdir, config, state, [True])
+    flip(workdir / "checkpoints/1/model/manifest.ocdbt")
+    with pytest.raises(UserError, match="checkpoints/1 is damaged .*, and there is no other to use") as error:
+        checkpoint.restore_best(workdir, config.model, state.variables, devices.layout())
+    assert "\n" not in str(error.value)
+    with checkpoint.open_manager(workdir) as manager:
+        assert checkpoint.restore_latest(manager, like(state), devices.layout()) is None
+
+
+def test_one_of_another_form_is_named(tmp_path, config, state):
+    """Sound, and yet not what is asked for."""
+    workdir = epath.Path(tmp_path)
+    save_all(workdir, config, state, [True])
+    (workdir / "checkpoints/1/model/_METADATA").write_text("{}")
+    signed_anew(workdir / "checkpoints/1")
     with pytest.raises(UserError, match="checkpoints/1 cannot be read") as error:
-        checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
+        checkpoint.restore_best(workdir, config.model, state.variables, devices.layout())
     assert "\n" not in str(error.value)
 
 
 def test_nothing_saved_is_told(tmp_path, config, state):
     with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
-        assert checkpoint.restore_latest(manager, state, devices.layout()) is None
+        assert checkpoint.restore_latest(manager, like(state), devices.layout()) is None
     with pytest.raises(UserError, match="no checkpoint in"):
         checkpoint.restore_best(epath.Path(tmp_path), config.model, state.variables, devices.layout())
 
@@ -98,8 +161,7 @@ def test_nothing_saved_is_told(tmp_path, config, state):
 def test_the_latest_that_is_used_is_the_best(tmp_path, config, state):
     """Also where one between was not, and after a new start of the process."""
     save_all(epath.Path(tmp_path), config, state, [True, False, True])
-    with checkpoint.open_manager(epath.Path(tmp_path)) as manager:
-        assert manager.best_step() == 3
+    assert checkpoint.best_facts(epath.Path(tmp_path), config.model)["calibration"] == {"temperature": 1.5}
 
 
 def test_an_earlier_version_is_told_of(tmp_path, config, state):
@@ -108,7 +170,8 @@ def test_an_earlier_version_is_told_of(tmp_path, config, state):
     save_all(workdir, config, state, [True])
     path = workdir / "checkpoints/1/facts/metadata"
     path.write_text(path.read_text().replace('"use"', '"other"'))
+    signed_anew(workdir / "checkpoints/1")
     with checkpoint.open_manager(workdir) as manager, pytest.raises(UserError, match="trained by an earlier version"):
-        checkpoint.restore_latest(manager, state, layout)
+        checkpoint.restore_latest(manager, like(state), layout)
     with pytest.raises(UserError, match="trained by an earlier version: train anew"):
         checkpoint.restore_best(workdir, config.model, state.variables, layout)

@@ -11,6 +11,7 @@ from conftest import SIZE
 from etils import epath
 
 from pneumojax import calibration, checkpoint, devices, metrics
+from pneumojax.dispatch import choose
 from pneumojax.errors import UserError
 from pneumojax.evaluate import Evaluator
 from pneumojax.step import create_model, create_optimizer, init_state, init_variables
@@ -31,8 +32,9 @@ def facts_of(workdir):
 def final_state(config, workdir, splits, layout):
     model, optimizer = create_model(config), create_optimizer(config, 6)
     like = init_state(init_variables(model, SIZE, 0), optimizer)
+    saved = checkpoint.Saved(like, np.zeros((6, config.batch_size), np.float32), {})
     with checkpoint.open_manager(workdir) as manager:
-        return jax.device_get(checkpoint.restore_latest(manager, like, layout)[0])
+        return jax.device_get(checkpoint.restore_latest(manager, saved, layout).state)
 
 
 @pytest.mark.parametrize(("resident", "schedule"), [("always", "cosine"), ("never", "cosine"), ("always", "plateau")])
@@ -80,6 +82,85 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
     for one, other in zip(facts_of(whole), facts_of(broken), strict=True):
         assert one == other
     assert not train(config, broken, splits, layout), "a complete run has nothing left to train"
+
+
+def stopping_at(number):
+    """Steps as they are chosen, but for a scheduler's signal that comes with one of them."""
+
+    def chosen(*given, **fixed):
+        dispatch = choose(*given, **fixed)
+
+        def run(state, step, count):
+            if step == number:
+                signal.raise_signal(signal.SIGTERM)
+            return dispatch.run(state, step, count)
+
+        return dispatch._replace(run=run)
+
+    return chosen
+
+
+@pytest.fixture
+def stopped(config, splits, monkeypatch):
+    """A function that trains until a signal comes with the step of a number."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def run(workdir, number):
+        with monkeypatch.context() as patched:
+            patched.setattr("pneumojax.train.choose", stopping_at(number))
+            with pytest.raises(KeyboardInterrupt):
+                train(config, workdir, splits, devices.layout(jax.devices()[:1]))
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_a_run_stopped_within_epochs_equals_one_that_was_not(config, splits, tmp_path, stopped, resident):
+    """At the first step of all, in the midst, and at an epoch's last one: each start goes on to the next stop."""
+    config.data.resident = resident
+    layout = devices.layout(jax.devices()[:1])
+    whole, broken = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "broken")
+    for workdir in (whole, broken):
+        workdir.mkdir()
+    train(config, whole, splits, layout)
+    for number, reached in ((0, 1), (3, 4), (5, 6), (8, 9)):
+        stopped(broken, number)
+        assert int(final_state(config, broken, splits, layout).step) == reached
+    assert train(config, broken, splits, layout)
+    assert records_of(broken) == records_of(whole)
+    a, b = (final_state(config, workdir, splits, layout) for workdir in (whole, broken))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for one, other in zip(facts_of(whole)[-2:], facts_of(broken)[-2:], strict=True):
+        assert one == other
+    assert checkpoint.best_facts(whole, config.model) == checkpoint.best_facts(broken, config.model)
+
+
+def test_within_an_epoch_nothing_is_used(config, tmp_path, stopped):
+    """Before the first epoch has ended there is no model to use; after it, that one, whatever was saved since."""
+    workdir = epath.Path(tmp_path)
+    stopped(workdir, 3)
+    with pytest.raises(UserError, match="no checkpoint in .* of a whole epoch"):
+        checkpoint.best_facts(workdir, config.model)
+    stopped(workdir, 9)
+    assert checkpoint.best_facts(workdir, config.model)["epoch"] == 1
+
+
+@pytest.mark.parametrize("by", ["steps", "minutes"])
+def test_states_are_saved_within_epochs_as_often_as_is_asked_for(config, splits, tmp_path, monkeypatch, by):
+    """Every fourth step and at epochs' ends; or, of minutes that are over at once, after every step."""
+    config.checkpoint.update({"steps": 4, "minutes": 0.0} if by == "steps" else {"steps": 0, "minutes": 1e-9})
+    config.epochs = 2
+    steps, save = [], checkpoint.save
+
+    def watched(manager, saved):
+        steps.append(int(saved.state.step))
+        save(manager, saved)
+
+    monkeypatch.setattr(checkpoint, "save", watched)
+    train(config, epath.Path(tmp_path), splits, devices.layout(jax.devices()[:1]))
+    assert steps == ([4, 6, 8, 12] if by == "steps" else list(range(1, 13)))
 
 
 def test_every_epoch_is_told_and_learning_shows(config, splits, tmp_path):
@@ -135,5 +216,5 @@ def test_a_batch_that_devices_cannot_share_is_refused(config, splits, tmp_path):
 
 def test_a_run_that_diverges_stops_and_names_the_step(config, splits, tmp_path, monkeypatch):
     monkeypatch.setattr(optax, "adam", lambda *_, **__: optax.sgd(1e30))
-    with pytest.raises(UserError, match="diverged: the logits of step 1 are not finite"):
+    with pytest.raises(UserError, match="diverged: what step 1 gives is not finite"):
         train(config, epath.Path(tmp_path), splits, devices.layout())
