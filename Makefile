@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-browser test-peers bench fuzz lint lock clean
+.PHONY: install train test test-browser test-peers bench fuzz soak lint lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -13,6 +13,10 @@ test: install
 # Where ../shared/data has real radiographs, some are among them.
 fuzz: install
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
+
+# Kills runs at random moments, fifty times or KILLS, and holds each to one that was not: some ten minutes.
+soak: install
+	KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/test_kill.py
 
 install: .venv/installed .venv/kernels
 

@@ -11,6 +11,7 @@ from pneumojax.data.readers import Split
 from pneumojax.overlay import overlay
 
 COUNT = 8  # errors that are shown
+METHOD = "integrated-gradients"  # that explains them: of `explain.METHODS` it finds known lesions most often
 NEAREST = 2  # training images of each class, for each error
 SIDE = 160  # px
 
@@ -104,18 +105,18 @@ def _nearest(index, features, label, train) -> list[Neighbour]:
     ]
 
 
-def html(cases: Sequence[Case], method: str, failing: str) -> str:
+def html(cases: Sequence[Case], failing: str) -> str:
     """The cases as a page shows them.
 
     Args:
       cases: to show.
-      method: by which they are explained.
-      failing: why that method is not to be trusted, if it is not.
+      failing: why `METHOD` is not to be trusted, if it is not.
     """
-    warning = f'<p class="notice">{page.text(method)} fails its checks: {page.text(failing)}.</p>' if failing else ""
+    method = METHOD.replace("-", " ")
+    warning = f'<p class="notice">{method.capitalize()} fail their checks: {page.text(failing)}.</p>' if failing else ""
     note = (
         '<p class="note">The errors farthest from the stored threshold, the worst first. Beside each, where the answer'
-        f" comes from by {page.text(method)} (red speaks for pneumonia, blue against), and the training images that are"
+        f" comes from by {method} (red speaks for pneumonia, blue against), and the training images that are"
         " nearest in the model's last hidden layer, of both classes: an image that is called wrong is often like"
         " images of the other class. A map tells what the model looked at, not what is ill.</p>"
     )

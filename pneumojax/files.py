@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ def write_whole(path: epath.Path, text: str) -> None:
 def write_whole_bytes(path: epath.Path, content: bytes) -> None:
     """`write_whole` of what is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + UNFINISHED)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")  # two may write the same
     unfinished.write_bytes(content)
     unfinished.replace(path)
 

@@ -83,7 +83,7 @@ def predict_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> i
         batches = _computed(seen, compute, evaluator.batch_size)
         told = Counter()
         output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = output.with_name(output.name + UNFINISHED)
+        unfinished = output.with_name(f"{output.name}.{os.getpid()}{UNFINISHED}")
         with unfinished.open("w") as file:
             write = _writer(file, output.suffix)
             for batch in batches:

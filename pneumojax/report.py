@@ -93,9 +93,9 @@ def render(
         if at_any := _any_threshold(*next(iter(own.items()))):
             parts.append(page.section("At any threshold", at_any))
     if errors:
-        measured = checks.get("methods", {}).get("grad-cam")
+        measured = checks.get("methods", {}).get(cases.METHOD)
         failing = faithfulness.verdict(measured) if measured else ""
-        parts.append(page.section("Worst errors", cases.html(errors, "Grad-CAM", failing)))
+        parts.append(page.section("Worst errors", cases.html(errors, failing)))
     if checks:
         parts.append(page.section("Checks of explanation methods", _checks(checks)))
     if data := _data(composition, remarks, audited) + _samples(samples):

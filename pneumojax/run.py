@@ -1,5 +1,6 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -30,6 +31,12 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     records, notes = curate.choose_splits(config, source, prepared)
     if prepared.unreadable:
         notes.append(f"{len(prepared.unreadable)} unreadable images are left out: see {workdir / UNREADABLE_FILE}.")
+    with workdirs.alone(workdir) if jax.process_index() == 0 else nullcontext():
+        _train_alone(config, workdir, source, prepared, records, notes)
+
+
+def _train_alone(config, workdir, source, prepared, records, notes) -> None:
+    workdirs.refuse_other_run(workdir, config, source)  # which may have begun since
     workdirs.claim(workdir, config, records, source, notes)
     if prepared.unreadable:
         write_whole(workdir / UNREADABLE_FILE, csv_table(("id", "reason"), prepared.unreadable.items()))
@@ -112,8 +119,8 @@ def _errors(config, workdir, splits, features, index, trained) -> list[cases.Cas
     """The worst of the foremost split."""
     name = splitting.foremost(splits)
     told = evaluate.read(workdir)[name]
-    by_grad_cam = partial(mapping("grad-cam", trained.model, config), trained.variables)
-    return cases.build(told, splits[name], features[name], index, splits["train"], by_grad_cam)
+    explain = partial(mapping(cases.METHOD, trained.model, config), trained.variables)
+    return cases.build(told, splits[name], features[name], index, splits["train"], explain)
 
 
 def _evaluate_shifts(workdir, stem, split, evaluator, trained) -> None:

@@ -1,7 +1,8 @@
 """A folder holds one run: begun with certain settings and images, and refused to others."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -15,9 +16,15 @@ from pneumojax.errors import UserError
 from pneumojax.family import FAMILY
 from pneumojax.files import UNFINISHED, write_whole
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 SPLITS_FILE = "splits.csv"
 FINGERPRINT_FILE = "fingerprint.txt"
 REMARKS_FILE = "remarks.txt"
+LOCK_FILE = ".lock"
 
 
 def default(mode: str, config: ConfigDict) -> epath.Path:
@@ -120,13 +127,37 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
         own_splits(workdir, source)
         return
     names = (SPLITS_FILE, FINGERPRINT_FILE, REMARKS_FILE, configs.FILE)
-    beginnings = {audit_page.FOLDER, *names, *(name + UNFINISHED for name in names)}
+    beginnings = {audit_page.FOLDER, LOCK_FILE, *names}
     if "://" not in str(workdir):
         there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(f"cannot write {workdir}, as {there} is no folder to write into: choose another --workdir")
-    if workdir.exists() and {path.name for path in workdir.iterdir()} - beginnings:
+    there = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
+    if any(name not in beginnings and not name.endswith(UNFINISHED) for name in there):
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
+
+
+@contextmanager
+def alone(workdir: epath.Path) -> Iterator[None]:
+    """Keeps every other process from training in the workdir meanwhile, as long as this one lives.
+
+    A bucket has no such locks: there, nothing is kept.
+
+    Raises:
+      UserError: another one does.
+    """
+    if fcntl is None or "://" in str(workdir):
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK_FILE, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {workdir}: wait for it, or choose another --workdir"
+            ) from None
+        yield
 
 
 def claim(

@@ -327,3 +327,27 @@ def test_preparing_that_is_stopped_leaves_nothing_and_goes_on(chests, tmp_path):
     assert again.returncode == 0, again.stderr
     assert "600 images read in" in again.stdout
     assert "Prepared: 600 images of 150 px in cache/data-" in again.stdout
+
+
+def test_two_runs_at_once_do_not_share_a_workdir(chests, tmp_path):
+    """The second is refused in a line and changes nothing; one that the first ends without a word leaves no trace."""
+    config, workdir = small(chests, tmp_path), epath.Path(tmp_path / "work")
+    first = subprocess.Popen([sys.executable, "-c", HOLDER, str(workdir)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is training in .*work: wait for it"):
+        run.train_mode(config, workdir)
+    assert [path.name for path in workdir.iterdir()] == [".lock"]
+    first.kill()
+    first.communicate()
+    run.train_mode(config, workdir)
+    assert (workdir / "report/index.html").exists()
+
+
+HOLDER = """
+import sys, time
+from etils import epath
+from pneumojax import workdirs
+with workdirs.alone(epath.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""

@@ -1,0 +1,104 @@
+"""Runs that are killed at random moments end as the one that was not: bit for bit, line for line.
+
+KILLS says how often, two times by default: `make soak` takes fifty, and tells what they hit.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import jax
+import numpy as np
+from conftest import ROOT
+from etils import epath
+
+from pneumojax import checkpoint, devices
+from pneumojax import config as configs
+from pneumojax.step import create_model, create_optimizer, init_state, init_variables
+
+KILLS = int(os.environ.get("KILLS", 2))
+STEPS = 9  # an epoch: of 120 images 12 are carved to choose by, and 12 make a batch
+OPTIONS = [
+    "--config=m1", "--workdir=work", "--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=8",
+    "--config.checkpoint.steps=2", "--config.data.cache_dir=cache",
+]  # fmt: skip
+LIMIT_S = 30  # from SIGTERM to the end
+
+
+def start(folder, chests) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pneumojax.main", *OPTIONS, f"--data={chests}"], cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def phase(work) -> str:
+    """What a run was about, by what it has left."""
+    if not (work / "config.json").exists():
+        return "starting and preparing"
+    if any("tmp" in path.name for path in (work / "checkpoints").glob("*")):
+        return "saving"
+    return "evaluating" if (work / "evaluation").exists() else "training"
+
+
+def left(folder) -> dict:
+    """What a finished run leaves, but for times."""
+    work = epath.Path(folder) / "work"
+    config, layout = configs.read(work / "config.json"), devices.layout(jax.devices()[:1])
+    state = init_state(init_variables(create_model(config), 32, 0), create_optimizer(config, STEPS))
+    like = checkpoint.Saved(state, np.zeros((STEPS, 12), np.float32), {})
+    with checkpoint.open_manager(work) as manager:
+        latest = checkpoint.restore_latest(manager, like, layout)
+    best = checkpoint.restore_best(work, config.model, state.variables, layout)
+    lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    files = sorted([*work.glob("evaluation/*"), work / "splits.csv", work / "neighbours.npz"])
+    return {"arrays": jax.device_get((latest, best)), "lines": lines, "files": [path.read_bytes() for path in files]}
+
+
+def test_whenever_it_is_killed_the_same_command_gives_the_same_run(chests, tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    started = time.monotonic()
+    process = start(whole, chests)
+    assert process.communicate() and process.returncode == 0
+    seconds = time.monotonic() - started
+    expected = left(whole)
+    assert expected["lines"][-1]["step"] == 8 * STEPS
+
+    seed = int(os.environ.get("SEED", random.SystemRandom().randrange(2**32)))
+    print(f"SEED={seed}")
+    rng, hit, runs, slowest = random.Random(seed), Counter(), 0, 0.0
+    while hit.total() < KILLS:
+        folder = tmp_path / f"broken {runs}"
+        folder.mkdir()
+        while True:
+            process = start(folder, chests)
+            try:
+                told, _ = process.communicate(timeout=rng.uniform(0, seconds) if hit.total() < KILLS else None)
+            except subprocess.TimeoutExpired:
+                how = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+                hit[phase(folder / "work"), how.name] += 1
+                asked = time.monotonic()
+                process.send_signal(how)
+                told, _ = process.communicate(timeout=LIMIT_S)
+                slowest = max(slowest, time.monotonic() - asked)
+                assert process.returncode in (-how, 75, 0), told
+                continue
+            assert process.returncode == 0, told
+            break
+        runs += 1
+        found = left(folder)
+        assert found["lines"] == expected["lines"]
+        assert found["files"] == expected["files"]
+        for one, other in zip(*(jax.tree.leaves(each["arrays"]) for each in (found, expected)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    for (what, how), count in sorted(hit.items()):
+        print(f"| {what} | {how} | {count} |")
+    print(f"{hit.total()} kills of {runs} runs; the slowest end took {slowest:.1f} s")
