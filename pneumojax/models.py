@@ -172,10 +172,10 @@ def _parts(model: Classifier, variables: dict) -> Iterator[tuple[list[str], list
         parameters = layers.Parameters(convolution["kernel"], convolution["bias"], affine["scale"], affine["bias"])
         statistics = layers.Statistics(*(running[f"batch_norm_{number}"][kind] for kind in ("mean", "var")))
         steps = {
-            "conv": partial(layers.rectify, kernel=parameters.kernel, bias=parameters.bias),
+            "conv": partial(layers.activations, parameters=parameters),
             "dropout": lambda x: x,
             "batch_norm": partial(layers.normalize, parameters=parameters, statistics=statistics),
-            "max_pool": layers.max_pool,
+            "max_pool": layers.pool,
         }
         if not block.dropout:
             del steps["dropout"]

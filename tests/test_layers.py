@@ -141,6 +141,24 @@ def test_the_first_of_equals_in_row_order_receives_the_gradient(way, sign, recei
     np.testing.assert_allclose(of_scale, (chosen + 1) / np.sqrt(1 + layers.EPSILON), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (1, 5, 7, 2), (1, 1, 1, 1)], ids=str)
+def test_pooling_alone_equals_its_definition(shape):
+    """Values and gradient, of whole numbers with many ties."""
+    images = whole(np.random.default_rng(0), shape, -2, 2)
+    expected, pull = jax.vjp(layers.max_pool, images)
+    values, own = jax.vjp(layers.pool, images)
+    cotangent = whole(np.random.default_rng(1), values.shape, -3, 3)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(own(cotangent)[0], pull(cotangent)[0])
+
+
+@shapes
+def test_activations_alone_equal_their_definition(way, shape):
+    x, parameters, _, _ = sample(shape)
+    expected = layers.rectify(x, parameters.kernel, parameters.bias)
+    assert_close(jax.jit(layers.activations)(x, parameters), expected, 1e-6)
+
+
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("place", [(0, 0), (2, 4), (1, 1)])
 def test_nan_is_passed_on(way, train, place):

@@ -1,6 +1,6 @@
 """How long one explanation takes, by each method, beside Captum's of the same network in PyTorch.
 
-  python -m pneumojax.benchmark.explaining [--models=m1,m2,m3] [--rounds=5] [--seconds=3]
+  python -m pneumojax.benchmark.explaining [--models=m1,m2,m3] [--methods=...] [--rounds=5] [--seconds=3]
 
 Prints a table of BENCHMARKS.md. Both explain one image at a time, taking turns, each in a process of its own; Captum by
 the fastest of several batch sizes and layouts. In the environment of `make test-peers`.
@@ -20,6 +20,7 @@ from pneumojax.benchmark.task import CAPTUM, OURS, Task
 from pneumojax.files import markdown_table
 
 flags.DEFINE_list("models", "m1,m2,m3", "Of the family.")
+flags.DEFINE_list("methods", list(explain.METHODS), "Of explanation.")
 flags.DEFINE_integer("rounds", 5, "Of turns.")
 flags.DEFINE_float("seconds", 3.0, "Of each turn.")
 FLAGS = flags.FLAGS
@@ -38,7 +39,7 @@ def rows(model: str) -> Iterator[tuple[str, ...]]:
     """The table's rows of a model: medians over turns."""
     config = configs.load(model)
     given = config.to_dict()
-    for method in explain.METHODS:
+    for method in FLAGS.methods:
         task = Task(model, method, 1, config.model.image_size, "float32", 1)
         with ExitStack() as stack:
             able, way = {}, ""

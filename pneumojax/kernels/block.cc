@@ -27,14 +27,18 @@ Shape shape_of(const Array& x, const Array& kernel) {
   return {d[0], d[1], d[2], d[3], kernel.dimensions()[3]};
 }
 
+// Into how many bands of rows a picture is divided: several where there are fewer pictures than threads.
+int64_t bands_of(const Shape& s, const ffi::ThreadPool& pool) {
+  return s.n ? std::min(s.rows(), (pool.num_threads() + s.n - 1) / s.n) : 0;
+}
+
 ffi::Error Infer(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Array scale, Array shift, Result y) {
   const Shape s = shape_of(x, kernel);
   with_tile(s.co, [&](auto nv) {
     constexpr int NV = decltype(nv)::value;
     constexpr int tile = NV * kLanes;
     const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, tile);
-    // A picture is divided where there are fewer of them than threads.
-    const int64_t bands = s.n ? std::min(s.rows(), (pool.num_threads() + s.n - 1) / s.n) : 0;
+    const int64_t bands = bands_of(s, pool);
     in_parallel(pool, s.n * bands, [&](int64_t task) {
       const int64_t n = task / bands, first = task % bands * s.rows() / bands;
       const int64_t last = (task % bands + 1) * s.rows() / bands;
@@ -67,12 +71,15 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
     constexpr int NV = decltype(nv)::value;
     constexpr int tile = NV * kLanes;
     const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, tile);
-    in_parallel(pool, s.n, [&](int64_t n) {
-      Padded picture(0, x.typed_data() + n * s.height * s.width * s.ci, s.height, s.width, s.ci);
-      float* total = sums->typed_data() + n * 2 * s.co;
-      std::memset(total, 0, 2 * s.co * sizeof(float));
+    const int64_t bands = bands_of(s, pool);
+    std::vector<float> totals(s.n * bands * 2 * s.co);
+    in_parallel(pool, s.n * bands, [&](int64_t task) {
+      const int64_t n = task / bands, first = task % bands * s.rows() / bands;
+      const int64_t last = (task % bands + 1) * s.rows() / bands;
+      Padded picture(0, x.typed_data() + n * s.height * s.width * s.ci, s.height, s.width, s.ci, 2 * first);
+      float* total = totals.data() + task * 2 * s.co;
       for (int64_t c = 0; c < s.co; c += tile)
-        for (int64_t r = 0; r < s.rows(); ++r) {
+        for (int64_t r = first; r < last; ++r) {
           const int64_t stride = keep ? s.co : tile;
           float* rows = keep ? a->typed_data() + (n * s.height + 2 * r) * s.width * s.co + c
                              : scratch(1, 2 * s.width * tile);
@@ -95,6 +102,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
           }
         }
     });
+    float* to = sums->typed_data();
+    std::fill(to, to + s.n * 2 * s.co, 0.f);
+    for (int64_t task = 0; task < s.n * bands; ++task)
+      for (int64_t i = 0; i < 2 * s.co; ++i) to[task / bands * 2 * s.co + i] += totals[task * 2 * s.co + i];
   });
   return ffi::Error::Success();
 }
