@@ -162,10 +162,12 @@ def _best(manager, workdir, model) -> tuple[int, dict]:
 def _facts(manager: ocp.CheckpointManager, step: int) -> dict:
     facts = _restore(manager, step, facts=ocp.args.JsonRestore()).facts
     if "use" not in facts:
-        raise UserError(
-            f"{manager.directory.parent} was trained by an earlier version: train anew in another --workdir"
-        )
+        raise _earlier(manager.directory.parent)
     return facts
+
+
+def _earlier(workdir):
+    return UserError(f"{workdir} was trained by an earlier version: train anew in another --workdir")
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, **items) -> Any:
@@ -197,8 +199,8 @@ def _whole(manager: ocp.CheckpointManager) -> Iterator[tuple[int, str]]:
 
 def _problem(folder: epath.Path) -> str:
     path = folder / MANIFEST
-    if not path.exists():
-        return "it has no manifest"
+    if not path.exists():  # it would have had one before it had its name
+        raise _earlier(folder.parent.parent)
     try:
         written = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -164,13 +164,17 @@ def test_the_latest_that_is_used_is_the_best(tmp_path, config, state):
     assert checkpoint.best_facts(epath.Path(tmp_path), config.model)["calibration"] == {"temperature": 1.5}
 
 
-def test_an_earlier_version_is_told_of(tmp_path, config, state):
+@pytest.mark.parametrize("lacks", ["use", "manifest"])
+def test_an_earlier_version_is_told_of(tmp_path, config, state, lacks):
     """Neither is it gone on from nor used: what it saved lacks what later versions hang on."""
     workdir, layout = epath.Path(tmp_path), devices.layout()
     save_all(workdir, config, state, [True])
-    path = workdir / "checkpoints/1/facts/metadata"
-    path.write_text(path.read_text().replace('"use"', '"other"'))
-    signed_anew(workdir / "checkpoints/1")
+    if lacks == "use":
+        path = workdir / "checkpoints/1/facts/metadata"
+        path.write_text(path.read_text().replace('"use"', '"other"'))
+        signed_anew(workdir / "checkpoints/1")
+    else:
+        (workdir / "checkpoints/1/manifest.json").unlink()
     with checkpoint.open_manager(workdir) as manager, pytest.raises(UserError, match="trained by an earlier version"):
         checkpoint.restore_latest(manager, like(state), layout)
     with pytest.raises(UserError, match="trained by an earlier version: train anew"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 
 from pneumojax import allocator, devices, workdirs
@@ -63,6 +63,7 @@ def predicted(folder: Path, scratch: Path) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
     allocator.keep_freed()
     rate, rows = inference(epath.Path(FLAGS.workdir)), []
     counts = tenth, _ = FLAGS.count // 10, FLAGS.count
