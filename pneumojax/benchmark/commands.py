@@ -17,14 +17,17 @@ def link(source: Path, target: Path, count: int) -> None:
         link.symlink_to(opened.root / record.id)
 
 
-def watched(command: list[str]) -> tuple[str, int]:
-    """What a command prints, and the most memory (bytes) that it and its children shared out among them."""
+def watched(command: list[str], every: float = 0.2) -> tuple[str, int]:
+    """What a command prints, and the most memory (bytes) that it and its children shared out among them.
+
+    That is looked at `every` so many seconds; each look takes some milliseconds of a core.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak, ended = 0, threading.Event()
 
     def watch():
         nonlocal peak
-        while not ended.wait(0.2):
+        while not ended.wait(every):
             peak = max(peak, sum(map(_memory, _family(process.pid))))
 
     watcher = threading.Thread(target=watch)

@@ -58,7 +58,7 @@ def predicted(folder: Path, scratch: Path) -> tuple[float, float]:
     """Seconds that `--mode=predict` takes for the folder from start to end, and bytes at its peak."""
     options = [f"--workdir={FLAGS.workdir}", f"--data={folder}", f"--config.prediction.output={scratch / 'rows.csv'}"]
     started = time.perf_counter()
-    _, peak = watched([sys.executable, "-m", "pneumojax.main", "--mode=predict", *options])
+    _, peak = watched([sys.executable, "-m", "pneumojax.main", "--mode=predict", *options], every=2.0)
     return time.perf_counter() - started, peak
 
 
