@@ -54,11 +54,11 @@ def inference(workdir: epath.Path):
     return rate
 
 
-def predicted(folder: Path, scratch: Path) -> tuple[float, float]:
-    """Seconds that `--mode=predict` takes for the folder from start to end, and bytes at its peak."""
+def predicted(folder: Path, scratch: Path, every: float) -> tuple[float, float]:
+    """Seconds that `--mode=predict` takes for the folder from start to end, and bytes at its peak: see `watched`."""
     options = [f"--workdir={FLAGS.workdir}", f"--data={folder}", f"--config.prediction.output={scratch / 'rows.csv'}"]
     started = time.perf_counter()
-    _, peak = watched([sys.executable, "-m", "pneumojax.main", "--mode=predict", *options], every=2.0)
+    _, peak = watched([sys.executable, "-m", "pneumojax.main", "--mode=predict", *options], every)
     return time.perf_counter() - started, peak
 
 
@@ -73,17 +73,16 @@ def main(argv: list[str]) -> None:
             link(Path(FLAGS.data), scratch / str(count), count)
         for _ in range(FLAGS.rounds):
             alone = rate()
-            (few_s, few_bytes), (all_s, all_bytes) = (
-                predicted(scratch / str(n), scratch) for n in (tenth, FLAGS.count)
-            )
-            rows.append((alone, FLAGS.count / all_s, (FLAGS.count - tenth) / (all_s - few_s), few_bytes, all_bytes))
+            few, many = (predicted(scratch / str(n), scratch, every=3600)[0] for n in counts)
+            rows.append((alone, FLAGS.count / many, (FLAGS.count - tenth) / (many - few)))
+        peaks = [f"{predicted(scratch / str(n), scratch, every=0.2)[1] / 1e9:.2f} GB" for n in counts]
     whole, further = (statistics.median(row[i] / row[0] for row in rows) for i in (1, 2))
-    alone, start_to_end, after, few, many = map(statistics.median, zip(*rows, strict=True))
+    alone, start_to_end, after = map(statistics.median, zip(*rows, strict=True))
     told = [
         ("inference alone", f"{alone:.0f}", "", ""),
-        ("--mode=predict, start to end", f"{start_to_end:.0f}", f"{whole:.2f}", f"{many / 1e9:.2f} GB"),
+        ("--mode=predict, start to end", f"{start_to_end:.0f}", f"{whole:.2f}", peaks[1]),
         ("the same once it has started", f"{after:.0f}", f"{further:.2f}", ""),
-        (f"of {tenth:,} images alone", "", "", f"{few / 1e9:.2f} GB"),
+        (f"of {tenth:,} images alone", "", "", peaks[0]),
     ]
     print(markdown_table((f"{FLAGS.count:,} images", "images/s", "of inference", "peak memory"), told))
 
