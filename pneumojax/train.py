@@ -80,26 +80,18 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 rate = (per_epoch - before) * config.batch_size / (time.perf_counter() - started)
                 seen = logits[:0]
                 _refuse_nonfinite(state, logits, (epoch - 1) * per_epoch)
-                train_told = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits.ravel())
                 val_logits = evaluator.outputs(state.variables, splits["val"]).logits
-                told = {
-                    "train": train_told | {"images_per_second": rate},
-                    "val": _brief(splits["val"].labels, val_logits),
-                }
+                of_train = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits.ravel())
+                of_val = _brief(splits["val"].labels, val_logits)
+                told = {"train": of_train | {"images_per_second": rate}, "val": of_val}
                 for split, values in told.items():
                     lines.write(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
                 if config.optimizer.schedule == "plateau":
-                    lowered = after_epoch(state.plateau, told["val"]["accuracy"], config.optimizer.learning_rate)
+                    lowered = after_epoch(state.plateau, of_val["accuracy"], config.optimizer.learning_rate)
                     state = state.replace(plateau=jax.device_put(lowered, layout.everywhere))
                 best, use = choice.follow(best, splits["val"].labels, val_logits)
-                facts = {
-                    "model": config.model.to_dict(),
-                    "epoch": epoch,
-                    "val": told["val"],
-                    "calibration": calibration.fit(splits["val"].labels, val_logits)._asdict(),
-                    "best": best._asdict(),
-                    "use": use,
-                }
+                fitted = {"val": of_val, "calibration": calibration.fit(splits["val"].labels, val_logits)._asdict()}
+                facts = _facts(config, epoch, best, use) | fitted
                 checkpoint.save(manager, checkpoint.Saved(state, np.zeros_like(logits), facts))
                 due(epoch * per_epoch, saved=True)
                 log.console.print(_line(epoch, config.epochs, **told))
@@ -129,13 +121,13 @@ def _within_epoch(config, state, step, logits, best, per_epoch) -> checkpoint.Sa
     _refuse_nonfinite(state, logits, step - done)
     padded = np.zeros((per_epoch, config.batch_size), np.float32)
     padded[:done] = logits
-    facts = {
-        "model": config.model.to_dict(),
-        "epoch": (step - done) // per_epoch,
-        "best": None if best is None else best._asdict(),
-        "use": False,
-    }
-    return checkpoint.Saved(state, padded, facts)
+    return checkpoint.Saved(state, padded, _facts(config, (step - done) // per_epoch, best, use=False))
+
+
+def _facts(config, epoch, best, use) -> dict:
+    """What is saved beside every state; `epoch` is the last that has ended."""
+    best = None if best is None else best._asdict()
+    return {"model": config.model.to_dict(), "epoch": epoch, "best": best, "use": use}
 
 
 def _steps_per_epoch(config, split):

@@ -113,7 +113,8 @@ def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, config, state, da
     names = json.loads((folder / checkpoint.MANIFEST).read_text())
     written_later = {"_CHECKPOINT_METADATA", "commit_success.txt", checkpoint.MANIFEST}
     assert {path.relative_to(folder).as_posix() for path in checkpoint._files(folder)} == names.keys() | written_later
-    for path in (folder / name for name in (*names, checkpoint.MANIFEST)):
+    own = () if damage not in (flip, cut) else (checkpoint.MANIFEST,)  # without one it is of an earlier version
+    for path in (folder / name for name in (*names, *own)):
         before = path.read_bytes()
         damage(path)
         _, facts = checkpoint.restore_best(workdir, config.model, state.variables, layout)

@@ -174,6 +174,8 @@ def test_a_wrong_override_is_told_in_one_line(field, text, says):
         ("data.leave_out", "(virus"),
         ("data.val_fraction", "0.0"),
         ("data.test_fraction", "0.95"),
+        ("checkpoint.steps", "-1"),
+        ("checkpoint.minutes", "-0.5"),
         ("evaluation.batch_size", "0"),
         ("explanation.square", "0.0"),
         ("explanation.square_step", "1.5"),

@@ -324,7 +324,9 @@ def test_a_run_without_a_checkpoint_is_told(trained, tmp_path):
     (tmp_path / "work").mkdir()
     for name in ("config.json", "splits.csv"):
         shutil.copy(work / name, tmp_path / "work")
-    assert "no checkpoint in work: train first" in refused(tmp_path, "--mode=evaluate", "--workdir=work")
+    assert "no checkpoint in work of a whole epoch: train first" in refused(
+        tmp_path, "--mode=evaluate", "--workdir=work"
+    )
 
 
 def test_a_wheel_runs_from_anywhere(chests, tmp_path, tiny):
