@@ -15,6 +15,7 @@
 Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
 """
 
+import os
 import sys
 
 from absl import app, flags, logging
@@ -46,6 +47,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
+    if FLAGS.mode == "predict":  # else NumPy's threads spin on after each search, on cores that decode and infer
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
     from pneumojax import cache, curate, workdirs  # not above: processes that read images import this module anew
     from pneumojax.experiment.plan import is_experiment
 
