@@ -15,9 +15,7 @@ INSANE = 0.3  # rank correlation with an untrained network's maps above which a 
 _STOPS = 20  # of deletion and insertion, after the start
 BLUR = 0.06  # standard deviation, of the side: what insertion begins with, and deletion ends at
 Method = Callable[[np.ndarray], np.ndarray]  # image (s, s) uint8 -> map (s, s)
-Untrained = Callable[
-    [np.ndarray, int], np.ndarray
-]  # the same of a network with initial weights, for each number others
+Untrained = Callable[[np.ndarray, int], np.ndarray]  # the same of initial weights, others for each number
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
