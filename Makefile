@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-browser test-peers bench fuzz soak lint lock clean
+.PHONY: install train test test-browser test-peers test-slurm bench fuzz soak lint lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -17,6 +17,10 @@ fuzz: install
 # Kills runs at random moments, fifty times or KILLS, and holds each to one that was not: some ten minutes.
 soak: install
 	KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/test_kill.py
+
+# A job of launch/slurm.sbatch on a SLURM of this machine alone: as root, with Debian's slurm-wlm and munge, or alike.
+test-slurm: install
+	SLURM=here $(BIN)/python -m pytest -s tests/launch/test_slurm.py
 
 install: .venv/installed .venv/kernels
 

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from pneumojax import log
+from pneumojax import log, processes
 from pneumojax.devices import Layout
 from pneumojax.errors import UserError
 from pneumojax.files import write_whole
@@ -84,7 +84,9 @@ def restore_latest(manager: ocp.CheckpointManager, like: Saved, layout: Layout) 
 
     What is damaged, or was being saved when the process was killed, is removed, and told of.
     """
-    for step, problem in _whole(manager):
+    found = [*_to_the_first_whole(manager)]
+    processes.meet()  # nobody removes what another one still looks at
+    for step, problem in found:
         if problem:
             log.console.print(
                 f"The checkpoint of step {step} is damaged ({problem}): removed, to go on from the one before."
@@ -174,6 +176,8 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items) -> Any:
     try:
         return manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # whatever Orbax stumbles over in what was written by another version, say
+        if processes.lost_another(error):
+            raise
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"the checkpoint {manager.directory / str(step)} cannot be read ({told}): remove it to use the one before"
@@ -197,6 +201,13 @@ def _whole(manager: ocp.CheckpointManager) -> Iterator[tuple[int, str]]:
         yield step, _problem(manager.directory / str(step))
 
 
+def _to_the_first_whole(manager) -> Iterator[tuple[int, str]]:
+    for step, problem in _whole(manager):
+        yield step, problem
+        if not problem:
+            return
+
+
 def _problem(folder: epath.Path) -> str:
     path = folder / MANIFEST
     if not path.exists():  # it would have had one before it had its name
@@ -216,7 +227,7 @@ def _problem(folder: epath.Path) -> str:
 
 def _write_manifests(folder: epath.Path) -> None:
     """Of what Orbax is about to commit, before it gives a checkpoint its name."""
-    if jax.process_index():
+    if not processes.first():
         return
     for path in folder.iterdir():
         if path.is_dir() and not (path / MANIFEST).exists():

@@ -1,7 +1,7 @@
 """What is done with images before there is a model: they are looked at, prepared, and divided into splits."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from pneumojax import config as configs
 from pneumojax import log
 from pneumojax.data import audit, audit_page, leakage, memory, quiet_tensorflow
 from pneumojax.data import splits as splitting
-from pneumojax.data.prepare import Means, prepare
+from pneumojax.data.prepare import Means, folder_of, prepare
 from pneumojax.data.prepared import Prepared
 from pneumojax.data.readers import UnreadableImages, try_read
 from pneumojax.data.records import Record, Source
@@ -20,6 +20,7 @@ from pneumojax.data.sources import open_source
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import in_parallel
 from pneumojax.errors import UserError
+from pneumojax.files import locked
 from pneumojax.interrupt import deferred
 
 
@@ -62,9 +63,11 @@ def open_own(config: ConfigDict) -> Source:
 
 
 def prepare_own(config: ConfigDict, source: Source) -> Prepared:
-    """The source's images in shards in the cache, which are written where they are missing."""
+    """The source's images in shards in the cache, which one process writes where they are missing; others wait."""
     means = (config.data.workers, config.data.beam_runner, config.data.beam_options)
-    with _watching() as watched, _listing_unreadable():
+    folder = folder_of(source, config.model.image_size, config.data.cache_dir)
+    turn = locked(folder.with_name(f"{folder.name}.lock"), _tell_of_waiting)
+    with nullcontext() if folder.exists() else turn, _watching() as watched, _listing_unreadable():
         return prepare(
             source,
             size=config.model.image_size,
@@ -72,6 +75,10 @@ def prepare_own(config: ConfigDict, source: Source) -> Prepared:
             on_error=config.data.on_error,
             means=Means(*means, watched),
         )
+
+
+def _tell_of_waiting() -> None:
+    log.console.print("Another process prepares these images: waiting for it.")
 
 
 def prepare_to_train(config: ConfigDict, source: Source) -> Prepared:

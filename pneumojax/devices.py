@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pneumojax.errors import UserError
@@ -24,30 +23,29 @@ class Layout(NamedTuple):
 
 
 def layout(devices: Sequence[jax.Device] | None = None) -> Layout:
-    """`devices`, by default all of all processes, on one axis."""
-    devices = jax.devices() if devices is None else devices
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    """`devices`, by default all of all processes, process after process, on one axis in their order."""
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
     specs = (PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec())
     return Layout(mesh, *(NamedSharding(mesh, spec) for spec in specs))
 
 
 def own_rows(layout: Layout, batch_size: int) -> slice:
-    """The rows of a job's batch that this process feeds.
+    """The rows of a batch that this process feeds to its devices of the layout.
 
     Raises:
-      UserError: the batch cannot be divided evenly over the devices.
+      UserError: the batch cannot be divided evenly over the devices, or the devices over the processes.
     """
     if batch_size % layout.mesh.size:
         raise UserError(f"a batch of {batch_size} cannot be divided over {layout.mesh.size} devices: choose a multiple")
-    rows = batch_size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-
-
-def anywhere(*flags: bool) -> tuple[bool, ...]:
-    """Each flag, whether any process of the job raises it: what all processes then do alike."""
-    if jax.process_count() == 1:
-        return flags
-    return tuple(multihost_utils.process_allgather(np.array(flags)).any(0).tolist())
+    owners = [device.process_index for device in layout.mesh.devices.flat]
+    if len({owners.count(owner) for owner in owners}) > 1:
+        raise UserError("the processes of the job have different numbers of devices: start them alike")
+    processes = sorted(set(owners))
+    rows = batch_size // len(processes)
+    place = processes.index(jax.process_index())
+    return slice(place * rows, (place + 1) * rows)
 
 
 def place(layout: Layout, rows: np.ndarray) -> jax.Array:

@@ -1,12 +1,19 @@
-"""Text of tables, and writing a file so that whoever looks finds the old one or the new one, never a part."""
+"""Text of tables; locks; and files written so that whoever looks finds the old one or the new one, never a part."""
 
 import csv
+import errno
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from etils import epath
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 UNFINISHED = ".unfinished"
 
@@ -29,6 +36,32 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     write_whole_bytes(path, file.getvalue())
+
+
+@contextmanager
+def locked(path: epath.Path, taken: Callable[[], None]) -> Iterator[None]:
+    """Keeps other processes out as long as this one lives; where one is in, calls `taken`, then waits for it.
+
+    A bucket, and some file systems, have no locks: there, nobody is kept out.
+
+    Args:
+      path: a file, made where it is missing.
+      taken: raises what ends the waiting before it begins.
+    """
+    if fcntl is None or "://" in str(path):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+        yield
 
 
 def csv_table(header: Iterable[str], rows: Iterable[Iterable]) -> str:

@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from pneumojax import processes
 from pneumojax.files import write_whole
 
 FILE = "metrics.jsonl"
@@ -25,7 +27,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.percentage:>3.0f} %  {task.fields[rate]:.0f} images/s"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or console.quiet,
         transient=True,
     )
 
@@ -35,12 +37,12 @@ def watching() -> Callable[[Iterable, int], Iterator]:
 
     It tells by a bar on a terminal, and by a line at the end; on the standard output of now, whatever that is later.
     """
-    out = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    out = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, quiet=console.quiet)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn())
 
     def watched(results, total):
         started = time.perf_counter()
-        with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as bar:
+        with Progress(*columns, console=out, disable=not out.is_terminal or out.quiet, transient=True) as bar:
             task = bar.add_task("", total=total, rate=0.0)
             for done, result in enumerate(results, 1):
                 bar.update(task, completed=done, rate=done / (time.perf_counter() - started))
@@ -75,25 +77,28 @@ def _keep_until(path: epath.Path, step: int) -> None:
     write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-class MetricsLog:
-    """Writes each line of metrics to metrics.jsonl and to TensorBoard."""
+@contextmanager
+def metrics_lines(workdir: epath.Path, first_step: int) -> Iterator[Callable[..., None]]:
+    """A function that adds a line of metrics to metrics.jsonl and to TensorBoard, after those up to `first_step`.
 
-    def __init__(self, workdir: epath.Path, first_step: int):
-        self._path = workdir / FILE
-        _keep_until(self._path, first_step)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+    It takes `step`, `epoch`, `split` and `values`, of which None is undefined. Only a job's first process writes.
+    """
+    if not processes.first():
+        yield lambda **line: None
+        return
+    path = workdir / FILE
+    _keep_until(path, first_step)
+    events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
-    def write(self, *, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:
-        """Adds one line; a value of None is undefined."""
+    def write(*, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:
         line = json.dumps({"step": step, "epoch": epoch, "split": split, **values})
-        with self._path.open("a") as file:
+        with path.open("a") as file:
             file.write(line + "\n")
         for name, value in values.items():
             if value is not None:
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                events.add_scalar(f"{split}/{name}", value, step)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._events.close()
+    try:
+        yield write
+    finally:
+        events.close()

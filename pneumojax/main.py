@@ -17,18 +17,23 @@ Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
 
 import os
 import sys
+import traceback
 
 from absl import app, flags, logging
 from etils import epath
 
-from pneumojax import allocator, interrupt
+from pneumojax import allocator, interrupt, processes
 from pneumojax.errors import UserError
 
+MODES = ("train", "evaluate", "predict", "explain", "experiment", "audit", "prepare", "benchmark")
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>, or alike.")
 flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
-MODES = ("train", "evaluate", "predict", "explain", "experiment", "audit", "prepare", "benchmark")
-flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where a job has several: see launch/.")
+flags.DEFINE_string("processes", None, "How many the job has; auto: as JAX finds out on Cloud TPUs and clusters.")
+flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+flags.DEFINE_integer("join_seconds", processes.JOIN_S, "How long the processes of a job wait for each other.", 1)
 FLAGS = flags.FLAGS
 
 
@@ -46,65 +51,45 @@ def _parse(argv: list[str]) -> list[str]:
     return rest + overrides
 
 
-def _main(argv: list[str]) -> None:
+def _main(argv: list[str]) -> int:
     if FLAGS.mode == "predict":  # else NumPy's threads spin on after each search, on cores that decode and infer
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
-    from pneumojax import cache, curate, workdirs  # not above: processes that read images import this module anew
-    from pneumojax.experiment.plan import is_experiment
+    from pneumojax import modes  # not above: processes that read images import this module anew
 
     logging.set_verbosity(logging.ERROR)  # warnings here are between libraries
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
-    if FLAGS.mode == "audit" and FLAGS.data is None:
-        raise UserError("give --data: what is to be audited")
-    if FLAGS.mode == "evaluate" and FLAGS.config is None and is_experiment(workdir):
-        from pneumojax.experiment.mode import evaluate_experiment
-
-        return evaluate_experiment(argv[1:], workdir, FLAGS.data)
-    config = workdirs.config_for(FLAGS.mode, FLAGS.config, workdir, FLAGS.data, overrides=argv[1:])
-    workdir = workdir or workdirs.default(FLAGS.mode, config)
-    if FLAGS.mode == "audit":
-        sys.exit(curate.audit_mode(config, workdir))
-    if FLAGS.mode == "prepare":
-        return curate.prepare_mode(config)
-    if FLAGS.mode == "benchmark":
-        from pneumojax.benchmark.mode import benchmark_mode
-
-        return benchmark_mode(config, workdir)
-    cache.keep_compiled(config.data.cache_dir)
-    if FLAGS.mode == "experiment":
-        from pneumojax.experiment.mode import experiment_mode
-
-        return experiment_mode(config, argv[1:], workdir)
-    if FLAGS.mode == "predict":
-        from pneumojax.predict import predict_mode
-
-        sys.exit(predict_mode(config, workdir, FLAGS.data))
-    if FLAGS.mode == "explain":
-        from pneumojax.explanations import explain_mode
-
-        return explain_mode(config, workdir, FLAGS.data)
-    from pneumojax import run  # JAX, which images alone do not need
-
-    if FLAGS.mode == "train":
-        return run.train_mode(config, workdir)
-    run.evaluate_mode(config, workdir, FLAGS.data)
-    return None
+    return modes.run(
+        FLAGS.mode,
+        spec=FLAGS.config,
+        workdir=workdir,
+        data=FLAGS.data,
+        overrides=argv[1:],
+        job=processes.asked(FLAGS.coordinator, FLAGS.processes, FLAGS.process),
+        join_seconds=FLAGS.join_seconds,
+    )
 
 
 def _stop(line: str, status: int = 2) -> None:
     print(f"pneumojax: {' '.join(line.split())}", file=sys.stderr)
-    sys.exit(status)
+    processes.leave(status)
 
 
 def _guarded(argv: list[str]) -> None:
     try:
-        _main(argv)
+        sys.exit(_main(argv))
     except UserError as error:
         _stop(str(error))
     except OSError as error:  # no permission, no space, a file where a folder is wanted
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         _stop("interrupted: run the same command again to go on", 75)
+    except Exception as error:
+        if processes.lost_another(error):
+            _stop("another process of the job has ended: what it said tells why", processes.LOST)
+        if not processes.several():
+            raise
+        traceback.print_exc()
+        processes.leave(1)
 
 
 def run() -> None:

@@ -1,13 +1,27 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import cases, checkpoint, curate, devices, evaluate, kernels, log, models, neighbours, shifts, workdirs
+from pneumojax import (
+    cases,
+    checkpoint,
+    curate,
+    devices,
+    evaluate,
+    kernels,
+    log,
+    models,
+    neighbours,
+    processes,
+    shifts,
+    workdirs,
+)
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import Split, from_source
@@ -31,15 +45,23 @@ def train_mode(config: ConfigDict, workdir: epath.Path) -> None:
     records, notes = curate.choose_splits(config, source, prepared)
     if prepared.unreadable:
         notes.append(f"{len(prepared.unreadable)} unreadable images are left out: see {workdir / UNREADABLE_FILE}.")
-    with workdirs.alone(workdir) if jax.process_index() == 0 else nullcontext():
-        _train_alone(config, workdir, source, prepared, records, notes)
+    processes.meet()  # each machine may have prepared its own shards
+    with _begun(config, workdir, source, prepared, records, notes) if processes.first() else nullcontext():
+        _train(config, workdir, source, prepared, records, notes)
 
 
-def _train_alone(config, workdir, source, prepared, records, notes) -> None:
-    workdirs.refuse_other_run(workdir, config, source)  # which may have begun since
-    workdirs.claim(workdir, config, records, source, notes)
-    if prepared.unreadable:
-        write_whole(workdir / UNREADABLE_FILE, csv_table(("id", "reason"), prepared.unreadable.items()))
+@contextmanager
+def _begun(config, workdir, source, prepared, records, notes) -> Iterator[None]:
+    """Holds the workdir, which tells of the run from the beginning."""
+    with workdirs.alone(workdir):
+        workdirs.refuse_other_run(workdir, config, source)  # which may have begun since
+        workdirs.claim(workdir, config, records, source, notes)
+        if prepared.unreadable:
+            write_whole(workdir / UNREADABLE_FILE, csv_table(("id", "reason"), prepared.unreadable.items()))
+        yield
+
+
+def _train(config, workdir, source, prepared, records, notes) -> None:
     for sentence in notes:
         log.console.print(sentence)
     log.console.print(models.layer_table(create_model(config), config.model.image_size))
@@ -47,7 +69,7 @@ def _train_alone(config, workdir, source, prepared, records, notes) -> None:
         log.console.print("With CPU kernels, training is about three times as fast: python -m pneumojax.kernels.build")
     splits = {name: prepared.split(name, members) for name, members in records.items()}
     trained = train(config, workdir, splits, devices.layout())
-    if not trained and _complete(workdir, config, splits):
+    if not any(processes.anywhere(trained or not _complete(workdir, config, splits))):
         log.console.print(f"This run is complete: {workdir}; choose another --workdir to train anew.")
         return
     _evaluate(config, workdir, source, splits, prefix="")
@@ -101,18 +123,21 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
         for name, split in splits.items():
             evaluate.refuse_other_source(workdir, prefix + name, source.location)
             logits, features[name] = evaluator.outputs(trained.variables, split)
-            summary = evaluate.write(workdir, prefix + name, split, logits, trained.calibration, told)
-            log.console.print(evaluate.line(prefix + name, summary))
+            if processes.first():
+                summary = evaluate.write(workdir, prefix + name, split, logits, trained.calibration, told)
+                log.console.print(evaluate.line(prefix + name, summary))
         if config.evaluation.shifts:
             name = splitting.foremost(splits)
             _evaluate_shifts(workdir, prefix + name, splits[name], evaluator, trained)
-        log.console.print(f"Written: {workdir / evaluate.FOLDER}")
-        if not prefix:
-            own = splits["train"]
-            index = neighbours.build(own.ids, own.labels, features["train"], features["val"])
-            neighbours.write(workdir, index)
-            errors = _errors(config, workdir, splits, features, index, trained)
-            _report(config, workdir, source, splits, errors)
+    log.console.print(f"Written: {workdir / evaluate.FOLDER}")
+    if processes.first() and not prefix:
+        own = splits["train"]
+        index = neighbours.build(own.ids, own.labels, features["train"], features["val"])
+        neighbours.write(workdir, index)
+        # No longer the job's: what follows is computed on this process's own device.
+        trained = trained._replace(variables=jax.device_get(trained.variables))
+        errors = _errors(config, workdir, splits, features, index, trained)
+        _report(config, workdir, source, splits, errors)
 
 
 def _errors(config, workdir, splits, features, index, trained) -> list[cases.Case]:
@@ -128,11 +153,11 @@ def _evaluate_shifts(workdir, stem, split, evaluator, trained) -> None:
     seen = {shifts.CLEAN: split} | {name: shifts.shifted(split, name) for name in shifts.SHIFTS}
     summaries = {}
     for name, changed in seen.items():
-        summaries[name] = evaluate.summarize(
-            split.labels, evaluator.outputs(trained.variables, changed).logits, trained.calibration
-        )
+        logits = evaluator.outputs(trained.variables, changed).logits
+        summaries[name] = evaluate.summarize(split.labels, logits, trained.calibration)
         log.console.print(evaluate.line(f"{stem} {name}", summaries[name]))
-    evaluate.write_shifts(workdir, stem, summaries)
+    if processes.first():
+        evaluate.write_shifts(workdir, stem, summaries)
 
 
 def _report(config, workdir, source, splits, errors) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import calibration, checkpoint, choice, devices, log, metrics
+from pneumojax import calibration, checkpoint, choice, devices, log, metrics, processes
 from pneumojax.data import pipeline
 from pneumojax.data.readers import Split
 from pneumojax.dispatch import choose
@@ -62,12 +62,12 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
         )
         evaluator = Evaluator(model, layout, config.evaluation.batch_size)
         due = _due(config.checkpoint, first)
-        with log.MetricsLog(workdir, first) as lines, log.progress_bar() as bar:
+        with log.metrics_lines(workdir, first) as write_line, log.progress_bar() as bar:
             task = bar.add_task("", total=last, completed=first, epoch=0, epochs=config.epochs, rate=0.0)
 
             def after_steps(state, step, logits, count, seconds):
                 bar.update(task, advance=count, rate=count * config.batch_size / seconds)
-                stop, save = devices.anywhere(asked(), due(step))
+                stop, save = processes.anywhere(asked(), due(step))
                 if step % per_epoch and (stop or save):
                     checkpoint.save(manager, _within_epoch(config, state, step, logits(), best, per_epoch))
                     if stop:
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 of_val = _brief(splits["val"].labels, val_logits)
                 told = {"train": of_train | {"images_per_second": rate}, "val": of_val}
                 for split, values in told.items():
-                    lines.write(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
+                    write_line(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
                 if config.optimizer.schedule == "plateau":
                     lowered = after_epoch(state.plateau, of_val["accuracy"], config.optimizer.learning_rate)
                     state = state.replace(plateau=jax.device_put(lowered, layout.everywhere))
@@ -95,7 +95,7 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
                 checkpoint.save(manager, checkpoint.Saved(state, np.zeros_like(logits), facts))
                 due(epoch * per_epoch, saved=True)
                 log.console.print(_line(epoch, config.epochs, **told))
-                if devices.anywhere(asked())[0]:
+                if processes.anywhere(asked())[0]:
                     raise KeyboardInterrupt
     return True
 

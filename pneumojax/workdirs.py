@@ -1,8 +1,8 @@
 """A folder holds one run: begun with certain settings and images, and refused to others."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -14,12 +14,7 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.records import Source, name_of
 from pneumojax.errors import UserError
 from pneumojax.family import FAMILY
-from pneumojax.files import UNFINISHED, write_whole
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from pneumojax.files import UNFINISHED, locked, write_whole
 
 SPLITS_FILE = "splits.csv"
 FINGERPRINT_FILE = "fingerprint.txt"
@@ -137,27 +132,17 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
 
 
-@contextmanager
-def alone(workdir: epath.Path) -> Iterator[None]:
+def alone(workdir: epath.Path) -> AbstractContextManager[None]:
     """Keeps every other process from training in the workdir meanwhile, as long as this one lives.
-
-    A bucket has no such locks: there, nothing is kept.
 
     Raises:
       UserError: another one does.
     """
-    if fcntl is None or "://" in str(workdir):
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / LOCK_FILE, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training in {workdir}: wait for it, or choose another --workdir"
-            ) from None
-        yield
+
+    def taken():
+        raise UserError(f"another process is training in {workdir}: wait for it, or choose another --workdir")
+
+    return locked(workdir / LOCK_FILE, taken)
 
 
 def claim(

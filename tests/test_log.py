@@ -8,9 +8,9 @@ from pneumojax import log
 
 
 def write(workdir, first_step, steps):
-    with log.MetricsLog(workdir, first_step) as lines:
+    with log.metrics_lines(workdir, first_step) as write_line:
         for step in steps:
-            lines.write(step=step, epoch=step // 10, split="val", values={"bce": step / 7, "auc": None})
+            write_line(step=step, epoch=step // 10, split="val", values={"bce": step / 7, "auc": None})
 
 
 def test_lines_after_the_checkpoint_are_dropped_and_written_anew(tmp_path):

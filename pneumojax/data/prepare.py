@@ -66,7 +66,7 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
       UserError: images are unreadable and `on_error` is "fail"; all of them are counted, the first few named. Or the
         shards are damaged, or Apache Beam is asked for and not installed.
     """
-    folder = cache.folder(cache_dir) / f"{source.name}-{_key(source, size)}"
+    folder = folder_of(source, size, cache_dir)
     if folder.exists():
         prepared = _open(folder)
         if on_error == "skip" or not prepared.unreadable:
@@ -77,6 +77,11 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
         folder.rmtree()  # a disk that was away is back
     _write(source, size, folder, on_error, means)
     return _open(folder)
+
+
+def folder_of(source: Source, size: int, cache_dir: str) -> epath.Path:
+    """Where the shards are, or will be."""
+    return cache.folder(cache_dir) / f"{source.name}-{_key(source, size)}"
 
 
 def _open(folder: epath.Path) -> Prepared:

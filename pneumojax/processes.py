@@ -1,0 +1,132 @@
+"""The processes of a job: joined in one place, where flags or a scheduler ask for it, and parted from."""
+
+import os
+import sys
+import threading
+from typing import NoReturn
+
+from pneumojax.errors import UserError
+
+AUTO = "auto"
+LOST = 76  # exit status of a process that had to end since another did, whose own status tells why
+JOIN_S = 300  # that the processes of a job wait for each other to start
+# Where a scheduler that JAX knows says how many processes it has started. Not SLURM_NTASKS: sbatch's own shell has it.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+_SLICES = "MEGASCALE_NUM_SLICES"
+_TRACES = ("gloo", "nccl", "coordination", "heartbeat", "barrier")  # in what collectives say when a process is gone
+
+
+def asked(coordinator: str | None, processes: str | None, process: int | None) -> dict | None:
+    """What `join` is to be given; None where this process is the whole job.
+
+    Without any of them, SLURM (srun), Open MPI and Cloud TPU's Kubernetes say in the environment that there are others,
+    and JAX reads there who they are.
+
+    Args:
+      coordinator: host and port where the first process listens.
+      processes: how many there are, or "auto": JAX is to find out all three.
+      process: which one this is, from 0.
+
+    Raises:
+      UserError: they do not fit together.
+    """
+    if (coordinator, processes, process) == (None, None, None):
+        return {} if _started_by_scheduler() else None
+    if processes == AUTO:
+        if coordinator is not None or process is not None:
+            raise UserError("--processes=auto finds --coordinator and --process itself: leave them out")
+        return {}
+    if None in (coordinator, processes, process):
+        raise UserError("--coordinator=HOST:PORT, --processes=NUMBER and --process=INDEX go together")
+    if not processes.isdecimal() or not 0 <= process < int(processes):
+        raise UserError(f"--process={process} is none of --processes={processes}: they count from 0")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
+    if int(processes) == 1:
+        return None
+    told = {"coordinator_address": coordinator, "num_processes": int(processes), "process_id": process}
+    return told | {"cluster_detection_method": "deactivate"}
+
+
+def join(given: dict, seconds: int = JOIN_S) -> None:
+    """Joins the job's other processes, before JAX looks for devices.
+
+    Args:
+      given: what `asked` gives.
+      seconds: how long to wait for the others; then the process ends.
+
+    Raises:
+      UserError: JAX finds no job, or cannot listen.
+    """
+    import jax  # not above: what reads images needs none
+
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself: see `interrupt`
+    waiting = threading.Timer(seconds, _give_up, (seconds, given))  # JAX itself would crash with a stack trace
+    waiting.daemon = True
+    waiting.start()
+    try:
+        # The first process writes the report when the others have nothing left to do.
+        jax.distributed.initialize(**given, initialization_timeout=seconds + 60, shutdown_timeout_seconds=3600)
+        meet()  # at once: what connects devices, the first time, waits for half a minute and not longer
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise UserError(f"the processes of the job cannot be joined: {str(error).partition(chr(10))[0]}") from error
+    finally:
+        waiting.cancel()
+
+
+def several() -> bool:
+    """Whether this is one process of several."""
+    jax = sys.modules.get("jax")  # without which it is not
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes what a job has but once."""
+    return not several() or sys.modules["jax"].process_index() == 0
+
+
+def anywhere(*flags: bool) -> tuple[bool, ...]:
+    """Each flag, whether any process of the job raises it: what all processes then do alike."""
+    if not several():
+        return flags
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return tuple(multihost_utils.process_allgather(np.array(flags)).any(0).tolist())
+
+
+def meet() -> None:
+    """Waits until every process of the job is here."""
+    anywhere(False)
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether this is what a process meets when another one of its job has ended."""
+    told = f"{type(error).__name__} {error}".lower()
+    return several() and any(trace in told for trace in _TRACES)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process; as one of several at once, since Python's end waits for the others, who wait for this one."""
+    if status and several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _started_by_scheduler() -> bool:
+    counts = [os.environ.get(name, "1") for name in (*_COUNTS, _SLICES)]
+    lists = [os.environ.get(name, "") for name in _LISTS]
+    return any(count.isdecimal() and int(count) > 1 for count in counts) or any("," in hosts for hosts in lists)
+
+
+def _give_up(seconds, given):
+    who = ""
+    if given.get("num_processes"):
+        who = " as process {process_id} of {num_processes}, coordinator {coordinator_address}".format_map(given)
+    line = f"the other processes of the job did not come within {seconds} s{who}: see what ended them, or start anew"
+    print(f"pneumojax: {line}", file=sys.stderr, flush=True)
+    os._exit(2)

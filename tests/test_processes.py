@@ -1,0 +1,193 @@
+"""A job of several processes, over loopback: as one process would do it; stopped, bereaved, or waiting in vain."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, pneumojax
+
+from pneumojax import processes
+from pneumojax.errors import UserError
+
+OPTIONS = [
+    "--config=m1", "--workdir=work", "--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=3",
+    "--config.checkpoint.steps=2", "--config.data.cache_dir=cache", "--config.optimizer.learning_rate=1e-4",
+]  # fmt: skip
+LIMIT_S = 120
+
+
+def start(folder: Path, count: int, data: Path, *more: str) -> subprocess.Popen:
+    """launch/local.py with `count` processes."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "launch" / "local.py", str(count), *OPTIONS, f"--data={data}", *more], cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finished(folder: Path, count: int, data: Path, *more: str) -> str:
+    process = start(folder, count, data, *more)
+    told, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, told
+    return told
+
+
+def once_saved(folder: Path, count: int, data: Path) -> tuple[subprocess.Popen, list[int]]:
+    """A job under way that has saved within its first epoch, and the ids of its processes."""
+    job = start(folder, count, data)
+    while not once_saved_in(folder):
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+    return job, list(map(int, Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()))
+
+
+def once_saved_in(folder: Path) -> bool:
+    return any(path.name.isdecimal() for path in (folder / "work" / "checkpoints").glob("*"))
+
+
+def left(folder: Path) -> tuple[list[dict], dict[str, np.ndarray], list[tuple]]:
+    """Metrics lines without speeds, and what evaluation says of each image: its probability, and all else."""
+    lines = [json.loads(line) for line in (folder / "work" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("images_per_second", None)
+    rows = []
+    for path in sorted((folder / "work" / "evaluation").glob("*.csv")):
+        with path.open() as file:
+            rows += [(path.stem, row["id"], row["label"], float(row["probability"])) for row in csv.DictReader(file)]
+    return lines, np.array([row[-1] for row in rows]), [row[:-1] for row in rows]
+
+
+def assert_alike(found, expected):
+    """To float32's tolerance; which steps, epochs, splits and images: exactly."""
+    (lines, chances, images), (as_lines, as_chances, as_images) = found, expected
+    assert images == as_images
+    np.testing.assert_allclose(chances, as_chances, atol=1e-5)
+    names = ("step", "epoch", "split")
+    assert [[line[name] for name in names] for line in lines] == [[line[name] for name in names] for line in as_lines]
+    np.testing.assert_allclose([line["bce"] for line in lines], [line["bce"] for line in as_lines], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(chests, tmp_path_factory):
+    """What one process leaves."""
+    folder = tmp_path_factory.mktemp("alone")
+    result = pneumojax(*OPTIONS, f"--data={chests}", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return left(folder)
+
+
+linux = pytest.mark.skipif(not Path("/proc").exists(), reason="finds a job's processes below /proc")
+
+
+@linux
+def test_a_job_of_two_stopped_by_a_signal_to_one_ends_on_one_as_if_it_had_always_been_there(chests, tmp_path, alone):
+    job, (_, second) = once_saved(tmp_path, 2, chests)
+    os.kill(second, signal.SIGTERM)
+    told, _ = job.communicate(timeout=LIMIT_S)
+    assert job.returncode == 75, told
+    result = pneumojax(*OPTIONS, f"--data={chests}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Resuming within epoch" in result.stdout
+    assert_alike(left(tmp_path), alone)
+
+
+@linux
+def test_a_job_of_two_of_which_one_dies_ends_on_four(chests, tmp_path, alone):
+    job, (_, second) = once_saved(tmp_path, 2, chests)
+    os.kill(second, signal.SIGKILL)
+    told, _ = job.communicate(timeout=LIMIT_S)
+    assert job.returncode == 128 + signal.SIGKILL, told
+    assert "pneumojax: another process of the job has ended" in told
+    assert "Traceback" not in told
+    told = finished(tmp_path, 4, chests)
+    assert "Resuming within epoch" in told
+    assert told.count("Resuming") == told.count("Report:") == 1, "the first process alone prints"
+    assert_alike(left(tmp_path), alone)
+    told = finished(tmp_path, 2, chests)
+    assert "This run is complete" in told
+
+    # Each process predicts its own part of the images.
+    finished(tmp_path, 2, chests / "test", "--mode=predict")
+    parts = sorted((tmp_path / "work" / "predictions").glob("*.csv"))
+    assert [path.name for path in parts] == ["test-00000-of-00002.csv", "test-00001-of-00002.csv"]
+    rows = [line for path in parts for line in path.read_text().splitlines()[1:]]
+    assert len(rows) == len({row.partition(",")[0] for row in rows}) == 40
+
+
+def test_a_mistake_ends_all_of_a_job(chests, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("not a run")
+    job = start(tmp_path, 2, chests)
+    told, _ = job.communicate(timeout=LIMIT_S)
+    assert job.returncode == 2, told
+    assert "is not empty and holds no run" in told
+    assert os.listdir(tmp_path / "work") == ["thesis.txt"]
+
+
+def test_a_coordinator_that_never_answers_is_not_waited_for_forever(chests, tmp_path):
+    job = ("--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--join_seconds=3")
+    result = pneumojax(*OPTIONS, f"--data={chests}", *job, cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "did not come within 3 s as process 1 of 2, coordinator 127.0.0.1:9" in line
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_is_no_joint_work_is_refused_to_several(chests, tmp_path):
+    result = pneumojax("--mode=audit", f"--data={chests}", cwd=tmp_path, SLURM_STEP_NUM_TASKS="2")
+    assert result.returncode == 2
+    assert "--mode=audit is for one process" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "several"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),  # sbatch's own shell, where srun has started nothing
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"MEGASCALE_NUM_SLICES": "2", "TPU_WORKER_HOSTNAMES": "localhost"}, True),
+    ],
+)
+def test_only_an_environment_that_tells_of_several_processes_asks_for_a_job(monkeypatch, variables, several):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_", "MEGASCALE_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.asked(None, None, None) == ({} if several else None)
+
+
+def test_flags_name_a_job_whole():
+    told = processes.asked("host:1234", "4", 3)
+    assert (told["coordinator_address"], told["num_processes"], told["process_id"]) == ("host:1234", 4, 3)
+    assert processes.asked("host:1234", "1", 0) is None
+    assert processes.asked(None, "auto", None) == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("host:1", None, None), "go together"),
+        (("host:1", "2", None), "go together"),
+        ((None, "2", 0), "go together"),
+        (("host:1", "2", 2), "count from 0"),
+        (("host:1", "2", -1), "count from 0"),
+        (("host:1", "two", 0), "count from 0"),
+        (("host", "2", 0), "not HOST:PORT"),
+        ((":1", "2", 0), "not HOST:PORT"),
+        (("host:1", "auto", None), "leave them out"),
+    ],
+)
+def test_flags_that_name_half_a_job_are_refused(flags, told):
+    with pytest.raises(UserError, match=told):
+        processes.asked(*flags)
