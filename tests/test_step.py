@@ -67,7 +67,7 @@ def test_one_device_and_eight_give_the_same_numbers(config):
     Gradient descent in place of Adam, which makes a full step of rounding in a tiny gradient.
     """
     assert jax.device_count() == 8
-    config.optimizer.learning_rate = 0.1
+    config.model.name, config.optimizer.learning_rate = "m3", 0.1
     one, eight = devices.layout(jax.devices()[:1]), devices.layout()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optax, "adam", lambda schedule, **_: optax.sgd(schedule))
