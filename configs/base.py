@@ -19,6 +19,7 @@ def recommended() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,  # of initial weights, order, augmentation and dropout
+            "deterministic": False,  # equal bits on GPUs too, at some cost; CPUs and TPUs give them anyhow
             "epochs": 20,
             "batch_size": 16,  # of the whole job, over all devices
             "model": {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from pneumojax import log, processes
+from pneumojax import files, log, processes
 from pneumojax.devices import Layout
 from pneumojax.errors import UserError
 from pneumojax.files import write_whole
@@ -37,17 +38,29 @@ class Saved(NamedTuple):
     facts: dict
 
 
-def open_manager(workdir: epath.Path) -> ocp.CheckpointManager:
+@contextmanager
+def open_manager(workdir: epath.Path) -> Iterator[ocp.CheckpointManager]:
     """The workdir's checkpoints: saving is asynchronous; the last two stay, and the best, see `choice`.
 
-    Close it when done (it is a context manager), which waits for the last save.
+    The end waits for the last save.
+
+    Raises:
+      UserError: there is no room for what is saved.
     """
     folder = (workdir / FOLDER).absolute()
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), _InUse(folder)]),
         async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_manifests(folder)),
     )
-    return ocp.CheckpointManager(folder, options=options, item_names=("model", "training", "facts"))
+    try:
+        with ocp.CheckpointManager(folder, options=options, item_names=("model", "training", "facts")) as manager:
+            yield manager
+    except Exception as error:  # TensorStore has its own
+        if full := files.no_room(error):
+            raise UserError(
+                f"{folder}: {full}: make room, and run the same command again; what was saved before is kept"
+            ) from error
+        raise
 
 
 class _InUse(NamedTuple):

@@ -37,22 +37,6 @@ _WITHOUT_EFFECT = (
     "explanation.",
     "prediction.",
 )
-# Fields that runs of earlier versions were begun without, and what they did.
-_LATER = {
-    "model": {"dtype": "float32"},
-    "optimizer": {"name": "adam"},
-    "loss": {"label_smoothing": 0.0},
-    "augment": dict.fromkeys(("stretch", "flip", "gamma", "sharpness", "noise"), 0.0),
-    "data": {"resident": "auto", "split_seed": 0, "folds": 0, "fold": 0, "leave_out": ""},
-    "evaluation": {"prevalence": 0.0, "shifts": False},
-}
-_LATER_GROUPS = (
-    "benchmark",
-    "checkpoint",
-    "experiment",
-    "explanation",
-    "prediction",
-)  # and nothing that was trained hangs on them
 BASELINES = ("blurred", "black")
 _SQUARES = ("square", "square_step")
 _COUNTS = ("count", "steps", "samples")
@@ -188,6 +172,7 @@ def _rules(c: ConfigDict) -> list[tuple[str, bool, str]]:
     share = "at least 0 and below 1"
     augmentations = [name for name in load("base:recommended").augment if name != "rotation"]
     return [
+        ("deterministic", c.deterministic in (True, False), "true or false"),
         ("epochs", 1 <= c.epochs <= 1_000_000, "from 1 to 1,000,000"),
         ("batch_size", c.batch_size >= 1, "at least 1"),
         ("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31"),
@@ -274,17 +259,17 @@ def read(path) -> ConfigDict:
     """Reads a config that `write` wrote to `path` (an epath).
 
     Raises:
-      UserError: the file is not a config.
+      UserError: the file is not a config, or an earlier version's.
     """
     try:
-        saved = json.loads(path.read_text())
-        # Earlier versions carved by the run's seed.
-        saved["data"] = {"split_seed": saved.get("seed", 0)} | saved.get("data", {})
-        now = load("base:recommended")
-        later = _LATER | {group: now[group].to_dict() for group in _LATER_GROUPS}
-        return ConfigDict(saved | {group: later[group] | saved.get(group, {}) for group in later}).lock()
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        saved = ConfigDict(json.loads(path.read_text())).lock()
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a config: {error}") from None
+    if missing := sorted(_fields(load("base:recommended")).keys() - _fields(saved).keys()):
+        raise UserError(
+            f"{path} lacks {missing[0]}: that run is of an earlier version; train anew in another --workdir"
+        )
+    return saved
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

@@ -1,5 +1,6 @@
 """The devices of a job as one mesh, and how arrays lie on it."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pneumojax.errors import UserError
+
+_EQUAL_BITS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
 
 class Layout(NamedTuple):
@@ -20,6 +23,14 @@ class Layout(NamedTuple):
     divided: NamedSharding
     stacked: NamedSharding
     everywhere: NamedSharding
+
+
+def compute_equal_bits() -> None:
+    """Has XLA compute the same bits each time on GPUs too. To be called before the first computation.
+
+    It then adds in a fixed order, and does not choose algorithms by what is fastest at the moment.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EQUAL_BITS}".strip()
 
 
 def layout(devices: Sequence[jax.Device] | None = None) -> Layout:

@@ -27,8 +27,12 @@ def write_whole_bytes(path: epath.Path, content: bytes) -> None:
     """`write_whole` of what is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")  # two may write the same
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -36,6 +40,12 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     write_whole_bytes(path, file.getvalue())
+
+
+def no_room(error: BaseException) -> str:
+    """What the system calls a full disk or an exhausted quota, if that is what the error of some library tells of."""
+    told = map(os.strerror, (errno.ENOSPC, errno.EDQUOT))
+    return next((reason for reason in told if reason in str(error)), "")
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def _main(argv: list[str]) -> int:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
     from pneumojax import modes  # not above: processes that read images import this module anew
 
-    logging.set_verbosity(logging.ERROR)  # warnings here are between libraries
+    logging.set_verbosity(logging.FATAL)  # warnings here are between libraries, and errors are raised as well
     workdir = None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser()
     return modes.run(
         FLAGS.mode,

@@ -55,6 +55,10 @@ def run(
         benchmark_mode(config, workdir)
         return 0
     cache.keep_compiled(config.data.cache_dir)
+    if config.deterministic:
+        from pneumojax import devices
+
+        devices.compute_equal_bits()
     if job is not None:
         processes.join(job, join_seconds)
         log.console.quiet = not processes.first()

@@ -1,7 +1,6 @@
 """Prepares a source once: a TFDS builder writes every image, grey and at the model's size, into shards."""
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from pneumojax.data.records import Source
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import Watched, in_parallel, unwatched
 from pneumojax.errors import UserError
+from pneumojax.files import no_room
 
 FORMAT = 2  # raise it when what is written for the same source changes
 INDEX = "index.json"
@@ -145,8 +145,7 @@ def _build(builder, means: Means) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces what it does
             builder.download_and_prepare(download_config=import_tfds().download.DownloadConfig(**settings))
     except Exception as error:
-        full = os.strerror(errno.ENOSPC)
-        if full in str(error):  # the writer of shards has errors of its own
+        if full := no_room(error):  # the writer of shards has errors of its own
             raise UserError(f"{full}: make room, or choose another --config.data.cache_dir") from error
         raise
 

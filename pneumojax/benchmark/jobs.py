@@ -1,0 +1,123 @@
+"""What it costs a run to save, how long it takes to stop, and what a second process on the same cores changes.
+
+  python -m pneumojax.benchmark.jobs [--model=m1] [--data=phantom] [--epochs=2] [--rounds=3]
+
+From a clone, since launch/local.py starts the processes. Prints the three tables of BENCHMARKS.md.
+"""
+
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+from absl import app, flags, logging
+from etils import epath
+
+from pneumojax import allocator, cache, checkpoint, curate, devices, log
+from pneumojax import config as configs
+from pneumojax.files import markdown_table
+from pneumojax.train import train
+
+flags.DEFINE_string("model", "m1", "Of the family.")
+flags.DEFINE_string("data", "phantom", "What to train on.")
+flags.DEFINE_integer("epochs", 2, "Of each measurement.")
+flags.DEFINE_integer("rounds", 3, "Turns.")
+FLAGS = flags.FLAGS
+
+LOCAL = Path(__file__).parents[2] / "launch" / "local.py"
+
+
+def saving(scratch: Path) -> list[tuple[str, ...]]:
+    """Rows: seconds of whole trainings that save as they do, and that do not, in turns."""
+    config = configs.load(FLAGS.model)
+    config.epochs, config.data.source = FLAGS.epochs, FLAGS.data
+    cache.keep_compiled(config.data.cache_dir)
+    source = curate.open_own(config)
+    prepared = curate.prepare_own(config, source)
+    records, _ = curate.choose_splits(config, source, prepared)
+    splits = {name: prepared.split(name, members) for name, members in records.items()}
+
+    def seconds(saves: bool, turn: int) -> float:
+        workdir = epath.Path(scratch / f"{saves} {turn}")
+        workdir.mkdir()
+        save = checkpoint.save if saves else lambda *given: None
+        with mock.patch.object(checkpoint, "save", save):
+            started = time.perf_counter()
+            train(config, workdir, splits, devices.layout())
+        return time.perf_counter() - started
+
+    seconds(True, -1)  # what is compiled now is found later
+    turns = [(seconds(True, turn), seconds(False, turn)) for turn in range(FLAGS.rounds)]
+    ratio = _told(saved / bare for saved, bare in turns)
+    saved, bare = (f"{statistics.median(times):.1f}" for times in zip(*turns, strict=True))
+    return [(FLAGS.model.upper(), f"{len(splits['train'].ids):,}", str(FLAGS.epochs), saved, bare, ratio)]
+
+
+def stopping(scratch: Path) -> list[tuple[str, ...]]:
+    """Rows: seconds from SIGTERM, at a random moment of training, to the end of one process and of two."""
+    rows = []
+    for count in (1, 2):
+        took = []
+        for turn in range(FLAGS.rounds):
+            workdir = scratch / f"stopped {count} {turn}"
+            job = _start(count, workdir, epochs=1000)
+            while not (workdir / log.FILE).exists() or not log.read(epath.Path(workdir)):
+                time.sleep(0.1)
+            time.sleep(random.uniform(0, 5))
+            started = time.perf_counter()
+            job.send_signal(signal.SIGTERM)
+            if job.wait(600) != 75:
+                raise SystemExit(f"a stopped job ended with status {job.returncode}")
+            took.append(time.perf_counter() - started)
+        rows.append((FLAGS.model.upper(), str(count), f"{statistics.median(took):.1f}", f"{max(took):.1f}"))
+    return rows
+
+
+def sharing(scratch: Path) -> list[tuple[str, ...]]:
+    """Rows: images a second of one process and of two, each told of by the last epoch of a run, in turns."""
+    turns = []
+    for turn in range(FLAGS.rounds):
+        rates = []
+        for count in (1, 2):
+            workdir = scratch / f"shared {count} {turn}"
+            if _start(count, workdir, FLAGS.epochs).wait():
+                raise SystemExit(f"a job of {count} failed")
+            rates.append(log.read(epath.Path(workdir))["train"][FLAGS.epochs]["images_per_second"])
+        turns.append(rates)
+    one, two = (f"{statistics.median(rates):.1f}" for rates in zip(*turns, strict=True))
+    return [(FLAGS.model.upper(), one, two, _told(two / one for one, two in turns))]
+
+
+def _start(count: int, workdir: Path, epochs: int) -> subprocess.Popen:
+    options = [f"--config={FLAGS.model}", f"--data={FLAGS.data}", f"--workdir={workdir}", f"--config.epochs={epochs}"]
+    return subprocess.Popen(
+        [sys.executable, LOCAL, str(count), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _told(ratios) -> str:
+    ratios = sorted(ratios)
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f})"
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    allocator.keep_freed()
+    with tempfile.TemporaryDirectory() as name, redirect_stdout(StringIO()):
+        log.console.quiet = True
+        saved, stopped, shared = (measure(Path(name)) for measure in (saving, stopping, sharing))
+    header = ("model", "images", "epochs", "saving, s", "not saving, s", "times as long (range)")
+    print(markdown_table(header, saved))
+    print(markdown_table(("model", "processes", "SIGTERM to the end, s", "the slowest, s"), stopped))
+    print(markdown_table(("model", "1 process, images/s", "2 processes, images/s", "ratio (range)"), shared))
+
+
+if __name__ == "__main__":
+    app.run(main)

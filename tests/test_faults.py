@@ -1,0 +1,81 @@
+"""What befalls a run from outside: a full disk, one that cannot be written, a clock that jumps."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import pneumojax
+from test_processes import OPTIONS, left
+
+SMALL = [option for option in OPTIONS if not option.startswith("--config.epochs")]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a disk of its own, which `mount` changes; nothing else is on it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a disk of its own takes the right to mount: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def remount(folder: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
+
+
+def run(folder, chests, *more):
+    return pneumojax(*SMALL, f"--data={chests}", "--config.epochs=2", *more, cwd=folder)
+
+
+def test_a_full_disk_is_told_in_a_line_and_once_there_is_room_the_run_goes_on(chests, disk, tmp_path):
+    """Room for one checkpoint and not for two."""
+    cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+    full = run(disk, chests, cache)
+    assert full.returncode == 2, full.stderr
+    assert "No space left on device: make room, and run the same command again; what was saved before" in full.stderr
+    assert full.stderr.startswith("pneumojax: "), "Orbax's own traces are not shown"
+    [saved] = [path for path in (disk / "work/checkpoints").iterdir() if path.name.isdecimal()]
+    assert (saved / "manifest.json").exists()
+    remount(disk, "size=100m")
+    done = run(disk, chests, cache)
+    assert done.returncode == 0, done.stderr
+    assert "Resuming within epoch 1 of 2." in done.stdout
+    (tmp_path / "whole").mkdir()
+    assert run(tmp_path / "whole", chests, cache).returncode == 0
+    found, expected = left(disk), left(tmp_path / "whole")
+    assert found.lines == expected.lines
+    assert found.logits.tolist() == expected.logits.tolist()
+    assert found.gradients.tolist() == expected.gradients.tolist()
+
+
+def test_a_disk_that_cannot_be_written_is_told_in_a_line(chests, disk, tmp_path):
+    remount(disk, "ro")
+    done = run(disk, chests, f"--config.data.cache_dir={tmp_path / 'cache'}")
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "cannot write work" in line
+
+
+def test_files_from_the_future_and_the_past_are_gone_on_from(chests, tmp_path):
+    """As a clock leaves them that was set wrong, and then right."""
+    first = run(tmp_path, chests, "--config.checkpoint.steps=0")
+    assert first.returncode == 0, first.stderr
+    expected = left(tmp_path)
+    newest = max((tmp_path / "work/checkpoints").iterdir(), key=lambda path: int(path.name))
+    for path in sorted(newest.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    newest.rmdir()
+    for place, path in enumerate([*tmp_path.rglob("*")]):
+        day = (time.time() + 50 * 365 * 86400) if place % 2 else 86400
+        os.utime(path, (day, day))
+    again = run(tmp_path, chests, "--config.checkpoint.steps=0")
+    assert again.returncode == 0, again.stderr
+    assert "Resuming after epoch 1 of 2." in again.stdout
+    found = left(tmp_path)
+    assert found.lines == expected.lines
+    assert found.logits.tolist() == expected.logits.tolist()
