@@ -49,16 +49,16 @@ def run(
     if mode == "prepare":
         curate.prepare_mode(config)
         return 0
+    if config.deterministic:
+        from pneumojax import devices
+
+        devices.compute_equal_bits()
     if mode == "benchmark":
         from pneumojax.benchmark.mode import benchmark_mode
 
         benchmark_mode(config, workdir)
         return 0
     cache.keep_compiled(config.data.cache_dir)
-    if config.deterministic:
-        from pneumojax import devices
-
-        devices.compute_equal_bits()
     if job is not None:
         processes.join(job, join_seconds)
         log.console.quiet = not processes.first()

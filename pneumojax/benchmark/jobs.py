@@ -1,8 +1,9 @@
 """What it costs a run to save, how long it takes to stop, and what a second process on the same cores changes.
 
-  python -m pneumojax.benchmark.jobs [--model=m1] [--data=phantom] [--epochs=2] [--rounds=3]
+  python -m pneumojax.benchmark.jobs [--of=saving,stopping,sharing] [--model=m1] [--data=phantom] [--epochs=2]
+    [--rounds=3]
 
-From a clone, since launch/local.py starts the processes. Prints the three tables of BENCHMARKS.md.
+From a clone, since launch/local.py starts the processes. Prints tables of BENCHMARKS.md.
 """
 
 import random
@@ -25,6 +26,7 @@ from pneumojax import config as configs
 from pneumojax.files import markdown_table
 from pneumojax.train import train
 
+flags.DEFINE_list("of", "saving,stopping,sharing", "What is measured.")
 flags.DEFINE_string("model", "m1", "Of the family.")
 flags.DEFINE_string("data", "phantom", "What to train on.")
 flags.DEFINE_integer("epochs", 2, "Of each measurement.")
@@ -95,6 +97,13 @@ def sharing(scratch: Path) -> list[tuple[str, ...]]:
     return [(FLAGS.model.upper(), one, two, _told(two / one for one, two in turns))]
 
 
+MEASURES = {
+    "saving": (saving, ("model", "images", "epochs", "saving, s", "not saving, s", "times as long (range)")),
+    "stopping": (stopping, ("model", "processes", "SIGTERM to the end, s", "the slowest, s")),
+    "sharing": (sharing, ("model", "1 process, images/s", "2 processes, images/s", "ratio (range)")),
+}
+
+
 def _start(count: int, workdir: Path, epochs: int) -> subprocess.Popen:
     options = [f"--config={FLAGS.model}", f"--data={FLAGS.data}", f"--workdir={workdir}", f"--config.epochs={epochs}"]
     return subprocess.Popen(
@@ -112,11 +121,9 @@ def main(argv: list[str]) -> None:
     allocator.keep_freed()
     with tempfile.TemporaryDirectory() as name, redirect_stdout(StringIO()):
         log.console.quiet = True
-        saved, stopped, shared = (measure(Path(name)) for measure in (saving, stopping, sharing))
-    header = ("model", "images", "epochs", "saving, s", "not saving, s", "times as long (range)")
-    print(markdown_table(header, saved))
-    print(markdown_table(("model", "processes", "SIGTERM to the end, s", "the slowest, s"), stopped))
-    print(markdown_table(("model", "1 process, images/s", "2 processes, images/s", "ratio (range)"), shared))
+        tables = [(MEASURES[one][1], MEASURES[one][0](Path(name))) for one in FLAGS.of]
+    for header, rows in tables:
+        print(markdown_table(header, rows))
 
 
 if __name__ == "__main__":
