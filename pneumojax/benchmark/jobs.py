@@ -1,7 +1,7 @@
 """What it costs a run to save, how long it takes to stop, and what a second process on the same cores changes.
 
-  python -m pneumojax.benchmark.jobs [--of=saving,stopping,sharing] [--model=m1] [--data=phantom] [--epochs=2]
-    [--rounds=3]
+  python -m pneumojax.benchmark.jobs [--of=saving,one-save,stopping,sharing] [--model=m1]
+    [--data=phantom] [--epochs=2] [--rounds=3]
 
 From a clone, since launch/local.py starts the processes. Prints tables of BENCHMARKS.md.
 """
@@ -18,15 +18,19 @@ from io import StringIO
 from pathlib import Path
 from unittest import mock
 
+import jax
+import numpy as np
 from absl import app, flags, logging
 from etils import epath
 
 from pneumojax import allocator, cache, checkpoint, curate, devices, log
 from pneumojax import config as configs
+from pneumojax.family import FAMILY
 from pneumojax.files import markdown_table
+from pneumojax.step import create_model, create_optimizer, init_state, init_variables
 from pneumojax.train import train
 
-flags.DEFINE_list("of", "saving,stopping,sharing", "What is measured.")
+flags.DEFINE_list("of", "saving,one-save,stopping,sharing", "What is measured.")
 flags.DEFINE_string("model", "m1", "Of the family.")
 flags.DEFINE_string("data", "phantom", "What to train on.")
 flags.DEFINE_integer("epochs", 2, "Of each measurement.")
@@ -60,6 +64,33 @@ def saving(scratch: Path) -> list[tuple[str, ...]]:
     ratio = _told(saved / bare for saved, bare in turns)
     saved, bare = (f"{statistics.median(times):.1f}" for times in zip(*turns, strict=True))
     return [(FLAGS.model.upper(), f"{len(splits['train'].ids):,}", str(FLAGS.epochs), saved, bare, ratio)]
+
+
+def one_save(scratch: Path) -> list[tuple[str, ...]]:
+    """Rows: seconds from the first byte of a checkpoint to its name, of each model, with nothing beside it."""
+    rows, layout = [], devices.layout()
+    for name in FAMILY:
+        config = configs.load(name)
+        optimizer = create_optimizer(config, 1)
+        state = init_state(init_variables(create_model(config), config.model.image_size, 0), optimizer)
+        state = jax.device_put(jax.tree.map(_as_if_trained, state), layout.everywhere)
+        saved = checkpoint.Saved(state, np.zeros((1, 1), np.float32), {"use": True})
+        folder, took = epath.Path(scratch / name), []
+        with checkpoint.open_manager(folder) as manager:
+            for turn in range(2 * FLAGS.rounds):
+                started = time.perf_counter()
+                step = saved.state.replace(step=np.int32(turn))
+                checkpoint.save(manager, saved._replace(state=step))
+                manager.wait_until_finished()
+                took.append(time.perf_counter() - started)
+        size = sum(path.stat().st_size for path in (scratch / name / f"checkpoints/{turn}").rglob("*")) / 1e6
+        rows.append((name.upper(), f"{size:.0f}", f"{statistics.median(took):.2f} ({min(took):.2f}-{max(took):.2f})"))
+    return rows
+
+
+def _as_if_trained(leaf):
+    """Noise, since zeros, as Adam begins with, are saved in no space and time."""
+    return np.random.default_rng(0).normal(size=leaf.shape).astype(leaf.dtype)
 
 
 def stopping(scratch: Path) -> list[tuple[str, ...]]:
@@ -99,6 +130,7 @@ def sharing(scratch: Path) -> list[tuple[str, ...]]:
 
 MEASURES = {
     "saving": (saving, ("model", "images", "epochs", "saving, s", "not saving, s", "times as long (range)")),
+    "one-save": (one_save, ("model", "MB", "one save alone, s (range)")),
     "stopping": (stopping, ("model", "processes", "SIGTERM to the end, s", "the slowest, s")),
     "sharing": (sharing, ("model", "1 process, images/s", "2 processes, images/s", "ratio (range)")),
 }
