@@ -55,31 +55,46 @@ def join(given: dict, seconds: int = JOIN_S) -> None:
 
     Args:
       given: what `asked` gives.
-      seconds: how long to wait for the others; then the process ends.
+      seconds: how long to wait for the others.
 
     Raises:
-      UserError: JAX finds no job, or cannot listen.
+      UserError: JAX finds no job, or cannot listen, or the others do not come. To be followed by `leave`.
     """
     import jax  # not above: what reads images needs none
 
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself: see `interrupt`
-    waiting = threading.Timer(seconds, _give_up, (seconds, given))  # JAX itself would crash with a stack trace
-    waiting.daemon = True
-    waiting.start()
-    try:
-        # The first process writes the report when the others have nothing left to do.
-        jax.distributed.initialize(**given, initialization_timeout=seconds + 60, shutdown_timeout_seconds=3600)
-        meet()  # at once: what connects devices, the first time, waits for half a minute and not longer
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        raise UserError(f"the processes of the job cannot be joined: {str(error).partition(chr(10))[0]}") from error
-    finally:
-        waiting.cancel()
+    failures = []
+
+    def begin():
+        try:
+            # The first process writes the report when the others have nothing left to do.
+            jax.distributed.initialize(**given, initialization_timeout=seconds + 60, shutdown_timeout_seconds=3600)
+            meet()  # at once: what connects devices, the first time, waits for half a minute and not longer
+        except Exception as error:
+            failures.append(error)
+
+    # In a thread, since this one heeds signals meanwhile; and JAX, where it has waited in vain, would end the process.
+    joining = threading.Thread(target=begin, daemon=True)
+    joining.start()
+    joining.join(seconds)
+    if joining.is_alive():
+        who = "" if not given else " as process {process_id} of {num_processes}, coordinator {coordinator_address}"
+        raise UserError(
+            f"the other processes of the job did not come within {seconds} s{who.format_map(given)}: see what ended"
+            " them, or start anew"
+        )
+    if failures:
+        raise UserError(f"the processes of the job cannot be joined: {str(failures[0]).partition(chr(10))[0]}")
 
 
 def several() -> bool:
     """Whether this is one process of several."""
-    jax = sys.modules.get("jax")  # without which it is not
-    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+    return _joining() and sys.modules["jax"].process_count() > 1
+
+
+def _joining() -> bool:
+    jax = sys.modules.get("jax")  # without which there is no job
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def first() -> bool:
@@ -109,8 +124,8 @@ def lost_another(error: BaseException) -> bool:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process; as one of several at once, since Python's end waits for the others, who wait for this one."""
-    if status and several():
+    """Ends this process; one of a job at once, since Python's end would wait for the others, who wait for this one."""
+    if status and _joining():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -122,11 +137,3 @@ def _started_by_scheduler() -> bool:
     lists = [os.environ.get(name, "") for name in _LISTS]
     return any(count.isdecimal() and int(count) > 1 for count in counts) or any("," in hosts for hosts in lists)
 
-
-def _give_up(seconds, given):
-    who = ""
-    if given.get("num_processes"):
-        who = " as process {process_id} of {num_processes}, coordinator {coordinator_address}".format_map(given)
-    line = f"the other processes of the job did not come within {seconds} s{who}: see what ended them, or start anew"
-    print(f"pneumojax: {line}", file=sys.stderr, flush=True)
-    os._exit(2)

@@ -161,6 +161,19 @@ def test_a_coordinator_that_never_answers_is_not_waited_for_forever(chests, tmp_
     assert not (tmp_path / "work").exists()
 
 
+def test_while_it_waits_for_the_others_a_signal_stops_it(chests, tmp_path):
+    job = ("--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--join_seconds=100")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumojax.main", *OPTIONS, f"--data={chests}", *job], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(6)  # in which it has come to wait, or is just about to
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 75, complaint
+    assert complaint == "pneumojax: interrupted: run the same command again to go on\n"
+
+
 def test_what_is_no_joint_work_is_refused_to_several(chests, tmp_path):
     result = pneumojax("--mode=audit", f"--data={chests}", cwd=tmp_path, SLURM_STEP_NUM_TASKS="2")
     assert result.returncode == 2
