@@ -1,25 +1,42 @@
 """Ctrl-C and a scheduler's SIGTERM: they stop a run, but not in the midst of a step or a save."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPED = 75  # exit status
+TOLD = "interrupted: run the same command again to go on"
 
 
-def raise_on_signals() -> None:
-    """Both signals raise KeyboardInterrupt from here on."""
+def leave_on_signals() -> None:
+    """Both signals end the process from here on, but where they are `deferred`.
+
+    An exception in place of that would be swallowed, or crash the process, where it comes while a library is imported.
+    """
+
+    def leave(number, frame):
+        os.write(2, f"pneumojax: {TOLD}\n".encode())  # `print` may be what was interrupted
+        os._exit(STOPPED)
+
     for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, leave)
+
+
+def ignore_signals() -> None:
+    """For the last moment, when the exit status is settled."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Holds the first signal back, and yields a function that tells if one has come.
+    """Holds the first signal back, and yields a function that tells if one has come: raise KeyboardInterrupt then.
 
-    KeyboardInterrupt, raised wherever the signal happens to come, could leave a lock of Orbax's threads taken, and the
-    process would never end. A second signal acts at once. Off the main thread, where Python delivers none, nothing is
+    Raised wherever the signal happens to come, it could leave a lock of Orbax's threads taken, and the process would
+    never end. A second signal acts at once. Off the main thread, where Python delivers none, nothing is
     held back.
     """
     if threading.current_thread() is not threading.main_thread():

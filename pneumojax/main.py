@@ -82,7 +82,7 @@ def _guarded(argv: list[str]) -> None:
     except OSError as error:  # no permission, no space, a file where a folder is wanted
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        _stop("interrupted: run the same command again to go on", 75)
+        _stop(interrupt.TOLD, interrupt.STOPPED)
     except Exception as error:
         if processes.lost_another(error):
             _stop("another process of the job has ended: what it said tells why", processes.LOST)
@@ -94,9 +94,12 @@ def _guarded(argv: list[str]) -> None:
 
 def run() -> None:
     """The command line. A scheduler's SIGTERM stops it as Ctrl-C does."""
-    interrupt.raise_on_signals()
+    interrupt.leave_on_signals()
     allocator.keep_freed()
-    app.run(_guarded, flags_parser=_parse)
+    try:
+        app.run(_guarded, flags_parser=_parse)
+    finally:
+        interrupt.ignore_signals()
 
 
 if __name__ == "__main__":

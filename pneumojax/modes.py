@@ -62,7 +62,9 @@ def run(
     if job is not None:
         processes.join(job, join_seconds)
         log.console.quiet = not processes.first()
-    return _compute(mode, config, workdir, data, overrides)
+    status = _compute(mode, config, workdir, data, overrides)
+    processes.meet()  # when the first has written the report; signals are heeded until then
+    return status
 
 
 def _compute(mode, config, workdir, data, overrides) -> int:

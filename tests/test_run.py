@@ -322,7 +322,7 @@ def test_preparing_that_is_stopped_leaves_nothing_and_goes_on(chests, tmp_path):
     _, complaint = process.communicate(timeout=120)
     assert process.returncode == 75, complaint
     assert complaint == "pneumojax: interrupted: run the same command again to go on\n"
-    assert not list((tmp_path / "cache").iterdir())
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"], "nothing else is left"
     again = pneumojax(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "600 images read in" in again.stdout
