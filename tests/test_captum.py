@@ -24,13 +24,17 @@ family = pytest.mark.parametrize("name", models.FAMILY)
 
 @pytest.fixture(params=["phantoms", "radiographs"])
 def images(request):
-    """(n, SIDE, SIDE, 1) float32 in [0, 1], of either class."""
+    """(n, SIDE, SIDE, 1) float32 in [0, 1], of either class.
+
+    Radiographs with noise below their grey levels: of two neighbours that are equal, rounding makes either the maximum.
+    """
     if request.param == "phantoms":
         return explained.phantoms(2, SIDE)
     if not REAL.is_dir():
         pytest.skip("the shared radiographs are not here")
     paths = [path for kind in ("NORMAL", "PNEUMONIA") for path in sorted((REAL / kind).iterdir())[:5]]
-    return np.stack([read(path, SIDE) for path in paths])[..., None].astype(np.float32) / 255
+    levels = np.stack([read(path, SIDE) for path in paths])[..., None]
+    return (levels + np.random.default_rng(0).uniform(size=levels.shape)).astype(np.float32) / 256
 
 
 @family
