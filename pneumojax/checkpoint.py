@@ -1,7 +1,10 @@
 """Saves and restores a run's state. The only file that knows Orbax."""
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -57,9 +60,7 @@ def open_manager(workdir: epath.Path) -> Iterator[ocp.CheckpointManager]:
             yield manager
     except Exception as error:  # TensorStore has its own
         if full := files.no_room(error):
-            raise UserError(
-                f"{folder}: {full}: make room, and run the same command again; what was saved before is kept"
-            ) from error
+            raise _no_room(folder, full) from error
         raise
 
 
@@ -81,7 +82,12 @@ class _InUse(NamedTuple):
 
 
 def save(manager: ocp.CheckpointManager, saved: Saved) -> None:
-    """Saves what training goes on from, at its step."""
+    """Saves what training goes on from, at its step.
+
+    Raises:
+      UserError: there is no room for it on the disk. Other failures are told of by the next save, or at the end.
+    """
+    _require_room(manager.directory, saved)
     manager.save(
         int(saved.state.step),
         args=ocp.args.Composite(
@@ -90,6 +96,17 @@ def save(manager: ocp.CheckpointManager, saved: Saved) -> None:
             facts=ocp.args.JsonSave(saved.facts),
         ),
     )
+
+
+def _require_room(folder: epath.Path, saved: Saved) -> None:
+    """Before it is written: what TensorStore says of a full disk is long, and not all of it can be caught."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves((saved.state, saved.logits)))
+    if "://" not in str(folder) and shutil.disk_usage(folder).free < needed:
+        raise _no_room(folder, os.strerror(errno.ENOSPC))
+
+
+def _no_room(folder, reason):
+    return UserError(f"{folder}: {reason}: make room, and run the same command again; what was saved before is kept")
 
 
 def restore_latest(manager: ocp.CheckpointManager, like: Saved, layout: Layout) -> Saved | None:
