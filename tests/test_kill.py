@@ -90,7 +90,9 @@ def test_whenever_it_is_killed_the_same_command_gives_the_same_run(chests, tmp_p
                 told, _ = process.communicate(timeout=rng.uniform(0, seconds) if hit.total() < KILLS else None)
             except subprocess.TimeoutExpired:
                 how = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-                hit[phase(folder / "work"), how.name] += 1
+                what = phase(folder / "work")
+                hit[what, how.name] += 1
+                print(f"kill {hit.total()}, run {runs + 1}: {what}, {how.name}", flush=True)
                 asked = time.monotonic()
                 process.send_signal(how)
                 told, _ = process.communicate(timeout=LIMIT_S)
@@ -105,6 +107,7 @@ def test_whenever_it_is_killed_the_same_command_gives_the_same_run(chests, tmp_p
         assert found["files"] == expected["files"]
         for one, other in zip(*(jax.tree.leaves(each["arrays"]) for each in (found, expected)), strict=True):
             np.testing.assert_array_equal(one, other)
+        print(f"run {runs} ended as the one that was not killed", flush=True)
     for (what, how), count in sorted(hit.items()):
         print(f"| {what} | {how} | {count} |")
     print(f"{hit.total()} kills of {runs} runs; the slowest end took {slowest:.1f} s")
