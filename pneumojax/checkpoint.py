@@ -16,10 +16,10 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from pneumojax import files, log, processes
+from pneumojax import log, processes
 from pneumojax.devices import Layout
 from pneumojax.errors import UserError
-from pneumojax.files import write_whole
+from pneumojax.files import no_room, write_whole
 
 FOLDER = "checkpoints"
 KEPT_LATEST = 2
@@ -59,8 +59,8 @@ def open_manager(workdir: epath.Path) -> Iterator[ocp.CheckpointManager]:
         with ocp.CheckpointManager(folder, options=options, item_names=("model", "training", "facts")) as manager:
             yield manager
     except Exception as error:  # TensorStore has its own
-        if full := files.no_room(error):
-            raise _no_room(folder, full) from error
+        if full := no_room(error):
+            raise _full_disk(folder, full) from error
         raise
 
 
@@ -102,10 +102,10 @@ def _require_room(folder: epath.Path, saved: Saved) -> None:
     """Before it is written: what TensorStore says of a full disk is long, and not all of it can be caught."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves((saved.state, saved.logits)))
     if "://" not in str(folder) and shutil.disk_usage(folder).free < needed:
-        raise _no_room(folder, os.strerror(errno.ENOSPC))
+        raise _full_disk(folder, os.strerror(errno.ENOSPC))
 
 
-def _no_room(folder, reason):
+def _full_disk(folder, reason):
     return UserError(f"{folder}: {reason}: make room, and run the same command again; what was saved before is kept")
 
 

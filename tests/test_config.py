@@ -1,6 +1,5 @@
 """Configs by name, recipe and path; overrides; what is refused, and how it is said."""
 
-
 import pytest
 from etils import epath
 

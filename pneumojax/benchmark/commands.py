@@ -17,18 +17,17 @@ def link(source: Path, target: Path, count: int) -> None:
         link.symlink_to(opened.root / record.id)
 
 
-def watched(command: list[str], every: float = 0.2) -> tuple[str, int]:
-    """What a command prints, and the most memory (bytes) that it and its children shared out among them.
+def watched(command: list[str], every: float = 0.2) -> tuple[str, list[int]]:
+    """What a command prints, and the memory (bytes) that it and its children shared out among them, at each look.
 
-    That is looked at `every` so many seconds; each look takes some milliseconds of a core.
+    That is `every` so many seconds; each look takes some milliseconds of a core.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak, ended = 0, threading.Event()
+    looks, ended = [], threading.Event()
 
     def watch():
-        nonlocal peak
         while not ended.wait(every):
-            peak = max(peak, sum(map(_memory, _family(process.pid))))
+            looks.append(sum(map(_memory, _family(process.pid))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -37,7 +36,7 @@ def watched(command: list[str], every: float = 0.2) -> tuple[str, int]:
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{command} ended with status {process.returncode}")
-    return printed, peak
+    return printed, looks
 
 
 def _family(pid):

@@ -13,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from unittest import mock
 
@@ -23,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 from etils import epath
 
-from pneumojax import allocator, cache, checkpoint, curate, devices, log
+from pneumojax import allocator, cache, checkpoint, curate, devices, interrupt, log
 from pneumojax import config as configs
 from pneumojax.family import FAMILY
 from pneumojax.files import markdown_table
@@ -106,7 +104,7 @@ def stopping(scratch: Path) -> list[tuple[str, ...]]:
             time.sleep(random.uniform(0, 5))
             started = time.perf_counter()
             job.send_signal(signal.SIGTERM)
-            if job.wait(600) != 75:
+            if job.wait(600) != interrupt.STOPPED:
                 raise SystemExit(f"a stopped job ended with status {job.returncode}")
             took.append(time.perf_counter() - started)
         rows.append((FLAGS.model.upper(), str(count), f"{statistics.median(took):.1f}", f"{max(took):.1f}"))
@@ -151,8 +149,8 @@ def _told(ratios) -> str:
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     allocator.keep_freed()
-    with tempfile.TemporaryDirectory() as name, redirect_stdout(StringIO()):
-        log.console.quiet = True
+    log.console.quiet = True
+    with tempfile.TemporaryDirectory() as name:
         tables = [(MEASURES[one][1], MEASURES[one][0](Path(name))) for one in FLAGS.of]
     for header, rows in tables:
         print(markdown_table(header, rows))

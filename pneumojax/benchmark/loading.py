@@ -114,11 +114,11 @@ def preparing(sources: Sequence[tuple[str, str, int, int]], scratch: Path) -> st
         command += [f"--config.data.cache_dir={scratch / 'cache'}", f"--config.data.workers={cores}"]
         started = time.perf_counter()
         with on_cores(cores):
-            printed, peak = watched(command)
+            printed, memory = watched(command)
         seconds = time.perf_counter() - started
         reading = printed.splitlines()[0].rpartition(": ")[2].removesuffix(" images/s")
         shuffled = min(count * SIZE**2, 1000 << 20) / 1e9
-        cells = (f"{count:,} {what}", cores, reading, f"{count / seconds:.0f}", f"{peak / 1e9:.2f} GB")
+        cells = (f"{count:,} {what}", cores, reading, f"{count / seconds:.0f}", f"{max(memory) / 1e9:.2f} GB")
         lines.append(f"| {' | '.join(map(str, cells))} | {shuffled:.2f} GB |")
     return "\n".join(lines)
 

@@ -135,4 +135,3 @@ def test_a_job_that_is_signalled_is_requeued_and_ends_as_one_that_was_not(slurm,
     assert found.images == expected.images
     assert found.logits.tolist() == expected.logits.tolist()
     assert found.gradients.tolist() == expected.gradients.tolist()
-    print((stopped / "log.txt").read_text())
