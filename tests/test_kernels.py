@@ -81,7 +81,7 @@ def test_a_library_is_for_one_source_and_one_kind_of_cpu(monkeypatch, tmp_path):
     own = kernels.path(b"")
     assert kernels.path(b"") == own
     assert kernels.path(b"other") != own
-    for name in ("block.cc", "products.h"):
+    for name in ("block.cc", "winograd.h"):
         folder = tmp_path / name
         shutil.copytree(kernels.SOURCE.parent, folder)
         (folder / name).write_bytes((folder / name).read_bytes() + b"\n")

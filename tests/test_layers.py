@@ -159,6 +159,16 @@ def test_activations_alone_equal_their_definition(way, shape):
     assert_close(jax.jit(layers.activations)(x, parameters), expected, 1e-6)
 
 
+def test_equal_neighbourhoods_have_equal_activations(way):
+    """Or rounding would choose among them, on the even borders that radiographs have."""
+    rng = np.random.default_rng(0)
+    x = jnp.broadcast_to(rng.random(32, np.float32), (1, 7, 9, 32))
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 32, 64)), jnp.float32)
+    a = jax.jit(layers.activations)(x, layers.Parameters(kernel, jnp.zeros(64), jnp.ones(64), jnp.zeros(64)))
+    interior = a[0, 1:-1, 1:-1]
+    np.testing.assert_array_equal(interior, jnp.broadcast_to(interior[0, 0], interior.shape))
+
+
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("place", [(0, 0), (2, 4), (1, 1)])
 def test_nan_is_passed_on(way, train, place):

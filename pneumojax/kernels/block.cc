@@ -1,10 +1,11 @@
 // The block (convolution 3x3 -> ReLU -> dropout -> batch normalization -> max-pool 2x2) on a CPU, float32.
 //
-// XLA calls four functions: Infer, Forward, Backward and Saliency. layers.py says what each computes, by computing the same in
-// JAX. Arrays are (n, height, width, channels); `ci` and `co` are the channels that come in and go out. A picture is
-// worked on by one thread, in rows that stay in its cache:
+// XLA calls four functions: Infer, Forward, Backward and Saliency. layers.py says what each computes, by computing the
+// same in JAX. Arrays are (n, height, width, channels); `ci` and `co` are the channels that come in and go out. A
+// picture is worked on by one thread, in rows that stay in its cache, by windows of the 2x2 pixels that max-pool chooses
+// among, which are also what Winograd's convolution (winograd.h) computes together:
 //
-//   Forward   rows of x -> convolution -> ReLU and dropout -> a; of each window, the extreme that max-pool will choose
+//   Forward   x -> convolution -> ReLU and dropout -> a; of each window, the extreme that max-pool will choose
 //   Backward  gradient of the pool -> dz, the convolution's -> dx and dw, band of rows by band of rows
 //   Saliency  the same, for dx alone
 
@@ -32,31 +33,30 @@ int64_t bands_of(const Shape& s, const ffi::ThreadPool& pool) {
   return s.n ? std::min(s.rows(), (pool.num_threads() + s.n - 1) / s.n) : 0;
 }
 
+// Calls body(task, n, first, last) for bands of rows of windows of each picture.
+template <typename Body>
+void in_bands(ffi::ThreadPool& pool, const Shape& s, Body body) {
+  const int64_t bands = bands_of(s, pool);
+  in_parallel(pool, s.n * bands, [&](int64_t task) {
+    const int64_t band = task % bands;
+    body(task, task / bands, band * s.rows() / bands, (band + 1) * s.rows() / bands);
+  });
+}
+
 ffi::Error Infer(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Array scale, Array shift, Result y) {
   const Shape s = shape_of(x, kernel);
   with_tile(s.co, [&](auto nv) {
     constexpr int NV = decltype(nv)::value;
-    constexpr int tile = NV * kLanes;
-    const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, tile);
-    const int64_t bands = bands_of(s, pool);
-    in_parallel(pool, s.n * bands, [&](int64_t task) {
-      const int64_t n = task / bands, first = task % bands * s.rows() / bands;
-      const int64_t last = (task % bands + 1) * s.rows() / bands;
-      Padded picture(0, x.typed_data() + n * s.height * s.width * s.ci, s.height, s.width, s.ci, 2 * first);
-      float* rows = scratch(1, 2 * s.width * tile);
-      for (int64_t c = 0; c < s.co; c += tile)
-        for (int64_t r = first; r < last; ++r) {
-          activate_rows<NV>(s, picture, n, 2 * r, c, packed.data(), bias.typed_data(), {}, rows, tile);
-          float* to = y->typed_data() + (n * s.rows() + r) * s.columns() * s.co + c;
-          for (int v = 0; v < NV; ++v) {
-            const Vector a = load(scale.typed_data() + c + v * kLanes), b = load(shift.typed_data() + c + v * kLanes);
-            const Vector sign = sign_of(a);
-            windows(rows + v * kLanes, s.width, tile, 2 * r + 1 < s.height,
-                    [&](int64_t column, const Vector(&window)[4], int corners) {
-                      store(to + column * s.co + v * kLanes, choose(window, corners, sign).extreme * a + b);
-                    });
-          }
-        }
+    const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, NV * kLanes);
+    in_bands(pool, s, [&](int64_t, int64_t n, int64_t first, int64_t last) {
+      Padded picture(s, x.typed_data(), n, first);
+      activate_rows<NV>(s, picture, n, first, last, packed.data(), bias.typed_data(), {},
+                        [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
+                          const Vector a = load(scale.typed_data() + channel), b = load(shift.typed_data() + channel);
+                          const Vector extreme = choose(window, s.corners(row, column), sign_of(a)).extreme;
+                          store(y->typed_data() + ((n * s.rows() + row) * s.columns() + column) * s.co + channel,
+                                extreme * a + b);
+                        });
     });
   });
   return ffi::Error::Success();
@@ -69,38 +69,37 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
   const bool keep = s.ci > 1;  // else it is computed anew on the way back
   with_tile(s.co, [&](auto nv) {
     constexpr int NV = decltype(nv)::value;
-    constexpr int tile = NV * kLanes;
-    const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, tile);
+    const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, NV * kLanes);
     const int64_t bands = bands_of(s, pool);
-    std::vector<float> totals(s.n * bands * 2 * s.co);
-    in_parallel(pool, s.n * bands, [&](int64_t task) {
-      const int64_t n = task / bands, first = task % bands * s.rows() / bands;
-      const int64_t last = (task % bands + 1) * s.rows() / bands;
-      Padded picture(0, x.typed_data() + n * s.height * s.width * s.ci, s.height, s.width, s.ci, 2 * first);
-      float* total = totals.data() + task * 2 * s.co;
-      for (int64_t c = 0; c < s.co; c += tile)
-        for (int64_t r = first; r < last; ++r) {
-          const int64_t stride = keep ? s.co : tile;
-          float* rows = keep ? a->typed_data() + (n * s.height + 2 * r) * s.width * s.co + c
-                             : scratch(1, 2 * s.width * tile);
-          activate_rows<NV>(s, picture, n, 2 * r, c, packed.data(), bias.typed_data(), dropout, rows, stride);
-          float* to = extremes->typed_data() + (n * s.rows() + r) * s.columns() * s.co + c;
-          for (int v = 0; v < NV; ++v) {
-            const Vector direction = load(sign.typed_data() + c + v * kLanes);
-            Vector sum{}, squares{};
-            windows(rows + v * kLanes, s.width, stride, 2 * r + 1 < s.height,
-                    [&](int64_t column, const Vector(&window)[4], int corners) {
-                      for (int corner = 0; corner < 4; ++corner) {
-                        sum += window[corner];  // zero beyond an odd side
-                        squares += window[corner] * window[corner];
-                      }
-                      store(to + column * s.co + v * kLanes, choose(window, corners, direction).extreme);
-                    });
-            float* at = total + c + v * kLanes;
-            store(at, load(at) + sum);
-            store(at + s.co, load(at + s.co) + squares);
-          }
-        }
+    // Of a and its square, over a picture's band; and over one row of it, as a sum of sums is nearer to the true one.
+    std::vector<float> totals(s.n * bands * 2 * s.co), of_rows(s.n * bands * 2 * s.co);
+    in_bands(pool, s, [&](int64_t task, int64_t n, int64_t first, int64_t last) {
+      Padded picture(s, x.typed_data(), n, first);
+      activate_rows<NV>(
+          s, picture, n, first, last, packed.data(), bias.typed_data(), dropout,
+          [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
+            const int corners = s.corners(row, column);
+            float* of_row = of_rows.data() + task * 2 * s.co + channel;
+            Vector sum = load(of_row), squares = load(of_row + s.co);
+#pragma GCC unroll 4
+            for (int corner = 0; corner < 4; ++corner) {
+              sum += window[corner];
+              squares += window[corner] * window[corner];
+              const int64_t h = 2 * row + corner / 2, w = 2 * column + corner % 2;
+              if (keep && corners >> corner & 1)
+                store(a->typed_data() + ((n * s.height + h) * s.width + w) * s.co + channel, window[corner]);
+            }
+            if (column + 1 == s.columns()) {
+              float* total = totals.data() + task * 2 * s.co + channel;
+              store(total, load(total) + sum);
+              store(total + s.co, load(total + s.co) + squares);
+              sum = squares = Vector{};
+            }
+            store(of_row, sum);
+            store(of_row + s.co, squares);
+            store(extremes->typed_data() + ((n * s.rows() + row) * s.columns() + column) * s.co + channel,
+                  choose(window, corners, load(sign.typed_data() + channel)).extreme);
+          });
     });
     float* to = sums->typed_data();
     std::fill(to, to + s.n * 2 * s.co, 0.f);
@@ -110,26 +109,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
   return ffi::Error::Success();
 }
 
-// dz of two rows at `to`, one vector of channels, from a and the gradient that reaches the pool's output.
+// The gradient of a: scale * (that of the pool, where chosen) + constant + linear * a, at one vector of channels.
 struct Slope {
-  Vector sign, scale, constant, linear;  // the gradient of a: scale * (that of the pool, where chosen) + constant + linear * a
+  Vector sign, scale, constant, linear;
 };
-
-inline void gate(const float* a, int64_t a_stride, const float* gradient, int64_t gradient_stride, const Slope& slope,
-                 float gain, int64_t width, bool two, float* to, int64_t to_row, int64_t to_stride, Vector& bias) {
-  windows(a, width, a_stride, two, [&](int64_t column, const Vector(&window)[4], int corners) {
-    const Mask chosen = choose(window, corners, slope.sign).corner;
-    const Vector through = slope.scale * load(gradient + column * gradient_stride);
-#pragma GCC unroll 4
-    for (int corner = 0; corner < 4; ++corner) {
-      if (!(corners >> corner & 1)) continue;
-      Vector da = slope.constant + slope.linear * window[corner] + (chosen == corner ? through : Vector{});
-      da = window[corner] == 0.f ? Vector{} : da * gain;  // closed by ReLU or by dropout
-      bias += da;
-      store(to + (corner / 2) * to_row + (2 * column + corner % 2) * to_stride, da);
-    }
-  });
-}
 
 inline Slope slope_at(const Array& slopes, int64_t co, int64_t c) {
   const float* from = slopes.typed_data() + c;
@@ -145,62 +128,83 @@ struct Back {
   std::vector<float> packed, turned;
   float* dx;
 
-  int64_t x_row() const { return (s.width + 2) * s.ci; }
-  int64_t dz_row() const { return (s.width + 2) * s.co; }
-  // Rows worked on together: an even number, enough that loading and storing sums is a small part.
-  int64_t band() const { return 2 * std::max<int64_t>(1, 75 / s.width); }
+  int64_t dz_row() const { return s.padded_row(s.co); }
 };
 
-// dz, with its border, of the rows from `first` up to `last`; their sum is added to db.
-template <int NV>
-void gate_band(const Back& back, Padded& picture, int64_t n, int64_t first, int64_t last, float* dz, float* db) {
+// dz of a window, within its border, at one vector of channels; its sum is added to db.
+inline void gate(const Back& back, int64_t n, int64_t row, int64_t column, int64_t channel, const Vector (&window)[4],
+                 float* dz, float* db) {
   const Shape& s = back.s;
-  constexpr int tile = NV * kLanes;
-  const int64_t stride = back.a ? s.co : tile;
-  float* anew = scratch(1, 2 * s.width * tile);
-  for (int64_t row = first; row < last; row += 2)
-    for (int64_t c = 0; c < s.co; c += tile) {
-      const float* rows = back.a + (n * s.height + row) * s.width * s.co + c;
-      if (!back.a) {
-        activate_rows<NV>(s, picture, n, row, c, back.packed.data(), back.bias, back.dropout, anew, stride);
-        rows = anew;
-      }
-      for (int v = 0; v < NV; ++v) {
-        const int64_t channel = c + v * kLanes;
-        const float* gradient = back.gradient + (n * s.rows() + row / 2) * s.columns() * s.co + channel;
-        float* to = dz + (row + 1) * back.dz_row() + s.co + channel;
-        Vector total{};
-        gate(rows + v * kLanes, stride, gradient, s.co, slope_at(back.slopes, s.co, channel), back.dropout.gain,
-             s.width, row + 1 < s.height, to, back.dz_row(), s.co, total);
-        store(db + channel, load(db + channel) + total);
+  const int corners = s.corners(row, column);
+  const Slope slope = slope_at(back.slopes, s.co, channel);
+  const Mask chosen = choose(window, corners, slope.sign).corner;
+  const float* gradient = back.gradient + ((n * s.rows() + row) * s.columns() + column) * s.co + channel;
+  const Vector through = slope.scale * load(gradient);
+  float* to = dz + (2 * row + 1) * back.dz_row() + (2 * column + 1) * s.co + channel;
+  Vector bias = load(db + channel);
+#pragma GCC unroll 4
+  for (int corner = 0; corner < 4; ++corner) {
+    if (!(corners >> corner & 1)) continue;
+    Vector da = slope.constant + slope.linear * window[corner] + (chosen == corner ? through : Vector{});
+    da = window[corner] == 0.f ? Vector{} : da * back.dropout.gain;  // closed by ReLU or by dropout
+    bias += da;
+    store(to + corner / 2 * back.dz_row() + corner % 2 * s.co, da);
+  }
+  store(db + channel, bias);
+}
+
+// dz of the rows of windows from `first` up to `last`.
+template <int NV>
+void gate_rows(const Back& back, Padded& picture, int64_t n, int64_t first, int64_t last, float* dz, float* db) {
+  const Shape& s = back.s;
+  if (!back.a)
+    return activate_rows<NV>(s, picture, n, first, last, back.packed.data(), back.bias, back.dropout,
+                             [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
+                               gate(back, n, row, column, channel, window, dz, db);
+                             });
+  for (int64_t row = first; row < last; ++row)
+    for (int64_t column = 0; column < s.columns(); ++column) {
+      const int corners = s.corners(row, column);
+      const float* at = back.a + ((n * s.height + 2 * row) * s.width + 2 * column) * s.co;
+      for (int64_t c = 0; c < s.co; c += kLanes) {
+        Vector window[4] = {};
+#pragma GCC unroll 4
+        for (int corner = 0; corner < 4; ++corner)
+          if (corners >> corner & 1) window[corner] = load(at + (corner / 2 * s.width + corner % 2) * s.co + c);
+        gate(back, n, row, column, c, window, dz, db);
       }
     }
 }
 
-// dw of the rows from `first` up to `last`, packed as (co / tile, 9 * ci, tile), is added to `dw`.
+// The gradient of the packed kernel, of the rows of windows from `first` up to `last`, is added to `du`.
 template <int NV>
-void correlate_band(const Back& back, Padded& picture, int64_t first, int64_t last, const float* dz, float* dw) {
+void correlate_rows(const Back& back, Padded& picture, int64_t first, int64_t last, const float* dz, float* du) {
   const Shape& s = back.s;
-  constexpr int tile = NV * kLanes;
-  picture.above(last - 1);
-  const float* x = picture.above(first);
-  for (int64_t c = 0; c < s.co; c += tile)
-    for (int r = 0; r < 3; ++r)
-      correlate<NV>(dw + (9 * c + 3 * r * tile) * s.ci, x + r * back.x_row(), back.x_row(), s.ci,
-                    dz + (first + 1) * back.dz_row() + s.co + c, back.dz_row(), s.co, last - first, s.width);
+  const float* x = picture.before(last);
+  if (s.ci == 1) {
+    for (int64_t c = 0; c < s.co; c += NV * kLanes)
+      for (int r = 0; r < 3; ++r)
+        correlate<NV>(du + 9 * c + 3 * r * NV * kLanes, 3, x + (2 * first + r) * s.padded_row(1), s.padded_row(1), 1,
+                      dz + (2 * first + 1) * back.dz_row() + s.co + c, back.dz_row(), s.co, 2 * (last - first),
+                      s.width);
+    return;
+  }
+  const float* v = spread_rows(1, s, s.ci, first, last, x, spread_row);
+  const float* w = spread_rows(3, s, s.co, first, last, dz + back.dz_row() + s.co, spread_gradient_row);
+  correlate_windows<NV>(du, v, s.ci, w, s.co, (last - first) * s.columns());
 }
 
-// dx of the rows from `first` up to `last`.
+// dx of the rows of windows from `first` up to `last`.
 template <int NX>
 void convolve_back(const Back& back, int64_t n, int64_t first, int64_t last, const float* dz) {
   const Shape& s = back.s;
-  for (int64_t row = first; row < last; ++row)
-    for (int64_t c = 0; c < s.ci; c += NX * kLanes) {
-      float* to = back.dx + (n * s.height + row) * s.width * s.ci + c;
-      convolve_row<NX>(
-          dz + row * back.dz_row(), s.width, s.co, back.turned.data() + c * 9 * s.co, nullptr,
-          [&](int64_t column, int v, Vector sum) { store(to + column * s.ci + v * kLanes, sum); });
-    }
+  convolve_rows<NX>(3, s, s.co, s.ci, dz, first, last, back.turned.data(),
+                    [&](int64_t row, int64_t column, int64_t channel, const Vector(&z)[4]) {
+                      const int corners = s.corners(row, column);
+                      float* to = back.dx + ((n * s.height + 2 * row) * s.width + 2 * column) * s.ci + channel;
+                      for (int corner = 0; corner < 4; ++corner)
+                        if (corners >> corner & 1) store(to + (corner / 2 * s.width + corner % 2) * s.ci, z[corner]);
+                    });
 }
 
 // The same with one channel that comes in: `kernel` is (9, co), as it was given.
@@ -221,16 +225,16 @@ void convolve_back_to_one(const Back& back, int64_t n, const float* dz, const fl
 }
 
 template <int NV, int NX>
-void backward_picture(const Back& back, int64_t n, float* dz, float* dw, float* db) {
+void backward_picture(const Back& back, int64_t n, float* dz, float* du, float* db) {
   const Shape& s = back.s;
-  Padded picture(0, back.x + n * s.height * s.width * s.ci, s.height, s.width, s.ci);
+  Padded picture(s, back.x, n);
   int64_t done = 0;  // rows of dx, which need the row of dz below them
-  for (int64_t first = 0; first < s.height; first += back.band()) {
-    const int64_t last = std::min(first + back.band(), s.height);
-    gate_band<NV>(back, picture, n, first, last, dz, db);
-    correlate_band<NV>(back, picture, first, last, dz, dw);
+  for (int64_t first = 0; first < s.rows(); first += rows_together(s)) {
+    const int64_t last = std::min(first + rows_together(s), s.rows());
+    gate_rows<NV>(back, picture, n, first, last, dz, db);
+    correlate_rows<NV>(back, picture, first, last, dz, du);
     if (!back.dx) continue;
-    const int64_t ready = last == s.height ? last : last - 1;
+    const int64_t ready = last == s.rows() ? last : last - 1;
     convolve_back<NX>(back, n, done, ready, dz);
     done = ready;
   }
@@ -241,14 +245,23 @@ constexpr int64_t kGroups = 16;
 
 void add_groups(ffi::ThreadPool& pool, const std::vector<float>& sums, int64_t groups, int64_t tile, const Shape& s,
                 float* dw, float* db) {
-  const int64_t rows = 9 * s.ci, size = (rows + 1) * s.co;
-  in_parallel(pool, s.co / tile, [&](int64_t t) {
-    for (int64_t k = 0; k <= rows; ++k) {
-      float* to = k < rows ? dw + k * s.co + t * tile : db + t * tile;
-      const float* from = sums.data() + (k < rows ? (t * rows + k) * tile : rows * s.co + t * tile);
-      std::fill(to, to + tile, 0.f);
-      for (int64_t group = 0; group < groups; ++group)
-        for (int64_t i = 0; i < tile; ++i) to[i] += from[group * size + i];
+  const int64_t planes = s.planes(), elements = planes * s.ci * s.co, size = elements + s.co;
+  in_parallel(pool, s.co / kLanes, [&](int64_t task) {
+    const int64_t c = task * kLanes;
+    const auto total = [&](int64_t at) {
+      Vector sum{};
+      for (int64_t group = 0; group < groups; ++group) sum += load(sums.data() + group * size + at);
+      return sum;
+    };
+    store(db + c, total(elements + c));
+    for (int64_t i = 0; i < s.ci; ++i) {
+      Vector du[16];
+      for (int64_t element = 0; element < planes; ++element)
+        du[element] = total(((c / tile * planes + element) * s.ci + i) * tile + c % tile);
+      if (s.ci > 1)
+        gather_kernel(du, dw + i * s.co + c, s.ci * s.co);
+      else
+        for (int tap = 0; tap < 9; ++tap) store(dw + tap * s.co + c, du[tap]);
     }
   });
 }
@@ -258,7 +271,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, See
                     Array slopes, Result dx, Result dw, Result db, uint32_t threshold, float gain) {
   const Shape s = shape_of(x, kernel);
   const bool kept = s.ci > 1;
-  const int64_t groups = std::min(s.n, kGroups), size = (9 * s.ci + 1) * s.co;
+  const int64_t groups = std::min(s.n, kGroups), size = (s.planes() * s.ci + 1) * s.co;
   std::vector<float> sums(groups * size);
   with_tile(s.co, [&](auto nv) {
     with_tile(kept ? s.ci : 2 * kLanes, [&](auto nx) {
@@ -271,10 +284,10 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, See
                       kept ? dx->typed_data() : nullptr};
       in_parallel(pool, groups, [&](int64_t group) {
         float* own = sums.data() + group * size;
-        float* dz = scratch(2, (s.height + 2) * back.dz_row());
-        std::memset(dz, 0, (s.height + 2) * back.dz_row() * sizeof(float));  // its border stays so
+        float* dz = scratch(2, s.padded_rows() * back.dz_row());
+        std::memset(dz, 0, s.padded_rows() * back.dz_row() * sizeof(float));  // its border stays so
         for (int64_t n = group * s.n / groups; n < (group + 1) * s.n / groups; ++n)
-          backward_picture<NV, NX>(back, n, dz, own, own + 9 * s.ci * s.co);
+          backward_picture<NV, NX>(back, n, dz, own, own + size - s.co);
       });
       add_groups(pool, sums, groups, tile, s, dw->typed_data(), db->typed_data());
     });
@@ -296,13 +309,13 @@ ffi::Error Saliency(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arr
                       kept ? std::vector<float>() : pack(weights, s.ci, s.co, NV * kLanes),
                       kept ? pack_turned(weights, s.ci, s.co, NX * kLanes) : std::vector<float>(), dx->typed_data()};
       in_parallel(pool, s.n, [&](int64_t n) {
-        float* dz = scratch(2, (s.height + 2) * back.dz_row());
-        std::memset(dz, 0, (s.height + 2) * back.dz_row() * sizeof(float));
+        float* dz = scratch(2, s.padded_rows() * back.dz_row());
+        std::memset(dz, 0, s.padded_rows() * back.dz_row() * sizeof(float));
         std::vector<float> db(s.co);
-        Padded picture(0, back.x + n * s.height * s.width * s.ci, s.height, s.width, s.ci);
-        gate_band<NV>(back, picture, n, 0, s.height, dz, db.data());
+        Padded picture(s, back.x, n);
+        gate_rows<NV>(back, picture, n, 0, s.rows(), dz, db.data());
         if (kept)
-          convolve_back<NX>(back, n, 0, s.height, dz);
+          convolve_back<NX>(back, n, 0, s.rows(), dz);
         else
           convolve_back_to_one(back, n, dz, weights);
       });

@@ -1,12 +1,10 @@
-// The products: all three convolutions (forward, to dx, to dw) are one loop, `multiply_add`, in which P rows times NV
-// vectors of sums are kept in registers while K products are added to each.
+// The products: all that convolutions need (forward, to dx, to dw) is one loop, `multiply_add`, in which P rows times
+// NV vectors of sums are kept in registers while K products are added to each.
 
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
-#include <vector>
 
 namespace {
 
@@ -76,68 +74,25 @@ inline void in_tiles(int64_t length, Body body) {
   }
 }
 
-// One row of a 3x3 convolution for NV vectors of channels: finish(column, vector, sum) receives each sum.
-// `padded` is the row above, with one pixel more on either side; `kernel` is packed as (9 * ci, NV * kLanes).
-template <int NV, typename Finish>
-inline void convolve_row(const float* padded, int64_t width, int64_t ci, const float* kernel, const float* bias,
-                         Finish finish) {
-  const int64_t row = (width + 2) * ci;
-  in_tiles<kSums / NV>(width, [&](auto tile, int64_t first) {
-    constexpr int P = decltype(tile)::value;
-    Vector sums[P][NV];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) sums[p][v] = bias ? load(bias + v * kLanes) : Vector{};
-    for (int r = 0; r < 3; ++r)
-      multiply_add<NV, P>(sums, padded + r * row + first * ci, ci, 1, kernel + r * 3 * ci * NV * kLanes, NV * kLanes,
-                          3 * ci);
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) finish(first + p, v, sums[p][v]);
-  });
-}
-
-// dw of a row of three taps and NV vectors of co, packed as (3 * ci, NV * kLanes), from `rows` rows: += x times dz.
+// to[i][v] += sum over rows r and k < K of x[r * x_row + k * x_step + i] * y[r * y_row + k * y_step + v], for i < count
 template <int NV>
-inline void correlate(float* dw, const float* x, int64_t x_row, int64_t ci, const float* dz, int64_t dz_row,
-                      int64_t co, int64_t rows, int64_t width) {
-  in_tiles<kSums / NV>(3 * ci, [&](auto tile, int64_t first) {
+inline void correlate(float* to, int64_t count, const float* x, int64_t x_row, int64_t x_step, const float* y,
+                      int64_t y_row, int64_t y_step, int64_t rows, int64_t K) {
+  in_tiles<kSums / NV>(count, [&](auto tile, int64_t first) {
     constexpr int P = decltype(tile)::value;
     Vector sums[P][NV];
-    float* to = dw + first * NV * kLanes;
+    float* at = to + first * NV * kLanes;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) sums[p][v] = load(to + (p * NV + v) * kLanes);
+      for (int v = 0; v < NV; ++v) sums[p][v] = load(at + (p * NV + v) * kLanes);
     for (int64_t r = 0; r < rows; ++r)
-      multiply_add<NV, P>(sums, x + r * x_row + first, 1, ci, dz + r * dz_row, co, width);
+      multiply_add<NV, P>(sums, x + r * x_row + first, 1, x_step, y + r * y_row, y_step, K);
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) store(to + (p * NV + v) * kLanes, sums[p][v]);
+      for (int v = 0; v < NV; ++v) store(at + (p * NV + v) * kLanes, sums[p][v]);
   });
-}
-
-// (9, ci, co) -> (co / tile, 9, ci, tile)
-std::vector<float> pack(const float* kernel, int64_t ci, int64_t co, int64_t tile) {
-  std::vector<float> packed(9 * ci * co);
-  float* to = packed.data();
-  for (int64_t c = 0; c < co; c += tile)
-    for (int64_t k = 0; k < 9 * ci; ++k, to += tile) std::memcpy(to, kernel + k * co + c, tile * sizeof(float));
-  return packed;
-}
-
-// (9, ci, co) -> (ci / tile, 9 turned round, co, tile): the kernel of the gradient that goes to x.
-std::vector<float> pack_turned(const float* kernel, int64_t ci, int64_t co, int64_t tile) {
-  std::vector<float> packed(9 * ci * co);
-  float* to = packed.data();
-  for (int64_t c = 0; c < ci; c += tile)
-    for (int64_t tap = 8; tap >= 0; --tap)
-      for (int64_t o = 0; o < co; ++o, to += tile)
-        for (int64_t i = 0; i < tile; ++i) to[i] = kernel[(tap * ci + c + i) * co + o];
-  return packed;
 }
 
 // Vectors of channels that are worked on together.

@@ -8,6 +8,7 @@
 
 #include "products.h"
 #include "threads.h"
+#include "winograd.h"
 
 namespace {
 
@@ -58,67 +59,130 @@ struct Shape {
   int64_t n, height, width, ci, co;
   int64_t rows() const { return (height + 1) / 2; }
   int64_t columns() const { return (width + 1) / 2; }
+  // Which corners of a window are within the picture, a bit each.
+  int corners(int64_t row, int64_t column) const {
+    const int right = 2 * column + 1 < width, below = 2 * row + 1 < height;
+    return 1 | right << 1 | below << 2 | (right & below) << 3;
+  }
+  // With a border of zeros, one pixel wide, two beyond an odd side: floats of a row, and rows.
+  int64_t padded_row(int64_t channels) const { return (2 * columns() + 2) * channels; }
+  int64_t padded_rows() const { return 2 * rows() + 2; }
+  // Of the packed kernel: Winograd's elements, or taps.
+  int64_t planes() const { return ci > 1 ? 16 : 9; }
 };
 
-// A picture with a border of zeros, one pixel wide, copied row by row as it is needed, from the one above `first` on.
+// x of one picture with its border, copied row by row as it is needed.
 class Padded {
  public:
-  Padded(int slot, const float* picture, int64_t height, int64_t width, int64_t channels, int64_t first = 0)
-      : picture_(picture), height_(height), width_(width), channels_(channels),
-        row_((width + 2) * channels), memory_(scratch(slot, (height + 2) * row_)),
-        ready_(std::max<int64_t>(first - 1, 0)) {
+  // From the row above the window's row `first` on.
+  Padded(const Shape& s, const float* pictures, int64_t n, int64_t first = 0)
+      : s_(s), picture_(pictures + n * s.height * s.width * s.ci), row_(s.padded_row(s.ci)),
+        memory_(scratch(0, s.padded_rows() * row_)), ready_(std::max<int64_t>(2 * first - 1, 0)) {
     std::memset(memory_, 0, row_ * sizeof(float));
-    std::memset(memory_ + (height + 1) * row_, 0, row_ * sizeof(float));
+    std::memset(memory_ + (s.height + 1) * row_, 0, (s.padded_rows() - s.height - 1) * row_ * sizeof(float));
   }
-  // The row above `row`: all rows to the one below it are there.
-  const float* above(int64_t row) {
-    for (const int64_t last = std::min(row + 1, height_ - 1); ready_ <= last; ++ready_) {
+  // Its beginning, where the windows of the rows before `last`, and the pixels around them, are there.
+  const float* before(int64_t last) {
+    const int64_t length = s_.width * s_.ci;
+    for (const int64_t end = std::min(2 * last + 1, s_.height); ready_ < end; ++ready_) {
       float* to = memory_ + (ready_ + 1) * row_;
-      std::memset(to, 0, channels_ * sizeof(float));
-      std::memcpy(to + channels_, picture_ + ready_ * width_ * channels_, width_ * channels_ * sizeof(float));
-      std::memset(to + (width_ + 1) * channels_, 0, channels_ * sizeof(float));
+      std::memset(to, 0, s_.ci * sizeof(float));
+      std::memcpy(to + s_.ci, picture_ + ready_ * length, length * sizeof(float));
+      std::memset(to + s_.ci + length, 0, (row_ - s_.ci - length) * sizeof(float));
     }
-    return memory_ + row * row_;
+    return memory_;
   }
 
  private:
+  const Shape s_;
   const float* picture_;
-  int64_t height_, width_, channels_, row_;
+  int64_t row_;
   float* memory_;
   int64_t ready_;
 };
 
-// Two rows of a = dropout(relu(convolution)), for the channels from `c` on, at `to`, of which a pixel takes `stride`.
-template <int NV>
-void activate_rows(const Shape& s, Padded& x, int64_t picture, int64_t row, int64_t c, const float* packed,
-                   const float* bias, const Dropout& dropout, float* to, int64_t stride) {
-  for (int64_t h = row; h < std::min(row + 2, s.height); ++h, to += s.width * stride) {
-    const float* kernel = packed + c * 9 * s.ci;
-    if (!dropout.seeds) {
-      convolve_row<NV>(x.above(h), s.width, s.ci, kernel, bias + c, [&](int64_t column, int v, Vector sum) {
-        store(to + column * stride + v * kLanes, rectify(sum));
-      });
-      continue;
-    }
-    const uint32_t* seeds = dropout.seeds + 2 * (picture * s.height + h);
-    convolve_row<NV>(x.above(h), s.width, s.ci, kernel, bias + c, [&](int64_t column, int v, Vector sum) {
-      const int64_t place = column * s.co + c + v * kLanes;
-      store(to + column * stride + v * kLanes, drop(rectify(sum), seeds, place, dropout));
-    });
+// V or W (winograd.h) of the windows of the rows from `first` up to `last`.
+template <typename SpreadRow>
+const float* spread_rows(int slot, const Shape& s, int64_t channels, int64_t first, int64_t last, const float* padded,
+                         SpreadRow spread_row) {
+  const int64_t length = s.columns() * channels, plane = (last - first) * length, row = s.padded_row(channels);
+  float* to = scratch(slot, 16 * plane);
+  for (int64_t r = first; r < last; ++r)
+    spread_row(padded + 2 * r * row, row, s.columns(), channels, to + (r - first) * length, plane);
+  return to;
+}
+
+// Rows of windows that are worked on together: enough that reading the kernel is a small part.
+int64_t rows_together(const Shape& s) { return std::max<int64_t>(1, 64 / s.columns()); }
+
+// Calls finish(row, column, channel, z) with the sums z of the convolution over each window of the rows from `first` up
+// to `last`, of one vector of channels; without bias. `packed` is of `pack`.
+template <int NV, typename Finish>
+void convolve_rows(int slot, const Shape& s, int64_t ci, int64_t co, const float* padded, int64_t first, int64_t last,
+                   const float* packed, Finish finish) {
+  constexpr int tile = NV * kLanes;
+  const int64_t length = s.columns() * ci;
+  for (int64_t band = first; band < last; band += rows_together(s)) {
+    const int64_t end = std::min(band + rows_together(s), last);
+    const float* v = spread_rows(slot, s, ci, band, end, padded, spread_row);
+    for (int64_t c = 0; c < co; c += tile)
+      for (int64_t row = band; row < end; ++row)
+        convolve<NV>(v + (row - band) * length, (end - band) * length, s.columns(), ci, packed + c * 16 * ci,
+                     [&](int64_t column, int vector, const Vector(&z)[4]) {
+                       finish(row, column, c + vector * kLanes, z);
+                     });
   }
 }
 
-// Calls body(column of the pool, window, its corners) over the windows of two rows of one vector of channels.
-template <typename Body>
-inline void windows(const float* rows, int64_t width, int64_t stride, bool two, Body body) {
-  for (int64_t column = 0; column < width; column += 2) {
-    const bool right = column + 1 < width;
-    const float* at = rows + column * stride;
-    const float* below = at + width * stride;
-    const Vector window[4] = {load(at), right ? load(at + stride) : Vector{}, two ? load(below) : Vector{},
-                              two && right ? load(below + stride) : Vector{}};
-    body(column / 2, window, 1 | right << 1 | two << 2 | (two && right) << 3);
-  }
+// The same of one channel that comes in, where Winograd's way saves nothing. `kernel` is (9, co), as it was given.
+template <int NV, typename Finish>
+void convolve_rows_of_one(const Shape& s, const float* padded, int64_t first, int64_t last, const float* kernel,
+                          Finish finish) {
+  const int64_t x_row = s.padded_row(1);
+  for (int64_t row = first; row < last; ++row)
+    for (int64_t c = 0; c < s.co; c += NV * kLanes)
+      for (int64_t column = 0; column < s.columns(); ++column) {
+        const float* x = padded + 2 * row * x_row + 2 * column;
+        Vector z[NV][4] = {};
+#pragma GCC unroll 9
+        for (int tap = 0; tap < 9; ++tap)
+#pragma GCC unroll 4
+          for (int corner = 0; corner < 4; ++corner) {
+            const float factor = x[(corner / 2 + tap / 3) * x_row + corner % 2 + tap % 3];
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; ++v) z[v][corner] += factor * load(kernel + tap * s.co + c + v * kLanes);
+          }
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) finish(row, column, c + v * kLanes, z[v]);
+      }
+}
+
+// Calls finish(row, column, channel, a) with a = dropout(relu(convolution)), zero beyond an odd side.
+template <int NV, typename Finish>
+void activate_rows(const Shape& s, Padded& x, int64_t n, int64_t first, int64_t last, const float* packed,
+                   const float* bias, const Dropout& dropout, Finish finish) {
+  const auto activate = [&](int64_t row, int64_t column, int64_t channel,
+                            const Vector(&z)[4]) __attribute__((always_inline)) {
+    const int corners = s.corners(row, column);
+    const Vector b = load(bias + channel);
+    Vector a[4];
+#pragma GCC unroll 4
+    for (int corner = 0; corner < 4; ++corner) a[corner] = corners >> corner & 1 ? rectify(z[corner] + b) : Vector{};
+    if (dropout.seeds) {
+      const uint32_t* seeds = dropout.seeds + 2 * (n * s.height + 2 * row);
+      const uint32_t place = 2 * column * s.co + channel;
+#pragma GCC unroll 4
+      for (int corner = 0; corner < 4; ++corner)
+        if (corners >> corner & 1)
+          a[corner] = drop(a[corner], seeds + corner / 2 * 2, place + corner % 2 * s.co, dropout);
+    }
+    finish(row, column, channel, a);
+  };
+  const float* padded = x.before(last);
+  if (s.ci == 1)
+    convolve_rows_of_one<NV>(s, padded, first, last, packed, activate);
+  else
+    convolve_rows<NV>(1, s, s.ci, s.co, padded, first, last, packed, activate);
 }
 
 }  // namespace
