@@ -87,6 +87,7 @@ def save(manager: ocp.CheckpointManager, saved: Saved) -> None:
     Raises:
       UserError: there is no room for it on the disk. Other failures are told of by the next save, or at the end.
     """
+    manager.wait_until_finished()  # as Orbax's own save does first: what is still being written takes room, too
     _require_room(manager.directory, saved)
     manager.save(
         int(saved.state.step),

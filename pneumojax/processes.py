@@ -136,4 +136,3 @@ def _started_by_scheduler() -> bool:
     counts = [os.environ.get(name, "1") for name in (*_COUNTS, _SLICES)]
     lists = [os.environ.get(name, "") for name in _LISTS]
     return any(count.isdecimal() and int(count) > 1 for count in counts) or any("," in hosts for hosts in lists)
-

@@ -7,7 +7,7 @@ from pathlib import Path
 
 # Many tests compile the same programs, most of them in processes of their own.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Compiling is most of what the tests do, and takes three quarters of the time so. `test_kill` computes as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
@@ -62,6 +62,18 @@ def pneumojax(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
 def tiny() -> list[str]:
     """Overrides that make a run small."""
     return ["--config.model.image_size=32", "--config.epochs=2", "--config.batch_size=12"]
+
+
+@pytest.fixture(scope="session")
+def finished(chests, tmp_path_factory) -> tuple[Path, str]:
+    """The folder in which a small run on `chests` left `work` and `cache`, to be copied; and what was printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = pneumojax(
+        "--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache",
+        "--config.model.image_size=32", "--config.epochs=4", "--config.batch_size=8", cwd=folder,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    return folder, result.stdout
 
 
 @pytest.fixture

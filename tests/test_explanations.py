@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import draw_folder, pneumojax
+from conftest import draw_folder
 from etils import epath
 from PIL import Image
 
@@ -20,12 +20,8 @@ from pneumojax.trained import load
 
 
 @pytest.fixture(scope="module")
-def work(chests, tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explained")
-    cache = f"--config.data.cache_dir={folder / 'cache'}"
-    done = pneumojax("--config=m1", f"--data={chests}", "--workdir=work", *tiny, cache, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return epath.Path(folder / "work")
+def work(finished, tmp_path_factory):
+    return epath.Path(shutil.copytree(finished[0] / "work", tmp_path_factory.mktemp("explained") / "work"))
 
 
 def config_of(work, **changes):

@@ -1,5 +1,7 @@
 """The block with its gradient by hand against the block as it is written down; by XLA alone, and by the CPU kernels."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,20 +27,22 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 rates = pytest.mark.parametrize("rate", [0.0, 0.3])
 
 
-@pytest.fixture(params=["xla", "kernels"])
-def way(request, monkeypatch) -> str:
+@pytest.fixture(params=["xla", "kernels"], scope="module")
+def way(request) -> Iterator[str]:
     """Each way of computing the block; what was traced for the other is forgotten."""
     jax.clear_caches()
     if request.param == "xla":
-        monkeypatch.setattr(kernels, "load", lambda: False)
-    else:
-        try:
-            build()
-        except UserError as error:
-            pytest.skip(str(error))
-        kernels.load.cache_clear()
-        assert kernels.load()
-    return request.param
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "load", lambda: False)
+            yield request.param
+        return
+    try:
+        build()
+    except UserError as error:
+        pytest.skip(str(error))
+    kernels.load.cache_clear()
+    assert kernels.load()
+    yield request.param
 
 
 def whole(rng, shape, lowest, highest):

@@ -41,6 +41,32 @@ def draw(path, label, number):
     Image.fromarray(phantom.render(5, number, label, 48)[0]).save(path)
 
 
+@pytest.fixture
+def begin(monkeypatch):
+    """`train_mode`, but that it ends where the first step would be computed."""
+
+    def begin(config, workdir):
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                run.train_mode(config, workdir)
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def complete(finished, tmp_path_factory):
+    """A function that copies a complete run on `chests` into a folder: its config and its workdir."""
+
+    def copy(folder):
+        work = epath.Path(shutil.copytree(finished[0] / "work", folder / "work"))
+        config = configs.read(work / "config.json")
+        config.data.cache_dir = str(finished[0] / "cache")
+        return config, work
+
+    return copy
+
+
 @pytest.fixture(scope="module")
 def chexpert(tmp_path_factory):
     """CheXpert's layout: 60 patients to train on, 8 to validate on; a third uncertain of pneumonia."""
@@ -70,9 +96,9 @@ def npz(tmp_path_factory):
     return path
 
 
-def test_chexpert_is_trained_on_by_the_rule(chexpert, tmp_path, capsys):
+def test_chexpert_is_trained_on_by_the_rule(chexpert, tmp_path, capsys, begin):
     work = tmp_path / "work"
-    run.train_mode(small(chexpert, tmp_path, label_rule="pneumonia-zeros"), epath.Path(work))
+    begin(small(chexpert, tmp_path, label_rule="pneumonia-zeros"), epath.Path(work))
     told = capsys.readouterr().out
     assert "rule pneumonia-zeros" in told
     assert "train 20 pneumonia, 40 normal" in told
@@ -147,7 +173,7 @@ def test_no_identifier_of_a_header_is_written(tmp_path, capfd):
     assert "secret" not in printed.lower()
 
 
-def test_unreadable_images_stop_a_run_or_are_left_out_and_listed(tmp_path, capsys):
+def test_unreadable_images_stop_a_run_or_are_left_out_and_listed(tmp_path, capsys, begin):
     draw_folder(tmp_path / "data", "train", 20, 20)
     for name in ("chest 003.png", "chest 007.png"):
         path = tmp_path / "data/train/NORMAL" / name
@@ -156,7 +182,7 @@ def test_unreadable_images_stop_a_run_or_are_left_out_and_listed(tmp_path, capsy
     with pytest.raises(UserError, match="^2 unreadable: train/NORMAL/chest 003.png"):
         run.train_mode(small(tmp_path / "data", tmp_path), work)
     assert not work.exists()
-    run.train_mode(small(tmp_path / "data", tmp_path, on_error="skip"), work)
+    begin(small(tmp_path / "data", tmp_path, on_error="skip"), work)
     told = capsys.readouterr().out
     assert "2 unreadable images are left out" in told
     assert [row["id"] for row in rows(work / "unreadable.csv")] == [
@@ -168,7 +194,7 @@ def test_unreadable_images_stop_a_run_or_are_left_out_and_listed(tmp_path, capsy
     assert [row["id"][-7:-4] for row in table if not row["split"]] == ["003", "007"]
 
 
-def test_leakage_across_splits_is_refused_or_allowed_aloud(tmp_path, capsys):
+def test_leakage_across_splits_is_refused_or_allowed_aloud(tmp_path, capsys, begin):
     """A training image, encoded anew and brightened, among the test images."""
     draw_folder(tmp_path / "data", "train", 20, 20)
     draw_folder(tmp_path / "data", "test", 5, 5, first=500)
@@ -180,14 +206,12 @@ def test_leakage_across_splits_is_refused_or_allowed_aloud(tmp_path, capsys):
     assert "chest 003.png" in str(told.value)
     assert "leak.jpeg" in str(told.value)
     assert not work.exists()
-    run.train_mode(small(tmp_path / "data", tmp_path, allow_leakage=True), work)
+    begin(small(tmp_path / "data", tmp_path, allow_leakage=True), work)
     assert "1 patients or pictures in more than one given split" in capsys.readouterr().out
 
 
-def test_sources_of_one_name_do_not_overwrite_each_other(npz, chests, tmp_path):
-    work = epath.Path(tmp_path / "work")
-    config = small(chests, tmp_path)
-    run.train_mode(config, work)
+def test_sources_of_one_name_do_not_overwrite_each_other(complete, tmp_path):
+    config, work = complete(tmp_path)
     draw_folder(tmp_path / "one/data", "", 3, 3)
     draw_folder(tmp_path / "two/data", "", 4, 4)
     run.evaluate_mode(config, work, str(tmp_path / "one/data"))
@@ -216,23 +240,23 @@ def test_labels_of_one_source_are_not_anothers(tmp_path):
     assert labels == {f"{('PNEUMONIA', 'NORMAL')[n % 2]}/{n}.png": str(1 - n % 2) for n in range(6)}
 
 
-def test_changed_files_are_told_of(chests, tmp_path, capsys):
-    shutil.copytree(chests, tmp_path / "chests")
-    work = epath.Path(tmp_path / "work")
-    config = small(tmp_path / "chests", tmp_path)
-    run.train_mode(config, work)
+def test_changed_files_are_told_of(complete, chests, tmp_path, capsys):
+    config, work = complete(tmp_path)
     run.evaluate_mode(config, work, None)
     assert "have changed" not in capsys.readouterr().out
-    draw(tmp_path / "chests/train/NORMAL/chest 000.png", 1, 7)
-    run.evaluate_mode(config, work, None)
+    changed = chests / "train/NORMAL/chest 000.png"
+    before = shutil.copy2(changed, tmp_path)
+    draw(changed, 1, 7)
+    try:
+        run.evaluate_mode(config, work, None)
+    finally:
+        shutil.copy2(before, changed)
     assert "have changed since the run began" in capsys.readouterr().out
 
 
-def test_a_prevalence_restates_probabilities_and_changes_no_decision(chests, tmp_path):
+def test_a_prevalence_restates_probabilities_and_changes_no_decision(complete, tmp_path):
     """By Bayes' rule from val's: odds are multiplied by what the odds of being ill are multiplied by."""
-    work = epath.Path(tmp_path / "work")
-    config = small(chests, tmp_path)
-    run.train_mode(config, work)
+    config, work = complete(tmp_path)
     before, given = json.loads((work / "evaluation/test.json").read_text()), rows(work / "evaluation/test.csv")
     assert before["prevalence"] == 0.5
     config.evaluation.prevalence = 0.05
@@ -249,11 +273,9 @@ def test_a_prevalence_restates_probabilities_and_changes_no_decision(chests, tmp
         assert after[name] == pytest.approx(p * 0.05 / (p * 0.05 + (1 - p) * 0.95)), name
 
 
-def test_shifts_are_evaluated_on_request(chests, tmp_path, capsys):
+def test_shifts_are_evaluated_on_request(complete, tmp_path, capsys):
     """The foremost split under each, also where a run was complete without; of another source beside it."""
-    work = epath.Path(tmp_path / "work")
-    config = small(chests, tmp_path)
-    run.train_mode(config, work)
+    config, work = complete(tmp_path)
     assert not (work / "shifts").exists()
     config.evaluation.shifts = True
     run.train_mode(config, work)
@@ -272,22 +294,22 @@ def test_shifts_are_evaluated_on_request(chests, tmp_path, capsys):
         assert {measured["threshold"] for measured in told.values()} == {clean["threshold"]}
 
 
-def test_copies_are_carved_together(tmp_path):
+def test_copies_are_carved_together(tmp_path, begin):
     """Whatever their names say of patients."""
     draw_folder(tmp_path / "data", "", 30, 30)
     for path in sorted((tmp_path / "data").rglob("*.png")):
         shutil.copy(path, path.with_name(f"another {path.name}"))
     work = epath.Path(tmp_path / "work")
-    run.train_mode(small(tmp_path / "data", tmp_path), work)
+    begin(small(tmp_path / "data", tmp_path), work)
     split_of = {row["id"]: row["split"] for row in rows(work / "splits.csv")}
     assert set(split_of.values()) == {"train", "val"}
     for id, split in split_of.items():
         assert split_of[id.replace("another ", "")] == split
 
 
-def test_the_papers_subset_is_drawn_by_seed(chexpert, tmp_path):
+def test_the_papers_subset_is_drawn_by_seed(chexpert, tmp_path, begin):
     work = epath.Path(tmp_path / "work")
-    run.train_mode(small(chexpert, tmp_path, subset="15,25"), work)
+    begin(small(chexpert, tmp_path, subset="15,25"), work)
     table = [row for row in rows(work / "splits.csv") if row["split"] in ("train", "val")]
     assert [sum(row["label"] == label for row in table) for label in "01"] == [15, 25]
 
@@ -329,7 +351,7 @@ def test_preparing_that_is_stopped_leaves_nothing_and_goes_on(chests, tmp_path):
     assert "Prepared: 600 images of 150 px in cache/data-" in again.stdout
 
 
-def test_two_runs_at_once_do_not_share_a_workdir(chests, tmp_path):
+def test_two_runs_at_once_do_not_share_a_workdir(chests, tmp_path, begin):
     """The second is refused in a line and changes nothing; one that the first ends without a word leaves no trace."""
     config, workdir = small(chests, tmp_path), epath.Path(tmp_path / "work")
     first = subprocess.Popen([sys.executable, "-c", HOLDER, str(workdir)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -339,8 +361,18 @@ def test_two_runs_at_once_do_not_share_a_workdir(chests, tmp_path):
     assert [path.name for path in workdir.iterdir()] == [".lock"]
     first.kill()
     first.communicate()
-    run.train_mode(config, workdir)
-    assert (workdir / "report/index.html").exists()
+    begin(config, workdir)
+
+
+def test_a_run_killed_while_it_began_begins_anew(chests, tmp_path, begin):
+    work = epath.Path(tmp_path / "work")
+    work.mkdir()
+    for name in ("splits.csv", "config.json.unfinished"):
+        (work / name).write_text("{")
+    config = small(chests, tmp_path)
+    begin(config, work)
+    assert len(rows(work / "splits.csv")) == 160
+    assert configs.read(work / "config.json").to_dict() == config.to_dict()
 
 
 HOLDER = """

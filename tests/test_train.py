@@ -194,11 +194,11 @@ def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, tmp
 
 def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):
     config.model.dtype, config.epochs = "bfloat16", 4
-    workdir = epath.Path(tmp_path)
-    train(config, workdir, splits, devices.layout())
+    workdir, layout = epath.Path(tmp_path), devices.layout(jax.devices()[:1])
+    train(config, workdir, splits, layout)
     lines = records_of(workdir)
     assert lines[-2]["bce"] < lines[0]["bce"]
-    state = final_state(config, workdir, splits, devices.layout())
+    state = final_state(config, workdir, splits, layout)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
 
 

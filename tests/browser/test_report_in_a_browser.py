@@ -12,14 +12,12 @@ pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium a
 
 
 @pytest.fixture(scope="module")
-def report(chests, tiny, tmp_path_factory):
+def report(finished, tmp_path_factory):
     """The page of a small run, explained and checked."""
-    folder = tmp_path_factory.mktemp("browser")
-    cache = f"--config.data.cache_dir={folder / 'cache'}"
-    for mode in (["--config=m1", f"--data={chests}", *tiny], ["--mode=explain", "--config.explanation.checks=true"]):
-        done = pneumojax(*mode, "--workdir=work", cache, cwd=folder)
+    folder = shutil.copytree(finished[0], tmp_path_factory.mktemp("browser") / "here")
+    for mode in (["--mode=explain", "--config.explanation.checks=true"], ["--mode=evaluate"]):
+        done = pneumojax(*mode, "--workdir=work", cwd=folder)
         assert done.returncode == 0, done.stderr
-    assert pneumojax("--mode=evaluate", "--workdir=work", cache, cwd=folder).returncode == 0
     return folder / "work/report/index.html"
 
 
