@@ -1,4 +1,4 @@
-"""Compiles the CPU kernels, in about ten seconds, into the user's cache folder: python -m pneumojax.kernels.build
+"""Compiles the CPU kernels, in about fifteen seconds, into the user's cache folder: python -m pneumojax.kernels.build
 
 Needs g++ or clang++, or the compiler that $CXX names. Where there is none, all works without, more slowly.
 """
