@@ -66,7 +66,7 @@ def _train(config, workdir, source, prepared, records, notes) -> None:
         log.console.print(sentence)
     log.console.print(models.layer_table(create_model(config), config.model.image_size))
     if jax.default_backend() == "cpu" and not kernels.load():
-        log.console.print("With CPU kernels, training is about three times as fast: python -m pneumojax.kernels.build")
+        log.console.print("With CPU kernels, training is several times as fast: python -m pneumojax.kernels.build")
     splits = {name: prepared.split(name, members) for name, members in records.items()}
     trained = train(config, workdir, splits, devices.layout())
     if not any(processes.anywhere(trained or not _complete(workdir, config, splits))):

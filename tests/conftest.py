@@ -70,10 +70,26 @@ def finished(chests, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("finished")
     result = pneumojax(
         "--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache",
-        "--config.model.image_size=32", "--config.epochs=4", "--config.batch_size=8", cwd=folder,
+        "--config.model.image_size=32", "--config.epochs=4", "--config.batch_size=12", cwd=folder,
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
     return folder, result.stdout
+
+
+# What one process or several are asked for, once or again and again.
+JOB = (
+    "--config=m1", "--workdir=work", "--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=2",
+    "--config.checkpoint.steps=2", "--config.data.cache_dir=cache", "--config.optimizer.learning_rate=1e-6",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def alone(chests, tmp_path_factory) -> Path:
+    """The folder in which one process has done `JOB` on `chests`, undisturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    result = pneumojax(*JOB, f"--data={chests}", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -28,15 +29,20 @@ finally:
 """
 
 
-def start(folder, work, chests, tiny) -> subprocess.Popen:
-    """A run in `folder`, its workdir `work`, which has only the cache of its own."""
+def start(folder, work, *arguments) -> subprocess.Popen:
+    """A command in `folder` for the workdir `work`, which has only the cache of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    arguments = ["--config=m1", f"--data={chests}", f"--workdir={work}", "--config.data.cache_dir=cache", *tiny]
+    given = [*arguments, f"--workdir={work}", "--config.data.cache_dir=cache"]
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.replace("WORK", repr(work)), *arguments, "--config.epochs=1"],
+        [sys.executable, "-c", PROGRAM.replace("WORK", repr(work)), *given],
         cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def train(folder, work, chests) -> subprocess.Popen:
+    small = ("--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=1")
+    return start(folder, work, "--config=m1", f"--data={chests}", *small)
 
 
 def counts(folder, work, process) -> dict[str, int]:
@@ -50,32 +56,33 @@ def counts(folder, work, process) -> dict[str, int]:
 def filled(chests, tmp_path_factory):
     """A folder in which two runs at once have filled the cache."""
     folder = tmp_path_factory.mktemp("cached")
-    tiny = ["--config.model.image_size=32", "--config.batch_size=12"]
-    processes = {work: start(folder, work, chests, tiny) for work in ("one", "other")}
+    processes = {work: train(folder, work, chests) for work in ("one", "other")}
     for work, process in processes.items():
         counts(folder, work, process)
     return folder
 
 
-def test_a_later_run_compiles_nothing(filled, chests, tiny):
-    found = counts(filled, "later", start(filled, "later", chests, tiny))
+def test_a_later_run_compiles_nothing(filled, chests):
+    found = counts(filled, "later", train(filled, "later", chests))
     assert found["cache_misses"] == 0
     assert found["cache_hits"] > 1
     a, b = (json.loads((filled / work / "evaluation/test.json").read_text()) for work in ("one", "later"))
     assert a == b
 
 
-def test_damaged_entries_are_compiled_anew(filled, chests, tiny):
+def test_damaged_entries_are_compiled_anew(filled):
     """As a killed process leaves them."""
     for entry in (filled / "cache" / cache.COMPILED).iterdir():
         os.truncate(entry, entry.stat().st_size // 2)
-    counts(filled, "mended", start(filled, "mended", chests, tiny))
+    counts(filled, "one", start(filled, "one", "--mode=evaluate"))
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(chests, tmp_path, tiny):
+def test_a_cache_that_cannot_be_written_stops_nothing(finished, tmp_path):
+    shutil.copytree(finished[0] / "work", tmp_path / "work")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / cache.COMPILED).write_text("in the way")
-    assert counts(tmp_path, "work", start(tmp_path, "work", chests, tiny)) == {"cache_hits": 0, "cache_misses": 0}
+    found = counts(tmp_path, "work", start(tmp_path, "work", "--mode=evaluate"))
+    assert found == {"cache_hits": 0, "cache_misses": 0}
 
 
 def test_another_place_is_left_as_it_is_set(tmp_path):

@@ -322,8 +322,8 @@ def test_a_wheel_runs_from_anywhere(chests, tmp_path, tiny):
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
     done = pneumojax(
-        "--config=m3:paper", f"--data={chests}", f"--workdir={tmp_path / 'work'}",
-        f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.epochs=1", *tiny[:1],
+        "--config=m1", f"--data={chests}", f"--workdir={tmp_path / 'work'}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}", *tiny, "--config.epochs=1",
         cwd="/", PYTHONPATH=str(site), PYTHONSAFEPATH="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

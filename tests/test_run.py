@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, SIZE, draw_folder, pneumojax
@@ -17,11 +18,18 @@ from etils import epath
 from PIL import Image
 
 from pneumojax import config as configs
-from pneumojax import curate, run, shifts
+from pneumojax import curate, devices, run, shifts
 from pneumojax.data import phantom
 from pneumojax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")  # TFDS of Protobuf
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """What is compiled for eight takes long, and it is not their number that counts here."""
+    own = devices.layout(jax.devices()[:1])
+    monkeypatch.setattr(devices, "layout", lambda: own)
 
 
 def small(source, tmp_path, **data):

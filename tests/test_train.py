@@ -166,7 +166,7 @@ def test_states_are_saved_within_epochs_as_often_as_is_asked_for(config, splits,
 def test_every_epoch_is_told_and_learning_shows(config, splits, tmp_path):
     config.epochs = 6
     workdir = epath.Path(tmp_path)
-    train(config, workdir, splits, devices.layout())
+    train(config, workdir, splits, devices.layout(jax.devices()[:1]))
     lines = records_of(workdir)
     assert [(line["epoch"], line["split"]) for line in lines] == [
         (epoch, split) for epoch in range(1, 7) for split in ("train", "val")

@@ -74,7 +74,7 @@ def test_keras(ours):
 
 @pytest.mark.parametrize("side", ["keras-tensorflow", "keras-jax", "torch", "torch-compile"])
 def test_every_way_of_a_peer_runs(side):
-    pytest.importorskip(side.partition("-")[0])
+    pytest.importorskip("torch", reason="compiles for a minute where peers are measured: see `make test-peers`")
     with started(side) as worker:
         for mode in ("train", "infer"):
             answer = worker.prepare(Task("m1", mode, 2, 16, "float32", 1), {}, 0.01)
