@@ -74,7 +74,8 @@ def test_damaged_entries_are_compiled_anew(filled):
     """As a killed process leaves them."""
     for entry in (filled / "cache" / cache.COMPILED).iterdir():
         os.truncate(entry, entry.stat().st_size // 2)
-    counts(filled, "one", start(filled, "one", "--mode=evaluate"))
+    found = counts(filled, "one", start(filled, "one", "--mode=evaluate"))
+    assert found["cache_hits"] == 0 < found["cache_misses"]
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(finished, tmp_path):

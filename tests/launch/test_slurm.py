@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
-from test_processes import OPTIONS, left, once_saved_in
+from conftest import JOB, ROOT
+from test_processes import left, once_saved_in
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 LIMIT_S = 600
@@ -99,7 +99,7 @@ def wait_until(holds, seconds):
 def submit(slurm, folder, chests) -> str:
     exported = f"ALL,DATA={chests},WORKDIR=work,PYTHON={sys.executable}"
     more = ("--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=1", "--output=log.txt", f"--chdir={folder}")
-    flags = [option for option in OPTIONS if not option.startswith(("--config=", "--workdir="))]
+    flags = [option for option in JOB if not option.startswith(("--config=", "--workdir="))]
     script = ROOT / "launch" / "slurm.sbatch"
     return slurm("sbatch", "--parsable", f"--export={exported}", *more, script, "m1", *flags).strip()
 
