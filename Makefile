@@ -7,7 +7,7 @@ train: install
 	$(BIN)/python -m pneumojax.main --config=m1
 
 test: install
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
 # Breaks 1,000 files of each kind that users give, others each time, in a minute or two: FUZZ=5000 breaks more.
 # Where ../shared/data has real radiographs, some are among them.
@@ -16,7 +16,7 @@ fuzz: install
 
 # Kills runs at random moments, fifty times or KILLS, and holds each to one that was not: some ten minutes.
 soak: install
-	KILLS=$(or $(KILLS),50) $(BIN)/python -m pytest -s tests/test_kill.py
+	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/test_kill.py
 
 # A job of launch/slurm.sbatch on a SLURM of this machine alone: as root, with Debian's slurm-wlm and munge, or alike.
 test-slurm: install

@@ -8,7 +8,6 @@ from itertools import count
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import spearmanr
 
 FILE = "explanations/checks.json"  # in the workdir: what was measured
 INSANE = 0.3  # rank correlation with an untrained network's maps above which a method does not depend on what is learnt
@@ -20,6 +19,8 @@ Untrained = Callable[[np.ndarray, int], np.ndarray]  # the same of initial weigh
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's, of two signed maps, in [-1, 1]; 0 where one of them is even (Adebayo et al. 2018)."""
+    from scipy.stats import spearmanr  # not above: it takes half a second, and training starts without it
+
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(spearmanr(one, other, axis=None).statistic)

@@ -8,7 +8,7 @@ from pathlib import Path
 # Many tests compile the same programs, most of them in processes of their own.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Compiling is most of what the tests do, and takes three quarters of the time so. `test_kill` computes as users do.
+# Compiling is most of what the tests do, and takes three quarters of the time so. `make soak` computes as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
@@ -25,6 +25,17 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32  # pixels of the images that small runs see
+COSTLY = ("alone", "finished", "undisturbed", "folded", "seeded", "filled", "comparison", "library")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Among several workers (`--dist loadgroup`), one runs all tests that share a costly fixture."""
+    for item in items:
+        for name in COSTLY:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
 
 
 def draw_folder(root: Path, split: str, normal: int, pneumonia: int, first: int = 0) -> None:
@@ -64,14 +75,17 @@ def tiny() -> list[str]:
     return ["--config.model.image_size=32", "--config.epochs=2", "--config.batch_size=12"]
 
 
+SMALL = (
+    "--config=m1", "--workdir=work", "--config.data.cache_dir=cache", "--config.model.image_size=32",
+    "--config.epochs=4", "--config.batch_size=12",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def finished(chests, tmp_path_factory) -> tuple[Path, str]:
-    """The folder in which a small run on `chests` left `work` and `cache`, to be copied; and what was printed."""
+    """The folder in which the run `SMALL` on `chests` left `work` and `cache`, to be copied; and what was printed."""
     folder = tmp_path_factory.mktemp("finished")
-    result = pneumojax(
-        "--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache",
-        "--config.model.image_size=32", "--config.epochs=4", "--config.batch_size=12", cwd=folder,
-    )  # fmt: skip
+    result = pneumojax(*SMALL, f"--data={chests}", cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
     return folder, result.stdout
 
@@ -92,8 +106,7 @@ def alone(chests, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config():
+def small_config():
     config = configs.load("m1")
     config.model.image_size = SIZE
     config.epochs = 3
@@ -103,6 +116,11 @@ def config():
 
 
 @pytest.fixture
+def config():
+    return small_config()
+
+
+@pytest.fixture(scope="session")
 def splits(chests):
     source = open_source(str(chests))
     records, _ = splitting.for_training(source.records, splitting.Carving(val_fraction=0.2))

@@ -31,31 +31,48 @@ def test_without_a_build_there_are_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    """All that a build leaves in the user's cache folder, "cache"."""
+    cache = tmp_path_factory.mktemp("built") / "cache"
+    built = python("-m", "pneumojax.kernels.build", cache=cache)
+    assert built.returncode == 0, built.stderr
+    [library] = (path for path in cache.rglob("*") if path.is_file())
+    assert str(library) in built.stdout
+    return library
+
+
+def copied(library: Path, folder: Path) -> tuple[Path, Path]:
+    """The cache folder of a `library`, copied into `folder`; and the copied library."""
+    cache = next(path for path in library.parents if path.name == "cache")
+    return shutil.copytree(cache, folder / "cache"), folder / library.relative_to(cache.parent)
+
+
 @compiled
-def test_what_is_built_is_loaded_unless_it_is_turned_off(tmp_path):
+def test_what_is_built_is_loaded_unless_it_is_turned_off(library, tmp_path):
     """A second build finds the first one's; no other file is left."""
-    first, second = (python("-m", "pneumojax.kernels.build", cache=tmp_path) for _ in range(2))
-    assert first.returncode == 0, first.stderr
-    assert first.stdout == second.stdout
-    [library] = (path for path in tmp_path.rglob("*") if path.is_file())
-    assert str(library) in first.stdout
-    assert python("-c", WHETHER, cache=tmp_path).stdout == "True\n"
-    assert python("-c", WHETHER, cache=tmp_path, PNEUMOJAX_KERNELS="off").stdout == "False\n"
+    cache, own = copied(library, tmp_path)
+    written = own.stat().st_mtime_ns
+    again = python("-m", "pneumojax.kernels.build", cache=cache)
+    assert again.returncode == 0 and str(own) in again.stdout
+    assert [path for path in cache.rglob("*") if path.is_file()] == [own]
+    assert own.stat().st_mtime_ns == written
+    assert python("-c", WHETHER, cache=cache).stdout == "True\n"
+    assert python("-c", WHETHER, cache=cache, PNEUMOJAX_KERNELS="off").stdout == "False\n"
 
 
 @compiled
-def test_a_damaged_library_is_not_loaded_and_built_anew(tmp_path):
+def test_a_damaged_library_is_not_loaded_and_built_anew(library, tmp_path):
     """Loading one that is cut short would end the process."""
-    python("-m", "pneumojax.kernels.build", cache=tmp_path)
-    [library] = (path for path in tmp_path.rglob("*") if path.is_file())
+    cache, library = copied(library, tmp_path)
     whole = library.read_bytes()
     for length in (0, 4096, -1):
         library.write_bytes(whole[:length])
-        damaged = python("-c", WHETHER, cache=tmp_path)
+        damaged = python("-c", WHETHER, cache=cache)
         assert (damaged.returncode, damaged.stdout, damaged.stderr) == (0, "False\n", ""), length
-    python("-m", "pneumojax.kernels.build", cache=tmp_path)
+    python("-m", "pneumojax.kernels.build", cache=cache)
     assert library.read_bytes() == whole
-    assert python("-c", WHETHER, cache=tmp_path).stdout == "True\n"
+    assert python("-c", WHETHER, cache=cache).stdout == "True\n"
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", sys.executable, shutil.which("false"), shutil.which("true")])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import SIZE
+from conftest import SIZE, small_config
 from etils import epath
 
 from pneumojax import calibration, checkpoint, devices, metrics
@@ -37,24 +37,51 @@ def final_state(config, workdir, splits, layout):
         return jax.device_get(checkpoint.restore_latest(manager, saved, layout).state)
 
 
-@pytest.mark.parametrize(("resident", "schedule"), [("always", "cosine"), ("never", "cosine"), ("always", "plateau")])
-def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits, tmp_path, resident, schedule):
-    """Stopped after an epoch was saved: bit for bit, line for line, by one means or the other.
+@pytest.fixture(scope="session")
+def layout():
+    """One device: what is compiled for eight takes long."""
+    return devices.layout(jax.devices()[:1])
 
-    Of a plateau, after an epoch that was no better: the next one lowers the rate, if that was not forgotten.
-    """
-    done = 1
-    if schedule == "plateau":
-        # So slow that every image of val is called the same throughout: accuracy stays at a half.
-        config.optimizer.update({"name": "rmsprop", "schedule": schedule, "learning_rate": 1e-5, "warmup_epochs": 0.0})
-        config.model.batch_norm_momentum, config.epochs, done = 0.99, 4, 2
-    layout = devices.layout(jax.devices()[:1])
-    whole, broken = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "broken")
-    for workdir in (whole, broken):
-        workdir.mkdir()
+
+def trained_whole(config, folder, splits, layout):
+    """The workdir of a run that nothing stops, fed by the loader."""
+    workdir = epath.Path(folder) / "whole"
+    workdir.mkdir()
     config.data.resident = "never"
-    assert train(config, whole, splits, layout)
+    assert train(config, workdir, splits, layout)
+    return workdir
 
+
+@pytest.fixture(scope="session")
+def undisturbed(splits, layout, tmp_path_factory):
+    """`trained_whole` by the fixture `config`."""
+    return trained_whole(small_config(), tmp_path_factory.mktemp("undisturbed"), splits, layout)
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_a_run_stopped_and_started_again_equals_one_that_was_not(
+    config, splits, tmp_path, layout, undisturbed, resident
+):
+    """Stopped after an epoch was saved: bit for bit, line for line, by one means or the other."""
+    config.data.resident = resident
+    final = equal_when_stopped(config, splits, tmp_path, layout, undisturbed, done=1)
+    assert (final.plateau.rate, final.plateau.best, final.plateau.stale) == (1, 0, 0), "nothing is followed unasked"
+
+
+def test_what_a_plateau_has_seen_is_not_forgotten(config, splits, tmp_path, layout):
+    """Stopped after an epoch that was no better: the next one lowers the rate."""
+    # So slow that every image of val is called the same throughout: accuracy stays at a half.
+    config.optimizer.update({"name": "rmsprop", "schedule": "plateau", "learning_rate": 1e-5, "warmup_epochs": 0.0})
+    config.model.batch_norm_momentum, config.epochs = 0.99, 4
+    whole = trained_whole(config, tmp_path, splits, layout)
+    final = equal_when_stopped(config, splits, tmp_path, layout, whole, done=2)
+    np.testing.assert_allclose([final.plateau.rate, final.plateau.best, final.plateau.stale], [0.3, 0.5, 1], rtol=1e-6)
+
+
+def equal_when_stopped(config, splits, tmp_path, layout, whole, done):
+    """Holds a run that is stopped after epoch `done`, and then goes on, to the one in `whole`; its final state."""
+    broken = epath.Path(tmp_path / "broken")
+    broken.mkdir()
     batches = iter(range(1, 100))  # of val, two an epoch
 
     def read_and_stop(indices):
@@ -62,7 +89,6 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
             signal.raise_signal(signal.SIGTERM)  # of a scheduler, while the epoch is evaluated
         return splits["val"].read(indices)
 
-    config.data.resident = resident
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         train(config, broken, splits | {"val": splits["val"]._replace(read=read_and_stop)}, layout)
@@ -73,15 +99,12 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
     assert records_of(broken) == records_of(whole)
     a, b = (final_state(config, workdir, splits, layout) for workdir in (whole, broken))
     assert int(a.step) == 6 * config.epochs
-    if schedule == "plateau":
-        np.testing.assert_allclose([a.plateau.rate, a.plateau.best, a.plateau.stale], [0.3, 0.5, 1], rtol=1e-6)
-    else:
-        assert (a.plateau.rate, a.plateau.best, a.plateau.stale) == (1, 0, 0), "only what is asked for is followed"
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
     for one, other in zip(facts_of(whole), facts_of(broken), strict=True):
         assert one == other
     assert not train(config, broken, splits, layout), "a complete run has nothing left to train"
+    return a
 
 
 def stopping_at(number):
@@ -101,7 +124,7 @@ def stopping_at(number):
 
 
 @pytest.fixture
-def stopped(config, splits, monkeypatch):
+def stopped(config, splits, layout, monkeypatch):
     """A function that trains until a signal comes with the step of a number."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -109,22 +132,21 @@ def stopped(config, splits, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr("pneumojax.train.choose", stopping_at(number))
             with pytest.raises(KeyboardInterrupt):
-                train(config, workdir, splits, devices.layout(jax.devices()[:1]))
+                train(config, workdir, splits, layout)
 
     yield run
     signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("resident", ["always", "never"])
-def test_a_run_stopped_within_epochs_equals_one_that_was_not(config, splits, tmp_path, stopped, resident):
-    """At the first step of all, in the midst, and at an epoch's last one: each start goes on to the next stop."""
+def test_a_run_stopped_within_epochs_equals_one_that_was_not(
+    config, splits, tmp_path, layout, undisturbed, stopped, resident
+):
+    """At the first step of all, at an epoch's last one, and in the midst: each start goes on to the next stop."""
     config.data.resident = resident
-    layout = devices.layout(jax.devices()[:1])
-    whole, broken = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "broken")
-    for workdir in (whole, broken):
-        workdir.mkdir()
-    train(config, whole, splits, layout)
-    for number, reached in ((0, 1), (3, 4), (5, 6), (8, 9)):
+    whole, broken = undisturbed, epath.Path(tmp_path / "broken")
+    broken.mkdir()
+    for number, reached in ((0, 1), (5, 6), (8, 9)):
         stopped(broken, number)
         assert int(final_state(config, broken, splits, layout).step) == reached
     assert train(config, broken, splits, layout)
@@ -148,7 +170,7 @@ def test_within_an_epoch_nothing_is_used(config, tmp_path, stopped):
 
 
 @pytest.mark.parametrize("by", ["steps", "minutes"])
-def test_states_are_saved_within_epochs_as_often_as_is_asked_for(config, splits, tmp_path, monkeypatch, by):
+def test_states_are_saved_within_epochs_as_often_as_is_asked_for(config, splits, tmp_path, layout, monkeypatch, by):
     """Every fourth step and at epochs' ends; or, of minutes that are over at once, after every step."""
     config.checkpoint.update({"steps": 4, "minutes": 0.0} if by == "steps" else {"steps": 0, "minutes": 1e-9})
     config.epochs = 2
@@ -159,28 +181,23 @@ def test_states_are_saved_within_epochs_as_often_as_is_asked_for(config, splits,
         save(manager, saved)
 
     monkeypatch.setattr(checkpoint, "save", watched)
-    train(config, epath.Path(tmp_path), splits, devices.layout(jax.devices()[:1]))
+    train(config, epath.Path(tmp_path), splits, layout)
     assert steps == ([4, 6, 8, 12] if by == "steps" else list(range(1, 13)))
 
 
-def test_every_epoch_is_told_and_learning_shows(config, splits, tmp_path):
-    config.epochs = 6
-    workdir = epath.Path(tmp_path)
-    train(config, workdir, splits, devices.layout(jax.devices()[:1]))
-    lines = records_of(workdir)
+def test_every_epoch_is_told_and_learning_shows(undisturbed):
+    lines = records_of(undisturbed)
     assert [(line["epoch"], line["split"]) for line in lines] == [
-        (epoch, split) for epoch in range(1, 7) for split in ("train", "val")
+        (epoch, split) for epoch in range(1, 4) for split in ("train", "val")
     ]
     assert all({"step", "bce", "accuracy", "auc"} <= set(line) for line in lines)
     assert lines[-2]["bce"] < lines[0]["bce"]
-    assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
+    assert any("tfevents" in path.name for path in (undisturbed / "tensorboard").iterdir())
 
 
-def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, tmp_path):
+def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, layout, undisturbed):
     """The best model's own logits of val give it again."""
-    workdir, layout = epath.Path(tmp_path), devices.layout(jax.devices()[:1])
-    config.epochs = 4
-    train(config, workdir, splits, layout)
+    workdir = undisturbed
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, SIZE, 0))
     with jax.set_mesh(layout.mesh):
@@ -192,9 +209,9 @@ def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, tmp
     assert facts["best"]["auc"] == max(of_val[epoch] for epoch in of_val if epoch <= facts["epoch"])
 
 
-def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):
-    config.model.dtype, config.epochs = "bfloat16", 4
-    workdir, layout = epath.Path(tmp_path), devices.layout(jax.devices()[:1])
+def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path, layout):
+    config.model.dtype = "bfloat16"
+    workdir = epath.Path(tmp_path)
     train(config, workdir, splits, layout)
     lines = records_of(workdir)
     assert lines[-2]["bce"] < lines[0]["bce"]
@@ -202,10 +219,10 @@ def test_bfloat16_learns_in_a_float32_state(config, splits, tmp_path):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
 
 
-def test_a_batch_larger_than_the_split_is_refused(config, splits, tmp_path):
+def test_a_batch_larger_than_the_split_is_refused(config, splits, tmp_path, layout):
     config.batch_size = 128
     with pytest.raises(UserError, match="larger than the 96 training images"):
-        train(config, epath.Path(tmp_path), splits, devices.layout())
+        train(config, epath.Path(tmp_path), splits, layout)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(config, splits, tmp_path):
@@ -214,7 +231,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(config, splits, tmp_path):
         train(config, epath.Path(tmp_path), splits, devices.layout())
 
 
-def test_a_run_that_diverges_stops_and_names_the_step(config, splits, tmp_path, monkeypatch):
+def test_a_run_that_diverges_stops_and_names_the_step(config, splits, tmp_path, layout, monkeypatch):
     monkeypatch.setattr(optax, "adam", lambda *_, **__: optax.sgd(1e30))
     with pytest.raises(UserError, match="diverged: what step 1 gives is not finite"):
-        train(config, epath.Path(tmp_path), splits, devices.layout())
+        train(config, epath.Path(tmp_path), splits, layout)

@@ -15,7 +15,7 @@ SMALL = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
     "--config.data.cache_dir=cache",
 )  # fmt: skip
-A, B = "recommended", "recommended+augment.noise=0"
+A, B = "paper", "paper+augment.noise=0.03"
 
 
 def experiment(folder, *arguments):
@@ -81,7 +81,7 @@ def test_every_run_has_a_folder_with_its_own_settings(folded):
     assert set(folders) == {f"m1-{recipe}-fold{fold}-seed0" for recipe in (A, B) for fold in (0, 2)}
     for name, path in folders.items():
         config = read(path / "config.json")
-        assert config["augment"]["noise"] == (0.0 if B in name else 0.03)
+        assert config["augment"]["noise"] == (0.03 if B in name else 0.0)
         assert (config["data"]["folds"], config["data"]["fold"]) == (3, 0 if "fold0" in name else 2)
         assert (path / "report/index.html").exists()
         assert {told.stem for told in path.glob("evaluation/*.json")} == {"train", "val", "held_out"}
@@ -225,7 +225,7 @@ def refused(folder, *arguments) -> str:
         (["--config.experiment.recipes=best"], "no recipe 'best': there is 28px, notebook, paper, recommended"),
         ([f"--config.experiment.recipes={A}+augment.noise"], "'augment.noise' is no field=value"),
         (["--config.experiment.models=m1,m9"], "no config 'm9': there is m1, m2, m3"),
-        (["--workdir=work/m1-recommended-seed0"], "m1-recommended-seed0 holds one run: choose another --workdir"),
+        ([f"--workdir=work/m1-{A}-seed0"], f"m1-{A}-seed0 holds one run: choose another --workdir"),
         (["--workdir=work", "--config.optimizer.learning_rate=0.5"], "holds a run with other settings"),
         (["--workdir=work", "--data=phantom"], "holds an experiment on"),
         (["--workdir=chests"], "chests is not empty and holds no experiment: choose another --workdir"),
