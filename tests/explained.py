@@ -46,12 +46,19 @@ def _drawn(rng, kind, shape):
     return values.astype(np.float32)
 
 
-def own(method: str, model: models.Classifier, images: np.ndarray, precision=np.float32, **options) -> np.ndarray:
+@cache
+def _compiled(method, model, **options):
+    return jax.jit(partial(explain.METHODS[method], model, **options))
+
+
+def own(
+    method: str, model: models.Classifier, images: np.ndarray, precision=np.float32, key=None, **options
+) -> np.ndarray:
     """Our maps at `variables`, by one of `explain.METHODS` with its options, computed in `precision`."""
+    random = {} if key is None else {"key": key}
     with jax.enable_x64(precision == np.float64):
         given = jax.tree.map(precision, variables(model, *images.shape[1:3]))
-        function = jax.jit(partial(explain.METHODS[method], model, **options))
-        return np.asarray(function(given, precision(images)))
+        return np.asarray(_compiled(method, model, **options)(given, precision(images), **random))
 
 
 def shared(name: str, images: np.ndarray, *, steps: int, window: int, stride: int) -> dict[str, np.ndarray]:
