@@ -14,9 +14,10 @@ test: install
 fuzz: install
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
 
-# Kills runs at random moments, fifty times or KILLS, and holds each to one that was not: some ten minutes.
+# Kills runs at random moments, fifty times or KILLS, and holds each to one that was not, as it does jobs of several
+# processes: some ten minutes.
 soak: install
-	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/test_kill.py
+	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/test_kill.py tests/test_processes.py
 
 # A job of launch/slurm.sbatch on a SLURM of this machine alone: as root, with Debian's slurm-wlm and munge, or alike.
 test-slurm: install

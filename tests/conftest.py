@@ -25,7 +25,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32  # pixels of the images that small runs see
-COSTLY = ("alone", "finished", "undisturbed", "folded", "seeded", "filled", "comparison", "library")
+COSTLY = ("alone", "finished", "undisturbed", "folded", "seeded", "filled", "comparison", "library", "way")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,6 +112,8 @@ def small_config():
     config.epochs = 3
     config.batch_size = 16
     config.evaluation.batch_size = 16
+    # Random, and compiled sooner than all that the recipe has.
+    config.augment.update(dict.fromkeys(config.augment, 0.0) | {"contrast": 0.3})
     return config
 
 

@@ -1,7 +1,5 @@
 """Augmentation: pure, keyed by an image's place, within the range, and no stronger than asked."""
 
-from functools import cache, partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,15 +32,9 @@ def noise(batch: int = 6, height: int = 60, width: int = 46, seed: int = 0) -> j
     return jax.random.uniform(jax.random.key(seed), (batch, height, width, 1))
 
 
-@cache
-def compiled(given: tuple[tuple[str, float], ...]):
-    """`augment` of one strength as one program."""
-    return jax.jit(partial(augment, strength=strength(**dict(given))))
-
-
 def changed(images, seed=1, **given) -> np.ndarray:
     """Augmented with what is given, (batch, height, width)."""
-    return np.asarray(compiled(tuple(given.items()))(jax.random.key(seed), jnp.asarray(images)))[..., 0]
+    return np.asarray(augment(jax.random.key(seed), jnp.asarray(images), strength(**given)))[..., 0]
 
 
 def spot(row: float, column: float, height: int = 61, width: int = 61, radius: float = 2.0) -> np.ndarray:

@@ -42,7 +42,7 @@ def start(folder, work, *arguments) -> subprocess.Popen:
 
 def train(folder, work, chests) -> subprocess.Popen:
     small = ("--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=1")
-    return start(folder, work, "--config=m1", f"--data={chests}", *small)
+    return start(folder, work, "--config=m1:paper", f"--data={chests}", *small)
 
 
 def counts(folder, work, process) -> dict[str, int]:

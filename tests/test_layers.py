@@ -1,6 +1,7 @@
 """The block with its gradient by hand against the block as it is written down; by XLA alone, and by the CPU kernels."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ SHAPES = [
     (1, 7, 41, 1, 64),
     (2, 8, 5, 32, 256),
 ]
+CASES = [*((shape, 0.3) for shape in SHAPES), *((shape, 0.0) for shape in SHAPES[:2])]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-rates = pytest.mark.parametrize("rate", [0.0, 0.3])
 
 
 @pytest.fixture(params=["xla", "kernels"], scope="module")
@@ -92,31 +93,47 @@ def assert_close(result, expected, tolerance):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max(initial=1))
 
 
-@rates
-@shapes
+@cache
+def trained_by_definition(shape, rate):
+    """What `pulled` gives of `sample`, in float64: a gain that is no power of two makes equals unequal in float32."""
+    x, parameters, cotangent, _ = sample(shape)
+    dropped = layers.dropout(jax.random.key(3), rate, (*shape[:3], shape[4]))
+    with jax.enable_x64(True):
+        return pulled(by_definition(dropped, None), *in_float64((x, parameters, cotangent)))
+
+
+@cache
+def inferred_by_definition(shape):
+    """The output on `sample`, and the gradients of images, parameters and statistics, in float64."""
+    x, parameters, cotangent, statistics = sample(shape)
+    with jax.enable_x64(True):
+        wide = in_float64((x, parameters, statistics))
+        output, pull = jax.vjp(lambda x, p, s: by_definition(layers.NOTHING_DROPPED, s)(x, p)[0], *wide)
+        return output, pull(cotangent.astype(jnp.float64))
+
+
+@pytest.mark.parametrize(("shape", "rate"), CASES, ids=str)
 def test_training_equals_autodiff_of_the_definition(way, shape, rate):
     """Output, statistics and every gradient; in float64 to rounding, in float32 to float32's."""
     x, parameters, cotangent, _ = sample(shape)
     dropped = layers.dropout(jax.random.key(3), rate, (*shape[:3], shape[4]))
     with jax.enable_x64(True):
-        # A gain that is no power of two would make equals unequal in float32 alone.
-        expected = pulled(by_definition(dropped, None), *in_float64((x, parameters, cotangent)))
         if way == "xla":
             x, parameters, cotangent = in_float64((x, parameters, cotangent))
         ours = pulled(lambda x, p: layers.block_train(x, p, dropped.seeds, rate), x, parameters, cotangent)
         # In float32, the variance of values that are nearly all zero is a small difference of large ones.
-        assert_close(ours, expected, 1e-6 if way == "xla" else 3e-4 if shape[1] * shape[2] == 1 else 3e-5)
+        tolerance = 1e-6 if way == "xla" else 3e-4 if shape[1] * shape[2] == 1 else 3e-5
+        assert_close(ours, trained_by_definition(shape, rate), tolerance)
 
 
 @shapes
 def test_inference_equals_autodiff_of_the_definition(way, shape):
     """Undifferentiated, and each gradient, those of the given statistics too."""
     x, parameters, cotangent, statistics = sample(shape)
+    expected, gradients = inferred_by_definition(shape)
     with jax.enable_x64(True):
-        wide = in_float64((x, parameters, statistics))
-        expected, pull = jax.vjp(lambda x, p, s: by_definition(layers.NOTHING_DROPPED, s)(x, p)[0], *wide)
-        gradients = pull(cotangent.astype(jnp.float64))
-        given = wide if way == "xla" else (x, parameters, statistics)
+        given = (x, parameters, statistics)
+        given = in_float64(given) if way == "xla" else given
         cotangent = cotangent.astype(given[0].dtype)
         ours, pull = jax.vjp(jax.jit(layers.block_infer), *given)
         tolerance = 1e-6 if way == "xla" else 1e-5
@@ -191,7 +208,7 @@ def test_nan_is_passed_on(way, train, place):
         np.testing.assert_array_equal(np.isnan(y[0, :, :, alive]), np.broadcast_to(touched, (alive.sum(), 2, 3)))
 
 
-@rates
+@pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_eight_devices_compute_what_one_does(way, rate):
     """Each on its part of the batch, with the statistics and the drops of the whole."""
     x, parameters, cotangent, _ = sample((16, 5, 6, 32, 64))

@@ -4,15 +4,11 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
 from conftest import ROOT, SMALL, draw_folder, pneumojax
-from PIL import Image
 from scipy.special import expit, logit
 from sklearn import metrics as sk
 
@@ -123,17 +119,13 @@ def test_evaluating_the_runs_own_images_repeats_its_numbers(trained):
 
 def test_it_trains_without_tensorflow(tmp_path, tiny):
     """From images read straight into memory; the shards, where they are installed, are the same images."""
-    data = tmp_path / "images.npz"
-    draw_folder(tmp_path / "folders", "train", 30, 30)
-    images = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "folders").rglob("*.png"))]
-    np.savez(data, train_images=np.stack(images), train_labels=np.repeat([0, 1], 30)[:, None])
-    for source in ("folders", "images.npz"):
-        arguments = ["--config=m1", f"--data={source}", f"--workdir=of {source}", *tiny, "--config.epochs=1"]
-        done = without_tensorflow(*arguments, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert (tmp_path / f"of {source}/report/index.html").exists()
-        assert read(tmp_path / f"of {source}/evaluation/train.json")["n"] == 54
-    again = pneumojax("--workdir=of folders", "--config.data.cache_dir=cache", cwd=tmp_path)
+    draw_folder(tmp_path / "chests", "train", 30, 30)
+    arguments = ["--config=m1", "--data=chests", "--workdir=work", *tiny, "--config.epochs=1"]
+    done = without_tensorflow(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "work/report/index.html").exists()
+    assert read(tmp_path / "work/evaluation/train.json")["n"] == 54
+    again = pneumojax("--workdir=work", "--config.data.cache_dir=cache", cwd=tmp_path)
     assert "This run is complete" in again.stdout, again.stderr
 
 
@@ -155,36 +147,6 @@ def without_tensorflow(*arguments, cwd) -> subprocess.CompletedProcess:
         [sys.executable, "-c", program, *arguments],
         cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-
-
-def test_stopped_it_says_so_and_goes_on_from_there(chests, tmp_path, tiny):
-    """Ctrl-C, once an epoch is told: status 75; the same command goes on."""
-    arguments = ["--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache", *tiny]
-    arguments.append("--config.epochs=8")
-    log = tmp_path / "work/metrics.jsonl"
-
-    def told():
-        return len(log.read_text().splitlines()) if log.exists() else 0
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pneumojax.main", *arguments],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while process.poll() is None and told() < 2:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 75, complaint
-    [line] = complaint.splitlines()
-    assert "same command again" in line
-    assert told() < 16
-    again = pneumojax(*arguments, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "Resuming after epoch" in again.stdout
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [(line["epoch"], line["split"]) for line in lines] == [
-        (epoch, split) for epoch in range(1, 9) for split in ("train", "val")
-    ]
 
 
 def refused(folder, *arguments) -> str:

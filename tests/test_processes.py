@@ -107,6 +107,7 @@ def test_a_job_of_two_stopped_by_a_signal_to_one_ends_on_one_as_if_it_had_always
 
 
 @linux
+@pytest.mark.skipif("KILLS" not in os.environ, reason="takes minutes: make soak runs it")
 def test_a_job_of_two_of_which_one_dies_ends_on_four(chests, tmp_path, alone):
     job, (_, second) = once_saved(tmp_path, 2, chests)
     os.kill(second, signal.SIGKILL)
