@@ -32,7 +32,7 @@ def start(folder: Path, count: int, data: Path, *more: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def finished(folder: Path, count: int, data: Path, *more: str) -> str:
+def finish(folder: Path, count: int, data: Path, *more: str) -> str:
     process = start(folder, count, data, *more)
     told, _ = process.communicate(timeout=600)
     assert process.returncode == 0, told
@@ -115,13 +115,13 @@ def test_a_job_of_two_of_which_one_dies_ends_on_four(chests, tmp_path, alone):
     assert job.returncode == 128 + signal.SIGKILL, told
     assert "pneumojax: another process of the job has ended" in told
     assert "Traceback" not in told
-    told = finished(tmp_path, 4, chests)
+    told = finish(tmp_path, 4, chests)
     assert "Resuming within epoch" in told
     assert told.count("Resuming") == told.count("Report:") == 1, "the first process alone prints"
     assert_alike(left(tmp_path), left(alone))
 
     # Each process predicts its own part of the images.
-    finished(tmp_path, 2, chests / "test", "--mode=predict")
+    finish(tmp_path, 2, chests / "test", "--mode=predict")
     parts = sorted((tmp_path / "work" / "predictions").glob("*.csv"))
     assert [path.name for path in parts] == ["test-00000-of-00002.csv", "test-00001-of-00002.csv"]
     rows = [line for path in parts for line in path.read_text().splitlines()[1:]]
