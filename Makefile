@@ -14,8 +14,8 @@ test: install
 fuzz: install
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
 
-# Kills runs at random moments, fifty times or KILLS, and holds each to one that was not, as it does jobs of several
-# processes: some ten minutes.
+# Kills runs at random moments, fifty times or KILLS, and holds each to one that was not; and jobs of several processes of
+# which one is stopped or dies: some twenty minutes.
 soak: install
 	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/test_kill.py tests/test_processes.py
 
@@ -67,7 +67,7 @@ bench: .venv-bench/installed .venv-bench/kernels
 
 # Holds our logits and explanations to those of Keras, PyTorch and Captum, in the same environment.
 test-peers: .venv-bench/captum .venv-bench/kernels
-	.venv-bench/bin/python -m pytest tests/benchmark/test_peers.py tests/test_captum.py
+	.venv-bench/bin/python -m pytest -s tests/benchmark/test_peers.py tests/test_captum.py
 
 # The locked set has what Captum needs, of which some of its versions want older ones.
 .venv-bench/captum: .venv-bench/installed

@@ -3,7 +3,7 @@
 Recipes:
   recommended: Adam from a warm-up along a cosine, class-balanced loss, augmentation against what tells of the
     acquisition and not of the lungs.
-  28px: the same for images of 28 pixels, as MedMNIST has them.
+  28px: the same for images of 28 pixels, as MedMNIST has them: longer, in larger batches, without noise or sharpness.
   notebook: that of the Keras notebook which the network comes from: RMSprop, geometric augmentation and a learning
     rate that falls when val accuracy stays.
   paper: the paper's, literally (Huynh et al.): Adam at a constant 1e-6, 100 epochs, binary cross-entropy, no
@@ -55,7 +55,7 @@ def recommended() -> ConfigDict:
                 "label_rule": "abnormal",  # of CheXpert; or pneumonia-ones, pneumonia-zeros, pneumonia-ignore
                 "views": "all",  # of CheXpert; or "frontal"
                 "labels": "",  # the label CSV of a folder of DICOM or other files; empty: the one that is found there
-                "subset": "all",  # of train; "paper", or NORMAL,PNEUMONIA as numbers of images, drawn by seed
+                "subset": "all",  # of train; "paper", or NORMAL,PNEUMONIA as numbers of images, drawn by split_seed
                 "on_error": "fail",  # of unreadable images in training; or "skip"
                 "allow_leakage": False,  # of one patient or picture into several of the given splits
                 "split_seed": 0,  # of the carving of val and test, and of drawing a subset
@@ -66,7 +66,7 @@ def recommended() -> ConfigDict:
                 "test_fraction": 0.0,  # carved likewise, on request
                 "cache_dir": "",  # prepared shards and compiled programs; empty: the user's cache folder
                 "resident": "auto",  # train as one array on each device: "auto" where it fits; or always, never
-                "workers": 0,  # processes that prepare; 0: one for each core
+                "workers": 0,  # processes that read images; 0: one for each core, or threads for fewer than 1,000
                 "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
                 "beam_options": "",  # its flags, such as "--project=P --region=R"
             },

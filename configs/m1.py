@@ -6,7 +6,7 @@
   python -m pneumojax.main --config=m1:paper             the paper's recipe, for comparison
 
 Expect, on the children's radiographs of Kermany et al., a fifth of the patients held out: AUC 0.996 to 0.998, balanced
-accuracy 0.968 to 0.984; on the phantoms, test AUC about 0.95 in two or three minutes. BENCHMARKS.md has the runs.
+accuracy 0.968 to 0.984; on the phantoms, test AUC about 0.93 in two to four minutes. BENCHMARKS.md has the runs.
 """
 
 from ml_collections import ConfigDict

@@ -7,12 +7,14 @@ A signal to stop goes to all of them. When one has failed, the others get `GRACE
 status is that of the process that failed first: 75 where they were stopped, and the same command goes on.
 """
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 LOST = 76  # the status of a process that ended since another one had
 GRACE_S = 120
@@ -22,22 +24,36 @@ def main(arguments: list[str]) -> int:
     if not arguments or not arguments[0].isdecimal() or int(arguments[0]) < 1:
         print(f"usage: {sys.argv[0]} NUMBER --config=m1 ...", file=sys.stderr)
         return 2
-    jobs = start(int(arguments[0]), arguments[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: send(jobs, number))
+    jobs, sent = [], []
+
+    def pass_on(number, frame):
+        sent.append(signal.SIGTERM if number == signal.SIGHUP else number)  # a terminal was closed
+        send(jobs, sent[-1])
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    for job in start(int(arguments[0]), arguments[1:]):
+        jobs.append(job)
+        send([job], *sent)
     return status_of(watch(jobs))
 
 
-def start(count: int, arguments: list[str]) -> list[subprocess.Popen]:
+def start(count: int, arguments: list[str]) -> Iterator[subprocess.Popen]:
     """The processes, in sessions of their own: else a terminal's Ctrl-C would reach them twice."""
     job = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={count}"]
     command = [sys.executable, "-m", "pneumojax.main", *arguments, *job]
-    started = []
     for index in range(count):
         with_cores(index, count)
         environment = os.environ | {"JAX_LOCAL_DEVICE_IDS": str(index)}
-        started.append(subprocess.Popen([*command, f"--process={index}"], env=environment, start_new_session=True))
-    return started
+        yield subprocess.Popen(
+            [*command, f"--process={index}"], env=environment, start_new_session=True, preexec_fn=end_with_parent
+        )
+
+
+def end_with_parent() -> None:
+    """Where this program is killed, Linux has the process that is being started stopped too, as by SIGTERM."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_port() -> int:
@@ -55,10 +71,11 @@ def with_cores(index: int, count: int) -> None:
         os.sched_setaffinity(0, _CORES[index::count] if len(_CORES) >= count else _CORES)
 
 
-def send(jobs: list[subprocess.Popen], number: int) -> None:
+def send(jobs: list[subprocess.Popen], *numbers: int) -> None:
     for job in jobs:
-        if job.poll() is None:
-            job.send_signal(number)
+        for number in numbers:
+            if job.poll() is None:
+                job.send_signal(number)
 
 
 def watch(jobs: list[subprocess.Popen]) -> list[int]:

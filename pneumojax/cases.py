@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logit
 
-from pneumojax import neighbours, page
+from pneumojax import metrics, neighbours, page
 from pneumojax.data.readers import Split
 from pneumojax.overlay import overlay
 
@@ -54,9 +53,7 @@ def worst_errors(told: dict, count: int) -> np.ndarray:
     """
     labels, chances = told["scores"]
     wrong = np.flatnonzero((chances >= told["threshold"]) != labels)
-    tiny = np.finfo(np.float64).eps
-    odds, at = (logit(np.clip(p, tiny, 1 - tiny)) for p in (chances[wrong], told["threshold"]))
-    beyond = np.abs(odds - at)
+    beyond = np.abs(metrics.log_odds(chances[wrong]) - metrics.log_odds(told["threshold"]))
     return wrong[np.argsort(-beyond, kind="stable")][:count]
 
 

@@ -42,16 +42,21 @@ class Saved(NamedTuple):
 
 
 @contextmanager
-def open_manager(workdir: epath.Path) -> Iterator[ocp.CheckpointManager]:
+def open_manager(workdir: epath.Path, to_train: bool = False) -> Iterator[ocp.CheckpointManager]:
     """The workdir's checkpoints: saving is asynchronous; the last two stay, and the best, see `choice`.
 
     The end waits for the last save.
 
+    Args:
+      workdir: of the run; in a bucket, too.
+      to_train: whether what a killed process was saving is to be removed. Nobody else may: a run could be under way.
+
     Raises:
       UserError: there is no room for what is saved.
     """
-    folder = (workdir / FOLDER).absolute()
+    folder = folder_of(workdir)
     options = ocp.CheckpointManagerOptions(
+        cleanup_tmp_directories=to_train,
         preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), _InUse(folder)]),
         async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_manifests(folder)),
     )
@@ -62,6 +67,12 @@ def open_manager(workdir: epath.Path) -> Iterator[ocp.CheckpointManager]:
         if full := no_room(error):
             raise _full_disk(folder, full) from error
         raise
+
+
+def folder_of(workdir: epath.Path) -> epath.Path:
+    """Where a run's checkpoints lie: absolute, as Orbax needs it, which an address in a bucket is as it stands."""
+    folder = workdir / FOLDER
+    return folder if "://" in str(folder) else folder.absolute()
 
 
 class _InUse(NamedTuple):
@@ -113,7 +124,7 @@ def _full_disk(folder, reason):
 def restore_latest(manager: ocp.CheckpointManager, like: Saved, layout: Layout) -> Saved | None:
     """The last that was saved whole, shaped as `like`; None if there is none.
 
-    What is damaged, or was being saved when the process was killed, is removed, and told of.
+    What is damaged is removed, and told of.
     """
     found = [*_to_the_first_whole(manager)]
     processes.meet()  # nobody removes what another one still looks at
@@ -164,7 +175,7 @@ def best_facts(workdir: epath.Path, model: ConfigDict) -> dict:
 
 
 def _managed(workdir):
-    if not (workdir / FOLDER).exists():
+    if not folder_of(workdir).exists():
         raise _nothing(workdir)
     return open_manager(workdir)
 
@@ -241,8 +252,9 @@ def _to_the_first_whole(manager) -> Iterator[tuple[int, str]]:
 
 def _problem(folder: epath.Path) -> str:
     path = folder / MANIFEST
-    if not path.exists():  # it would have had one before it had its name
-        raise _earlier(folder.parent.parent)
+    if not path.exists():  # it had one before it had its name: its removal, file by file, was cut off
+        _refuse_earlier(folder)
+        return f"{MANIFEST} is missing"
     try:
         written = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -254,6 +266,15 @@ def _problem(folder: epath.Path) -> str:
         if written[name] != found[name]:
             return f"{name} is not as it was written"
     return ""
+
+
+def _refuse_earlier(folder: epath.Path) -> None:
+    try:
+        earlier = "use" not in json.loads((folder / "facts" / "metadata").read_text())
+    except (OSError, ValueError):
+        return
+    if earlier:
+        raise _earlier(folder.parent.parent)
 
 
 def _write_manifests(folder: epath.Path) -> None:

@@ -19,7 +19,7 @@ from pneumojax.data.records import Record, Source
 from pneumojax.data.sources import open_source
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import in_parallel
-from pneumojax.errors import UserError
+from pneumojax.errors import UserError, one_line
 from pneumojax.files import locked
 from pneumojax.interrupt import deferred
 
@@ -35,7 +35,8 @@ def audit_mode(config: ConfigDict, workdir: epath.Path) -> int:
         facts = watched(in_parallel(look, source.records, config.data.workers), len(source.records))
         found = audit.audit(source, facts)
     records = {record.id: record for record in source.records}
-    page = audit_page.write(workdir, found, lambda id: _thumbnail(source, records[id]))
+    refused = {id for one in found["findings"] if one["kind"] in ("unreadable", "truncated") for id in one["ids"]}
+    page = audit_page.write(workdir, found, lambda id: None if id in refused else _thumbnail(source, records[id]))
     log.console.print(audit.headline(found))
     log.console.print(f"Written: {page}")
     return 1 if found["findings"] else 0
@@ -105,7 +106,7 @@ def _listing_unreadable() -> Iterator[None]:
         yield
     except UnreadableImages as error:
         for id, reason in error.reasons.items():
-            log.console.print(f"unreadable: {id}: {reason}")
+            log.console.print(one_line(f"unreadable: {id}: {reason}"))
         raise
 
 
@@ -142,7 +143,8 @@ def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tup
 
 
 def said_of(source: Source) -> list[str]:
-    return [*filter(None, (source.notice, *source.remarks))]
+    """What the user must know of the source; names of files in it cannot become commands of a terminal."""
+    return [one_line(sentence) for sentence in (source.notice, *source.remarks) if sentence]
 
 
 def _headline(prepared: Prepared, crossing) -> str:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ class Evaluator:
         self._layout = layout
         self._step = compile_eval(layout, model)
 
-    def outputs(self, variables: dict, split: Split) -> Outputs:
+    def outputs(self, variables: dict, split: Split, after_batch: Callable[[], None] = lambda: None) -> Outputs:
         """What the model makes of every image of `split`, each counted once.
 
         The last batch is filled up with its first image, and what that gives is dropped.
@@ -70,8 +70,13 @@ class Evaluator:
         Args:
           variables: the model's, `{"params": ..., "batch_stats": ...}`.
           split: the images.
+          after_batch: called after each batch; it may raise what stops the rest.
         """
-        batches = [self.batch(variables, images) for images in self._read_ahead(split)]
+        batches = []
+        for images in self._read_ahead(split):
+            batches.append(self.batch(variables, images))
+            jax.block_until_ready(batches[-2:][0])  # one is under way while the next is read
+            after_batch()
         parts = zip(*jax.device_get(batches), strict=True)
         return Outputs(*(np.concatenate(part)[: len(split.ids)].astype(np.float32) for part in parts))
 
@@ -132,9 +137,9 @@ def summarize(labels: np.ndarray, logits: np.ndarray, calibration: Calibration) 
     return {"prevalence": given.pop("prevalence")} | metrics.summary(labels, logits, **given)
 
 
-def write_shifts(workdir: epath.Path, stem: str, summaries: dict[str, dict]) -> None:
-    """Writes shifts/<stem>.json: the name of each shift, and of none, -> what `summarize` tells under it."""
-    write_whole(workdir / SHIFTS_FOLDER / f"{stem}.json", json.dumps(summaries, indent=2) + "\n")
+def shifts_file(workdir: epath.Path, stem: str) -> epath.Path:
+    """shifts/<stem>.json: the name of each shift, and of none, -> what `summarize` tells under it."""
+    return workdir / SHIFTS_FOLDER / f"{stem}.json"
 
 
 def read(workdir: epath.Path) -> dict[str, dict]:
@@ -145,6 +150,11 @@ def read(workdir: epath.Path) -> dict[str, dict]:
     folder = workdir / FOLDER
     paths = sorted(folder.glob("*.json")) if folder.exists() else []
     return {path.stem: json.loads(path.read_text()) | _rows(path.with_suffix(".csv")) for path in paths}
+
+
+def read_own(workdir: epath.Path) -> dict[str, dict]:
+    """`read`, of the run's own splits, whose names have no hyphen; other sources' begin with "<source>-"."""
+    return {stem: told for stem, told in read(workdir).items() if "-" not in stem}
 
 
 def _rows(path: epath.Path) -> dict:

@@ -211,7 +211,7 @@ def _errors(config: ConfigDict, workdir: epath.Path) -> Chosen:
 
 def _foremost(workdir: epath.Path) -> tuple[str, dict]:
     """The run's foremost split, and what `evaluate.read` gives of it."""
-    own = {name: told for name, told in evaluate.read(workdir).items() if "-" not in name}
+    own = evaluate.read_own(workdir)
     if not own:
         raise UserError(f"{workdir} is not evaluated yet: --mode=evaluate --workdir={workdir}")
     split = splitting.foremost(own)

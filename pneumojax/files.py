@@ -25,14 +25,30 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 def write_whole_bytes(path: epath.Path, content: bytes) -> None:
     """`write_whole` of what is no text."""
+    with becoming(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+@contextmanager
+def becoming(path: epath.Path) -> Iterator[epath.Path]:
+    """Another name to write to, which in the end becomes `path`, or is removed where there is an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")  # two may write the same
     try:
-        unfinished.write_bytes(content)
+        yield unfinished
         unfinished.replace(path)
-    except OSError:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def append(path: epath.Path, text: str) -> None:
+    """Adds `text` to the end of a file; in a bucket, where files do not grow, by writing it anew."""
+    if "://" in str(path):
+        write_whole(path, (path.read_text() if path.exists() else "") + text)
+        return
+    with path.open("a") as file:
+        file.write(text)
 
 
 def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = 75  # exit status
@@ -18,7 +18,8 @@ def leave_on_signals() -> None:
     """
 
     def leave(number, frame):
-        os.write(2, f"pneumojax: {TOLD}\n".encode())  # `print` may be what was interrupted
+        with suppress(OSError):  # Ctrl-C has ended the `tee` that read it, say
+            os.write(2, f"pneumojax: {TOLD}\n".encode())  # `print` may be what was interrupted
         os._exit(STOPPED)
 
     for number in SIGNALS:

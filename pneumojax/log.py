@@ -1,6 +1,7 @@
 """What a run tells while it goes: the terminal, metrics.jsonl, TensorBoard."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,14 +10,24 @@ from contextlib import contextmanager
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from pneumojax import processes
-from pneumojax.files import write_whole
+from pneumojax.files import append, write_whole
 
 FILE = "metrics.jsonl"
 
-console = Console(highlight=False, markup=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Goes on in silence: the `tee` that Ctrl-C has ended must not keep a run from being saved."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # not `sys.stdout`, which TFDS is kept from printing to
+
+
+console = _Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bar() -> Progress:
@@ -37,7 +48,7 @@ def watching() -> Callable[[Iterable, int], Iterator]:
 
     It tells by a bar on a terminal, and by a line at the end; on the standard output of now, whatever that is later.
     """
-    out = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, quiet=console.quiet)
+    out = _Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, quiet=console.quiet)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn())
 
     def watched(results, total):
@@ -88,15 +99,34 @@ def metrics_lines(workdir: epath.Path, first_step: int) -> Iterator[Callable[...
         return
     path = workdir / FILE
     _keep_until(path, first_step)
-    events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+    with _tensorboard(workdir, first_step) as write_scalars:
 
-    def write(*, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:
-        line = json.dumps({"step": step, "epoch": epoch, "split": split, **values})
-        with path.open("a") as file:
-            file.write(line + "\n")
+        def write(*, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:
+            append(path, json.dumps({"step": step, "epoch": epoch, "split": split, **values}) + "\n")
+            write_scalars(step, {f"{split}/{name}": value for name, value in values.items() if value is not None})
+
+        yield write
+
+
+@contextmanager
+def _tensorboard(workdir: epath.Path, first_step: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A function that writes a step's scalars at once; in a bucket, none.
+
+    Not tensorboardX's SummaryWriter: a disk's first error ends its thread, and the next scalars wait for it forever.
+    """
+    if "://" in str(workdir):
+        yield lambda step, values: None
+        return
+    folder = workdir / "tensorboard"
+    folder.mkdir(parents=True, exist_ok=True)
+    events = EventsWriter(str(folder / "events"))
+    # What an earlier process wrote of later steps is no longer shown.
+    events.write_event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(step, values):
         for name, value in values.items():
-            if value is not None:
-                events.add_scalar(f"{split}/{name}", value, step)
+            events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        events.flush()
 
     try:
         yield write

@@ -15,6 +15,7 @@
 Any field of the config is overridden as --config.optimizer.learning_rate=1e-4.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -22,7 +23,7 @@ import traceback
 from absl import app, flags, logging
 from etils import epath
 
-from pneumojax import allocator, interrupt, processes
+from pneumojax import allocator, cache, interrupt, processes
 from pneumojax.errors import UserError
 
 MODES = ("train", "evaluate", "predict", "explain", "experiment", "audit", "prepare", "benchmark")
@@ -35,6 +36,7 @@ flags.DEFINE_string("processes", None, "How many the job has; auto: as JAX finds
 flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 flags.DEFINE_integer("join_seconds", processes.JOIN_S, "How long the processes of a job wait for each other.", 1)
 FLAGS = flags.FLAGS
+CRASHED = 70  # exit status of a defect of ours, which a traceback tells; 1 is that of findings, or unreadable images
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -54,6 +56,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _main(argv: list[str]) -> int:
     if FLAGS.mode == "predict":  # else NumPy's threads spin on after each search, on cores that decode and infer
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+    os.environ.setdefault("MPLCONFIGDIR", str(cache.folder("") / "matplotlib"))  # else it writes to the home folder
     from pneumojax import modes  # not above: processes that read images import this module anew
 
     logging.set_verbosity(logging.FATAL)  # warnings here are between libraries, and errors are raised as well
@@ -70,7 +73,8 @@ def _main(argv: list[str]) -> int:
 
 
 def _stop(line: str, status: int = 2) -> None:
-    print(f"pneumojax: {' '.join(line.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # Ctrl-C has ended the `tee` that read it, say
+        print(f"pneumojax: {' '.join(line.split())}", file=sys.stderr, flush=True)
     processes.leave(status)
 
 
@@ -78,7 +82,7 @@ def _guarded(argv: list[str]) -> None:
     try:
         sys.exit(_main(argv))
     except UserError as error:
-        _stop(str(error))
+        _stop(str(error), processes.LOST if isinstance(error, processes.NotJoined) else 2)
     except OSError as error:  # no permission, no space, a file where a folder is wanted
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
@@ -86,10 +90,8 @@ def _guarded(argv: list[str]) -> None:
     except Exception as error:
         if processes.lost_another(error):
             _stop("another process of the job has ended: what it said tells why", processes.LOST)
-        if not processes.several():
-            raise
         traceback.print_exc()
-        processes.leave(1)
+        processes.leave(CRASHED)
 
 
 def run() -> None:

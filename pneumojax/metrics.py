@@ -1,6 +1,6 @@
 """What a split's labels and logits say: pure numpy functions, float64, no I/O.
 
-Label 1 is pneumonia, probability is P(pneumonia) = sigmoid(logit / temperature), and a case is called
+Label 1 is pneumonia, probability is P(pneumonia) = sigmoid(logit / temperature + offset), and a case is called
 pneumonia iff its probability >= threshold. `labels` are 0 or 1 and shape (n,), as are logits, scores and
 probabilities; callers drop padded rows first. Every function raises ValueError for no cases, shapes that
 differ, other labels or values that are not finite, and Undefined, its subclass, where the metric does not
@@ -24,12 +24,18 @@ class Undefined(ValueError):
 def probabilities(logits: ArrayLike, temperature: float = 1.0, offset: float = 0.0) -> NDArray[np.float64]:
     """P(pneumonia) in [0, 1], of the shape of `logits`; `offset`: log-odds that are added.
 
-    Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", 2017; with an offset, as Platt's, 1999.
     Raises ValueError for a temperature that is not a positive finite number.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     return expit(_finite(logits, "logits") / temperature + offset)
+
+
+def log_odds(probabilities: ArrayLike) -> NDArray[np.float64]:
+    """log(p / (1 - p)) of probabilities in [0, 1]; finite at 0 and 1 too, which float64 rounds to."""
+    tiny = np.finfo(np.float64).eps
+    return logit(np.clip(probabilities, tiny, 1 - tiny))
 
 
 def bce(labels: ArrayLike, logits: ArrayLike) -> float:

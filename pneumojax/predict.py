@@ -21,7 +21,8 @@ from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import in_parallel
 from pneumojax.errors import UserError, one_line
 from pneumojax.evaluate import Evaluator
-from pneumojax.files import UNFINISHED
+from pneumojax.files import becoming
+from pneumojax.interrupt import deferred
 from pneumojax.trained import load
 
 FOLDER = "predictions"
@@ -37,7 +38,7 @@ class Row(NamedTuple):
       id: path of the file as it was given, or place in an NPZ file.
       probability: of pneumonia, calibrated, at the prevalence that was asked for, in [0, 1].
       decision: "pneumonia" where the probability reaches `threshold`, that of best balanced accuracy, else "normal".
-      threshold: as stored with the model, in [0, 1].
+      threshold: as stored with the model, in [0, 1]; at the prevalence that was asked for.
       decision_at_sens95: the same at `threshold_sens95`.
       threshold_sens95: at which 95 % of the pneumonia in val was found.
       unlikeness: distance to the training images, see `neighbours.unlikeness`, in [0, 2].
@@ -64,6 +65,7 @@ def predict_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> i
 
     Raises:
       UserError: there is no data, no trained model, or the output cannot be written.
+      KeyboardInterrupt: SIGINT or SIGTERM came; nothing is left of the rows.
     """
     if data is None:
         raise UserError("give --data: a file, a folder, a pattern in quotes, or an .npz file")
@@ -82,15 +84,14 @@ def predict_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> i
         seen = _look(inputs, (part, parts), config.model.image_size, config.data.workers)
         batches = _computed(seen, compute, evaluator.batch_size)
         told = Counter()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = output.with_name(f"{output.name}.{os.getpid()}{UNFINISHED}")
-        with unfinished.open("w") as file:
+        with deferred() as asked, becoming(output) as unfinished, unfinished.open("w") as file:
             write = _writer(file, output.suffix)
             for batch in batches:
                 for row in rows(*batch, trained.calibration, index):
                     write(row)
                     _tell(row, told)
-        unfinished.replace(output)
+                if asked():
+                    raise KeyboardInterrupt  # and leaves no part of the rows behind
     for line in _summary(told, trained.calibration):
         log.console.print(line)
     log.console.print(f"Written: {output}")
@@ -202,7 +203,7 @@ def _tell(row: Row, told: Counter) -> None:
     told[row.decision or "unreadable"] += 1
     told["doubtful"] += bool(row.doubts)
     if row.error:
-        log.console.print(f"unreadable: {one_line(row.id)}: {row.error}")
+        log.console.print(one_line(f"unreadable: {row.id}: {row.error}"))
     elif told["images"] <= SHOWN:
         doubts = f"  doubtful: {', '.join(row.doubts)}" if row.doubts else ""
         log.console.print(f"{row.probability:.3f}  {row.decision:<9}  {one_line(row.id)}{doubts}")

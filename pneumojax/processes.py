@@ -17,6 +17,10 @@ _SLICES = "MEGASCALE_NUM_SLICES"
 _TRACES = ("gloo", "nccl", "coordination", "heartbeat", "barrier")  # in what collectives say when a process is gone
 
 
+class NotJoined(UserError):
+    """The job's other processes did not come: not for what this one was told, so the same command may do."""
+
+
 def asked(coordinator: str | None, processes: str | None, process: int | None) -> dict | None:
     """What `join` is to be given; None where this process is the whole job.
 
@@ -58,7 +62,7 @@ def join(given: dict, seconds: int = JOIN_S) -> None:
       seconds: how long to wait for the others.
 
     Raises:
-      UserError: JAX finds no job, or cannot listen, or the others do not come. To be followed by `leave`.
+      UserError: JAX finds no job, or cannot listen; `NotJoined`: the others do not come. To be followed by `leave`.
     """
     import jax  # not above: what reads images needs none
 
@@ -79,12 +83,18 @@ def join(given: dict, seconds: int = JOIN_S) -> None:
     joining.join(seconds)
     if joining.is_alive():
         who = "" if not given else " as process {process_id} of {num_processes}, coordinator {coordinator_address}"
-        raise UserError(
+        raise NotJoined(
             f"the other processes of the job did not come within {seconds} s{who.format_map(given)}: see what ended"
             " them, or start anew"
         )
     if failures:
-        raise UserError(f"the processes of the job cannot be joined: {str(failures[0]).partition(chr(10))[0]}")
+        told = str(failures[0]).partition("\n")[0]
+        if not given and "should be defined" in told:  # as JAX says that it has found no cluster
+            told = (
+                "JAX finds no SLURM step, Open MPI 4 or Cloud TPU here: give --coordinator=HOST:PORT --processes=NUMBER"
+                " --process=INDEX, or leave --processes out for one process"
+            )
+        raise UserError(f"the processes of the job cannot be joined: {told}")
 
 
 def several() -> bool:

@@ -43,13 +43,12 @@ def write(workdir, *, layer_table: str, samples, errors=(), notice: str | None =
       notice: one line that every reader must see, e.g. that the images are synthetic.
     """
     workdir = epath.Path(workdir)
-    evaluations = evaluate.read(workdir)
-    by_importance = sorted(evaluations, key=splitting.importance)
+    own, evaluations = evaluate.read_own(workdir), evaluate.read(workdir)
     content = render(
         config=_read_json(workdir / "config.json"),
         history=log.read(workdir),
-        own={name: evaluations[name] for name in by_importance if "-" not in name},
-        other={name: evaluations[name] for name in by_importance if "-" in name},
+        own={name: own[name] for name in sorted(own, key=splitting.importance)},
+        other={name: told for name, told in evaluations.items() if name not in own},
         layer_table=layer_table,
         samples=samples,
         errors=errors,

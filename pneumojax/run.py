@@ -1,5 +1,6 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -102,13 +103,17 @@ def evaluate_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> 
 
 def _complete(workdir: epath.Path, config: ConfigDict, splits: dict[str, Split]) -> bool:
     """Whether every split was evaluated by the best checkpoint, and the report written."""
-    from pneumojax import report  # not above: what draws takes half a second to import
-
     best = checkpoint.best_facts(workdir, config.model)["epoch"]
     evaluated = evaluate.read(workdir)
-    shifted = workdir / evaluate.SHIFTS_FOLDER / f"{splitting.foremost(splits)}.json"
-    done = (workdir / report.FILE).exists() and (shifted.exists() or not config.evaluation.shifts)
+    shifted = evaluate.shifts_file(workdir, splitting.foremost(splits))
+    done = _report_file(workdir).exists() and (shifted.exists() or not config.evaluation.shifts)
     return done and all(evaluated.get(name, {}).get("epoch") == best for name in splits)
+
+
+def _report_file(workdir: epath.Path) -> epath.Path:
+    from pneumojax import report  # not above: what draws takes half a second to import
+
+    return workdir / report.FILE
 
 
 def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str) -> None:
@@ -124,6 +129,8 @@ def _evaluate(config: ConfigDict, workdir: epath.Path, source: Source, splits: d
             evaluate.refuse_other_source(workdir, prefix + name, source.location)
             logits, features[name] = evaluator.outputs(trained.variables, split)
             if processes.first():
+                if not prefix:
+                    _report_file(workdir).unlink(missing_ok=True)  # written last, it tells that all before it is done
                 summary = evaluate.write(workdir, prefix + name, split, logits, trained.calibration, told)
                 log.console.print(evaluate.line(prefix + name, summary))
         if config.evaluation.shifts:
@@ -157,11 +164,11 @@ def _evaluate_shifts(workdir, stem, split, evaluator, trained) -> None:
         summaries[name] = evaluate.summarize(split.labels, logits, trained.calibration)
         log.console.print(evaluate.line(f"{stem} {name}", summaries[name]))
     if processes.first():
-        evaluate.write_shifts(workdir, stem, summaries)
+        write_whole(evaluate.shifts_file(workdir, stem), json.dumps(summaries, indent=2) + "\n")
 
 
 def _report(config, workdir, source, splits, errors) -> None:
-    from pneumojax import report  # see `_complete`
+    from pneumojax import report  # see `_report_file`
 
     samples = [
         (name, label, str(split.ids[i]), split.read([i])[0, :, :, 0])

@@ -17,6 +17,8 @@ from pneumojax.evaluate import Evaluator
 from pneumojax.interrupt import deferred
 from pneumojax.step import after_epoch, class_weights, create_model, create_optimizer, init_state, init_variables
 
+PATIENCE_S = 10  # that an epoch's val is waited for when a signal asks to stop
+
 
 def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], layout: devices.Layout) -> bool:
     """Trains from the last checkpoint, or from the start, to the config's last epoch.
@@ -35,69 +37,97 @@ def train(config: ConfigDict, workdir: epath.Path, splits: dict[str, Split], lay
 
     Raises:
       UserError: the batch does not fit the devices or the train split, or training diverges.
-      KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished, and what it led to is saved.
+      KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished, and what it led to is saved. Where it came while
+        a val that takes more than `PATIENCE_S` was evaluated, the epoch goes on from what was saved within it.
     """
     devices.own_rows(layout, config.batch_size)  # a batch that cannot be divided is refused before all else
+    with deferred() as asked:
+        with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir, to_train=True) as manager:
+            trained = _go_on(config, workdir, splits, layout, manager, asked)
+        _heed(asked())  # what came while the last state was saved
+    return trained
+
+
+def _heed(asked: bool) -> None:
+    """Raises KeyboardInterrupt where any process of the job is asked to stop."""
+    if processes.anywhere(asked)[0]:
+        raise KeyboardInterrupt
+
+
+def _go_on(config, workdir, splits, layout, manager, asked) -> bool:
     per_epoch = _steps_per_epoch(config, splits["train"])
     model, optimizer = create_model(config), create_optimizer(config, per_epoch)
-    with jax.set_mesh(layout.mesh), checkpoint.open_manager(workdir) as manager, deferred() as asked:
-        state, seen, best = _latest(config, manager, model, optimizer, layout, per_epoch)
-        first, last = int(state.step), config.epochs * per_epoch
-        if first >= last:
-            return False
-        if first:
-            log.console.print(f"Resuming {_place(first, per_epoch)} of {config.epochs}.")
-        dispatch = choose(
-            config,
-            splits["train"],
-            layout,
-            first_step=first,
-            last_step=last,
-            model=model,
-            optimizer=optimizer,
-            strength=config.augment,
-            weights=class_weights(config, splits["train"].labels),
-            seed=config.seed,
-            smoothing=config.loss.label_smoothing,
-        )
-        evaluator = Evaluator(model, layout, config.evaluation.batch_size)
-        due = _due(config.checkpoint, first)
-        with log.metrics_lines(workdir, first) as write_line, log.progress_bar() as bar:
-            task = bar.add_task("", total=last, completed=first, epoch=0, epochs=config.epochs, rate=0.0)
+    state, seen, best = _latest(config, manager, model, optimizer, layout, per_epoch)
+    first, last = int(state.step), config.epochs * per_epoch
+    if first >= last:
+        return False
+    if first:
+        log.console.print(f"Resuming {_place(first, per_epoch)} of {config.epochs}.")
+    dispatch = choose(
+        config,
+        splits["train"],
+        layout,
+        first_step=first,
+        last_step=last,
+        model=model,
+        optimizer=optimizer,
+        strength=config.augment,
+        weights=class_weights(config, splits["train"].labels),
+        seed=config.seed,
+        smoothing=config.loss.label_smoothing,
+    )
+    evaluator = Evaluator(model, layout, config.evaluation.batch_size)
+    val, due = splits["val"], _due(config.checkpoint, first)
+    with log.metrics_lines(workdir, first) as write_line, log.progress_bar() as bar:
+        task = bar.add_task("", total=last, completed=first, epoch=0, epochs=config.epochs, rate=0.0)
 
-            def after_steps(state, step, logits, count, seconds):
-                bar.update(task, advance=count, rate=count * config.batch_size / seconds)
-                stop, save = processes.anywhere(asked(), due(step))
-                if step % per_epoch and (stop or save):
-                    checkpoint.save(manager, _within_epoch(config, state, step, logits(), best, per_epoch))
-                    if stop:
-                        raise KeyboardInterrupt
-
-            for epoch in range(first // per_epoch + 1, config.epochs + 1):
-                bar.update(task, epoch=epoch)
-                started, before = time.perf_counter(), len(seen)
-                state, logits = _run_epoch(dispatch, state, (epoch - 1) * per_epoch, per_epoch, seen, after_steps)
-                rate = (per_epoch - before) * config.batch_size / (time.perf_counter() - started)
-                seen = logits[:0]
-                _refuse_nonfinite(state, logits, (epoch - 1) * per_epoch)
-                val_logits = evaluator.outputs(state.variables, splits["val"]).logits
-                of_train = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits.ravel())
-                of_val = _brief(splits["val"].labels, val_logits)
-                told = {"train": of_train | {"images_per_second": rate}, "val": of_val}
-                for split, values in told.items():
-                    write_line(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
-                if config.optimizer.schedule == "plateau":
-                    lowered = after_epoch(state.plateau, of_val["accuracy"], config.optimizer.learning_rate)
-                    state = state.replace(plateau=jax.device_put(lowered, layout.everywhere))
-                best, use = choice.follow(best, splits["val"].labels, val_logits)
-                fitted = {"val": of_val, "calibration": calibration.fit(splits["val"].labels, val_logits)._asdict()}
-                facts = _facts(config, epoch, best, use) | fitted
-                checkpoint.save(manager, checkpoint.Saved(state, np.zeros_like(logits), facts))
-                due(epoch * per_epoch, saved=True)
-                log.console.print(_line(epoch, config.epochs, **told))
-                if processes.anywhere(asked())[0]:
+        def after_steps(state, step, logits, count, seconds):
+            bar.update(task, advance=count, rate=count * config.batch_size / seconds)
+            stop, save = processes.anywhere(asked(), due(step))
+            if step % per_epoch and (stop or save):
+                checkpoint.save(manager, _within_epoch(config, state, step, logits(), best, per_epoch))
+                due(step, saved=True)  # by every process's clock
+                if stop:
                     raise KeyboardInterrupt
+
+        for epoch in range(first // per_epoch + 1, config.epochs + 1):
+            bar.update(task, epoch=epoch)
+            started, before = time.perf_counter(), len(seen)
+            state, logits = _run_epoch(dispatch, state, (epoch - 1) * per_epoch, per_epoch, seen, after_steps)
+            rate = (per_epoch - before) * config.batch_size / (time.perf_counter() - started)
+            seen = logits[:0]
+            _refuse_nonfinite(state, logits, (epoch - 1) * per_epoch)
+            val_logits = evaluator.outputs(state.variables, val, _impatient(asked)).logits
+            of_train = _brief(_labels_seen(splits["train"], config, epoch, per_epoch), logits.ravel())
+            of_val = _brief(val.labels, val_logits)
+            told = {"train": of_train | {"images_per_second": rate}, "val": of_val}
+            for split, values in told.items():
+                write_line(step=epoch * per_epoch, epoch=epoch, split=split, values=values)
+            state, best, facts = _end_epoch(config, state, epoch, best, val.labels, val_logits, of_val, layout)
+            checkpoint.save(manager, checkpoint.Saved(state, np.zeros_like(logits), facts))
+            due(epoch * per_epoch, saved=True)
+            log.console.print(_line(epoch, config.epochs, **told))
+            _heed(asked())
     return True
+
+
+def _impatient(asked: Callable[[], bool]) -> Callable[[], None]:
+    """Heeds a signal from one batch of val to the next once they have taken `PATIENCE_S`: the epoch is then not saved.
+
+    Before that they are waited for, since most take less, and nothing is lost.
+    """
+    began = time.monotonic()
+    return lambda: _heed(asked() and time.monotonic() - began > PATIENCE_S)
+
+
+def _end_epoch(config, state, epoch, best, labels, logits, of_val, layout):
+    """(state, best, facts) as the epoch's val makes them: the plateau's rate, the choice, the calibration."""
+    if config.optimizer.schedule == "plateau":
+        lowered = after_epoch(state.plateau, of_val["accuracy"], config.optimizer.learning_rate)
+        state = state.replace(plateau=jax.device_put(lowered, layout.everywhere))
+    best, use = choice.follow(best, labels, logits)
+    fitted = {"val": of_val, "calibration": calibration.fit(labels, logits)._asdict()}
+    return state, best, _facts(config, epoch, best, use) | fitted
 
 
 def _due(wanted: ConfigDict, first: int) -> Callable[..., bool]:

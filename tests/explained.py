@@ -86,4 +86,5 @@ def assert_near(ours: np.ndarray, theirs: np.ndarray, tolerance: float = 1e-4) -
     largest = np.abs(theirs).max((1, 2))
     assert (np.ptp(theirs, (1, 2)) > 0.1 * largest).all()
     apart = np.abs(ours - theirs).max((1, 2)) / largest
+    print(f"largest difference: {apart.max():.1e} of the largest value")
     assert apart.max() <= tolerance, apart

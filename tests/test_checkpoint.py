@@ -113,8 +113,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, config, state, da
     names = json.loads((folder / checkpoint.MANIFEST).read_text())
     written_later = {"_CHECKPOINT_METADATA", "commit_success.txt", checkpoint.MANIFEST}
     assert {path.relative_to(folder).as_posix() for path in checkpoint._files(folder)} == names.keys() | written_later
-    own = () if damage not in (flip, cut) else (checkpoint.MANIFEST,)  # without one it is of an earlier version
-    for path in (folder / name for name in (*names, *own)):
+    for path in (folder / name for name in (*names, checkpoint.MANIFEST)):
         before = path.read_bytes()
         damage(path)
         _, facts = checkpoint.restore_best(workdir, config.model, state.variables, layout)
@@ -165,14 +164,14 @@ def test_the_latest_that_is_used_is_the_best(tmp_path, config, state):
     assert checkpoint.best_facts(epath.Path(tmp_path), config.model)["calibration"] == {"temperature": 1.5}
 
 
-@pytest.mark.parametrize("lacks", ["use", "manifest"])
-def test_an_earlier_version_is_told_of(tmp_path, config, state, lacks):
-    """Neither is it gone on from nor used: what it saved lacks what later versions hang on."""
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_earlier_version_is_told_of(tmp_path, config, state, signed):
+    """Neither is it gone on from nor used: what it saved lacks what later versions hang on. Nor is it removed."""
     workdir, layout = epath.Path(tmp_path), devices.layout()
     save_all(workdir, config, state, [True])
-    if lacks == "use":
-        path = workdir / "checkpoints/1/facts/metadata"
-        path.write_text(path.read_text().replace('"use"', '"other"'))
+    path = workdir / "checkpoints/1/facts/metadata"
+    path.write_text(path.read_text().replace('"use"', '"other"'))
+    if signed:
         signed_anew(workdir / "checkpoints/1")
     else:
         (workdir / "checkpoints/1/manifest.json").unlink()
@@ -180,3 +179,34 @@ def test_an_earlier_version_is_told_of(tmp_path, config, state, lacks):
         checkpoint.restore_latest(manager, like(state), layout)
     with pytest.raises(UserError, match="trained by an earlier version: train anew"):
         checkpoint.restore_best(workdir, config.model, state.variables, layout)
+    assert path.exists()
+
+
+def test_one_whose_removal_was_cut_off_is_passed_over(tmp_path, config, state, capsys):
+    """As Orbax removes one: what lies at its top first. The latest is removed where damage was found in it."""
+    workdir, layout = epath.Path(tmp_path), devices.layout()
+    save_all(workdir, config, state, [True, True])
+    for name in (checkpoint.MANIFEST, "_CHECKPOINT_METADATA"):
+        (workdir / "checkpoints/2" / name).unlink()
+    assert checkpoint.best_facts(workdir, config.model)["calibration"] == {"temperature": 0.5}
+    with checkpoint.open_manager(workdir) as manager:
+        assert int(checkpoint.restore_latest(manager, like(state), layout).state.step) == 1
+    assert "checkpoint of step 2 is damaged (manifest.json is missing)" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_was_saving_is_removed_by_the_next_training_alone(tmp_path, config, state):
+    workdir = epath.Path(tmp_path)
+    save_all(workdir, config, state, [True])
+    cut_off = workdir / "checkpoints/2.orbax-checkpoint-tmp"
+    (cut_off / "model").mkdir(parents=True)
+    checkpoint.best_facts(workdir, config.model)
+    assert cut_off.exists(), "another process may be saving it"
+    with checkpoint.open_manager(workdir, to_train=True) as manager:
+        assert int(checkpoint.restore_latest(manager, like(state), devices.layout()).state.step) == 1
+    assert not cut_off.exists()
+
+
+def test_a_bucket_stays_where_it_is():
+    """As a path of this machine, it would be a folder here, which nobody else sees."""
+    assert str(checkpoint.folder_of(epath.Path("gs://bucket/runs/m1"))) == "gs://bucket/runs/m1/checkpoints"
+    assert checkpoint.folder_of(epath.Path("runs/m1")).is_absolute()

@@ -3,8 +3,8 @@
 Two comparisons. The program as it runs, in float32, against Keras in float64: outputs and loss, which are continuous
 and so hold to rounding. And both sides in float64: also gradients, running statistics and Adam's steps. In float32
 the last cannot hold element by element whoever computes them: an activation within rounding of zero, or two within
-rounding of each other, sends its gradient one way or another (Keras in float32 differs from itself in float64 by
-1e-2 of the largest gradient), and Adam's first step takes nothing of a gradient but its sign.
+rounding of each other, sends its gradient one way or another (Keras in float32 differs from itself in float64 too),
+and Adam's first step takes nothing of a gradient but its sign.
 """
 
 import os

@@ -4,13 +4,17 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, SMALL, draw_folder, pneumojax
 from scipy.special import expit, logit
 from sklearn import metrics as sk
+
+from pneumojax import kernels
 
 PLAIN = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "bce", "majority_accuracy")
 
@@ -106,12 +110,18 @@ def test_one_class_alone_is_evaluated_with_reasons(trained, tmp_path):
     assert found["sensitivity"] is not None
 
 
-def test_evaluating_the_runs_own_images_repeats_its_numbers(trained):
+def test_evaluating_the_runs_own_images_repeats_its_numbers(trained, tmp_path):
     """Decoded anew, without TensorFlow and without shards, they are the images that were trained on."""
     folder, work, _ = trained
     before = {path.name: read(path) for path in (work / "evaluation").glob("t*.json")}
-    done = without_tensorflow("--mode=evaluate", "--workdir=work", cwd=folder)
+    home = tmp_path / "home"
+    (home / ".cache/pneumojax").mkdir(parents=True)
+    (home / ".cache/pneumojax/kernels").symlink_to(kernels.libraries())
+    unset = dict.fromkeys(("XDG_CACHE_HOME", "XDG_CONFIG_HOME"), "")
+    done = without_tensorflow("--mode=evaluate", "--workdir=work", cwd=folder, HOME=str(home), **unset)
     assert done.returncode == 0, done.stderr
+    outside = {path.relative_to(home).as_posix() for path in (*home.glob("*"), *home.glob(".*/*"))}
+    assert outside == {".cache", ".cache/pneumojax"}, "of all that is the user's, the cache alone is written to"
     for name, found in before.items():
         for metric in PLAIN:
             assert read(work / "evaluation" / name)[metric] == pytest.approx(found[metric], rel=1e-5)
@@ -137,7 +147,20 @@ def test_what_takes_tensorflow_says_so_in_one_line(chests, tmp_path, tiny):
         assert "not installed: pip install tensorflow tensorflow-datasets array-record" in line
 
 
-def without_tensorflow(*arguments, cwd) -> subprocess.CompletedProcess:
+def test_a_signal_is_answered_though_nobody_reads_what_is_told(chests, tmp_path):
+    """As after Ctrl-C, which ends the `tee` of a pipeline as well."""
+    command = [sys.executable, "-m", "pneumojax.main", *SMALL, f"--data={chests}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=subprocess.STDOUT, env=environment)
+    process.stdout.close()
+    while not list(tmp_path.glob("work/checkpoints/*/manifest.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 75
+
+
+def without_tensorflow(*arguments, cwd, **environment) -> subprocess.CompletedProcess:
     """The command line where neither TensorFlow, TFDS nor ArrayRecord can be imported."""
     program = (
         "import sys; sys.modules |= dict.fromkeys(('tensorflow', 'tensorflow_datasets', 'array_record'));"
@@ -145,7 +168,7 @@ def without_tensorflow(*arguments, cwd) -> subprocess.CompletedProcess:
     )
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 

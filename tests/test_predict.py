@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 
 import numpy as np
@@ -184,6 +185,21 @@ def test_parts_make_up_the_whole(work, whole, chests, tmp_path):
     rows = sorted(parts[0] + parts[1], key=lambda row: row["id"])
     assert [row["id"] for row in rows] == [row["id"] for row in whole]
     assert probabilities(rows) == pytest.approx(probabilities(whole), rel=1e-5)
+
+
+def test_stopped_it_leaves_no_part_of_the_rows(work, chests, tmp_path, monkeypatch):
+    tell = predict._tell
+
+    def tell_and_stop(row, told):
+        tell(row, told)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monkeypatch.setattr(predict, "_tell", tell_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        status_of(work, chests / "test", f"prediction.output={tmp_path / 'out' / 'o.csv'}")
+    signal.signal(signal.SIGTERM, before)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_part_may_be_empty(work, chests, tmp_path):

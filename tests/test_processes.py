@@ -141,7 +141,7 @@ def test_a_mistake_ends_all_of_a_job(chests, tmp_path):
 def test_a_coordinator_that_never_answers_is_not_waited_for_forever(chests, tmp_path):
     job = ("--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--join_seconds=3")
     result = pneumojax(*JOB, f"--data={chests}", *job, cwd=tmp_path)
-    assert result.returncode == 2
+    assert result.returncode == 76, "no mistake of this process: the same command may do"
     (line,) = result.stderr.strip().splitlines()
     assert "did not come within 3 s as process 1 of 2, coordinator 127.0.0.1:9" in line
     assert not (tmp_path / "work").exists()
@@ -158,6 +158,24 @@ def test_while_it_waits_for_the_others_a_signal_stops_it(chests, tmp_path):
     _, complaint = process.communicate(timeout=30)
     assert process.returncode == 75, complaint
     assert complaint == "pneumojax: interrupted: run the same command again to go on\n"
+
+
+def test_where_jax_finds_no_cluster_the_flags_are_named(chests, tmp_path):
+    result = pneumojax(*JOB, f"--data={chests}", "--processes=auto", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "give --coordinator=HOST:PORT --processes=NUMBER --process=INDEX, or leave --processes out" in line
+
+
+def test_processes_end_with_the_launcher(chests, tmp_path):
+    """Killed, it can pass no signal on: they are stopped all the same, rather than hold the workdir for hours."""
+    job = start(tmp_path, 2, chests, "--config.epochs=1000")
+    while not (tmp_path / "work/config.json").exists():
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+    job.kill()
+    told, _ = job.communicate(timeout=LIMIT_S)  # until both have closed what they print to
+    assert told.count("interrupted: run the same command again") == 2
 
 
 def test_what_is_no_joint_work_is_refused_to_several(chests, tmp_path):

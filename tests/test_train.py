@@ -159,6 +159,44 @@ def test_a_run_stopped_within_epochs_equals_one_that_was_not(
     assert checkpoint.best_facts(whole, config.model) == checkpoint.best_facts(broken, config.model)
 
 
+def test_a_signal_is_not_held_back_by_a_long_val(config, splits, tmp_path, layout, undisturbed, monkeypatch):
+    """Val is left, and the epoch gone on with from what was saved within it."""
+    monkeypatch.setattr("pneumojax.train.PATIENCE_S", 0)
+    config.data.resident, config.checkpoint.steps = "never", 4
+    broken, read = epath.Path(tmp_path), []
+
+    def read_and_stop(indices):
+        read.append(len(indices))
+        signal.raise_signal(signal.SIGTERM)
+        return splits["val"].read(indices)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, broken, splits | {"val": splits["val"]._replace(read=read_and_stop)}, layout)
+    signal.signal(signal.SIGTERM, before)
+    assert sum(read) < 2 * len(splits["val"].ids)
+    assert int(final_state(config, broken, splits, layout).step) == 4
+    assert records_of(broken) == []
+    assert train(config, broken, splits, layout)
+    assert records_of(broken) == records_of(undisturbed)
+
+
+def test_a_signal_while_the_last_state_is_saved_waits_for_it(config, splits, tmp_path, layout, monkeypatch):
+    close = checkpoint.ocp.CheckpointManager.close
+
+    def close_and_stop(manager):
+        signal.raise_signal(signal.SIGTERM)
+        close(manager)
+
+    config.epochs = 1
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("orbax.checkpoint.CheckpointManager.close", close_and_stop)
+        train(config, epath.Path(tmp_path), splits, layout)
+    signal.signal(signal.SIGTERM, before)
+    assert not train(config, epath.Path(tmp_path), splits, layout), "all of it was saved"
+
+
 def test_within_an_epoch_nothing_is_used(config, tmp_path, stopped):
     """Before the first epoch has ended there is no model to use; after it, that one, whatever was saved since."""
     workdir = epath.Path(tmp_path)

@@ -16,20 +16,16 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from PIL import Image
 
-from pneumojax import devices
 from pneumojax.benchmark.commands import link, watched
-from pneumojax.config import load
 from pneumojax.data import images
 from pneumojax.data.pipeline import feed
 from pneumojax.data.prepare import prepare
 from pneumojax.data.quiet_tensorflow import import_tensorflow
 from pneumojax.data.sources.folders import open_folders
-from pneumojax.step import class_weights, compile_step, create_model, create_optimizer, init_state, init_variables
 
 flags.DEFINE_string("large", None, "Class folders of JPEGs at their own size.", required=True)
 flags.DEFINE_string("small", None, "Class folders of JPEGs near the model's size.", required=True)
@@ -135,41 +131,19 @@ def on_cores(count: int) -> Iterator[None]:
 
 
 def feeding(folder: str, scratch: Path) -> str:
-    """Sentences on the feed from prepared shards: its first batch, its rate, and what M1's training step takes."""
+    """A sentence on the feed from prepared shards: its first batch, and its rate."""
     source = open_folders(Path(folder))
     prepared = prepare(source, size=SIZE, cache_dir=str(scratch / "fed"))
     split = prepared.split("train", source.records)
     steps = 20 * len(source.records) // BATCH
     started = time.perf_counter()
     batches = feed(split, batch_size=BATCH, seed=0, first_step=0, last_step=steps, rows=slice(0, BATCH))
-    batch = next(batches)
+    next(batches)
     first = time.perf_counter() - started
     started = time.perf_counter()
     count = sum(len(labels) for _, labels in islice(batches, 20_000 // BATCH))
     rate = count / (time.perf_counter() - started)
-    consumed = _training_rate(*batch)
-    return (
-        f"First batch {first:.2f} s after the pipeline's start; {rate:.0f} images/s, the feed alone; M1's training"
-        f" step, by itself on all cores, {consumed:.1f} images/s: the feed gives {rate / consumed:.0f} times as many."
-    )
-
-
-def _training_rate(images, labels, steps=20) -> float:
-    """Images a second of M1's step on one batch again and again, without the two steps that warm it up."""
-    config = load("m1")
-    layout = devices.layout()
-    model, optimizer = create_model(config), create_optimizer(config, steps)
-    with jax.set_mesh(layout.mesh):
-        state = jax.device_put(init_state(init_variables(model, SIZE, 0), optimizer), layout.everywhere)
-        weights = class_weights(config, labels)
-        step = compile_step(layout, model=model, optimizer=optimizer, strength=config.augment, weights=weights, seed=0)
-        placed = [devices.place(layout, rows) for rows in (images, labels)]
-        for number in range(steps + 2):
-            if number == 2:
-                started = time.perf_counter()
-            state, logits = step(state, *placed)
-            logits.block_until_ready()
-    return steps * len(labels) / (time.perf_counter() - started)
+    return f"First batch {first:.2f} s after the pipeline's start; {rate:.0f} images/s, the feed alone."
 
 
 def main(argv: list[str]) -> None:

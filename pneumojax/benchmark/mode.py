@@ -12,7 +12,7 @@ from pneumojax.benchmark import compare, measure, page
 from pneumojax.benchmark.plan import plan, tasks
 from pneumojax.benchmark.processes import Unmeasured
 from pneumojax.errors import UserError
-from pneumojax.files import write_whole
+from pneumojax.files import UNFINISHED, write_whole
 
 LIBRARY = {
     "pneumojax-xla": "jax",
@@ -33,8 +33,9 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
     curate.open_own(config)  # a source that is not there is told before anything is measured
     for peer in planned.peers:
         if importlib.util.find_spec(LIBRARY[peer]) is None:
-            raise UserError(f"peer {peer} needs {LIBRARY[peer]}: pip install pneumojax[bench], or make bench")
-    if workdir.exists() and not {path.name for path in workdir.iterdir()} <= {page.JSON, page.SECTION}:
+            raise UserError(f"peer {peer} needs {LIBRARY[peer]}: pip install -e .[bench], or make bench")
+    there = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
+    if any(name not in (page.JSON, page.SECTION) and not name.endswith(UNFINISHED) for name in there):
         raise UserError(f"{workdir} is not empty and holds no benchmark: choose another --workdir")
     given = config.to_dict()
     try:

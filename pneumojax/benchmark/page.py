@@ -83,7 +83,11 @@ def _fed(benchmark: Mapping) -> str:
         [row["model"].upper(), str(row["batch_size"]), *(_way(row["ways"].get(way, {"reason": ""})) for way in ways)]
         for row in benchmark["fed"]
     ]
-    text = "How many times as long as `train-augmented` a step takes whose batches are fed, taking turns as below:"
+    told = benchmark["benchmark"]
+    text = (
+        f"How many times as long as `train-augmented` a step takes whose batches are fed, taking turns of"
+        f" {told['seconds']:g} s, {told['rounds']} rounds: the median, least and most."
+    )
     return "\n\n".join([text, markdown_table(("model", "batch", *ways), rows)])
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from pneumojax import interrupt
 from pneumojax.cache import COMPILED
 
 flags.DEFINE_integer("rounds", 5, "Starts of either kind.")
@@ -48,7 +49,7 @@ def first_step(scratch: Path, *arguments: str) -> float:
             seconds = time.perf_counter() - started
             process.send_signal(signal.SIGTERM)
     os.close(terminal)
-    if process.wait() != 75 or seconds is None:
+    if process.wait() != interrupt.STOPPED or seconds is None:
         raise SystemExit(f"no step was seen: {shown.decode(errors='replace')}")
     return seconds
 

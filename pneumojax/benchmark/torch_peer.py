@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ml_collections import ConfigDict
 from torch import nn
 
+from pneumojax.benchmark import flops
 from pneumojax.benchmark.task import INFER, TRAIN, Task
 from pneumojax.benchmark.worker import Prepared, Ways
 from pneumojax.family import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
@@ -28,10 +29,7 @@ class Classifier(nn.Module):
         blocks = FAMILY[name]
         inputs = [1, *(block.filters for block in blocks)]
         self.blocks = nn.Sequential(*(_block(before, block) for before, block in zip(inputs, blocks, strict=False)))
-        side = image_size
-        for _ in blocks:
-            side = -(-side // 2)
-        self.dense_1 = nn.Linear(side * side * blocks[-1].filters, HEAD_UNITS)
+        self.dense_1 = nn.Linear(flops.features(name, image_size), HEAD_UNITS)
         self.dropout = nn.Dropout(HEAD_DROPOUT)
         self.dense_2 = nn.Linear(HEAD_UNITS, 1)
 

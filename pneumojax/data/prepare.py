@@ -71,8 +71,10 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
         prepared = _open(folder)
         if on_error == "skip" or not prepared.unreadable:
             return prepared
-        records = (record for record in source.records if record.id in prepared.unreadable)
-        if all(isinstance(try_read(source, size, record), UnreadableImage) for record in records):
+        records = [record for record in source.records if record.id in prepared.unreadable]
+        read = partial(try_read, source._replace(records=()), size)
+        found = in_parallel(read, records, workers=1)  # one of them may have crashed its decoder
+        if all(isinstance(image, UnreadableImage) for image in found):
             refuse_unreadable(prepared.unreadable)
         folder.rmtree()  # a disk that was away is back
     _write(source, size, folder, on_error, means)
@@ -167,7 +169,7 @@ def _import_beam():
     try:
         import apache_beam
     except ImportError:
-        raise UserError("Apache Beam is not installed: pip install pneumojax[beam]") from None
+        raise UserError("Apache Beam is not installed: pip install -e .[beam]") from None
     return apache_beam
 
 
@@ -180,7 +182,8 @@ def _remove_abandoned(where: epath.Path) -> None:
     prefix = _partial_suffix(0).removesuffix("0")
     for abandoned in where.glob(f"*{prefix}*"):
         process = abandoned.name.partition(prefix)[2].partition("-")[0]
-        if process.isdecimal() and not _runs(int(process)):
+        # One of this process's own number is of another container, where each is the first.
+        if process.isdecimal() and (int(process) == os.getpid() or not _runs(int(process))):
             abandoned.rmtree(missing_ok=True)
 
 

@@ -60,7 +60,7 @@ class Source(NamedTuple):
       location: what opens the source again.
       records: in order of id.
       fingerprint: changes when an image or a label does.
-      read: (record, size) -> (size, size) uint8 grey; raises `images.UnreadableImage`.
+      read: (record, size) -> (size, size) uint8 grey; raises `unreadable.UnreadableImage`.
       root: the folder in which a record's id is the path of its file; None where images are no files.
       notice: what every output made from this source must say, if anything.
       remarks: what the user must know of how labels and images were chosen, in sentences.

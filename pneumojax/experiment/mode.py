@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax import cache, calibration, curate, evaluate, log, run, workdirs
+from pneumojax import cache, calibration, curate, evaluate, log, report, run, workdirs
 from pneumojax import config as configs
 from pneumojax.data.readers import Split
 from pneumojax.errors import UserError
 from pneumojax.experiment import page, tables
 from pneumojax.experiment.plan import FILE, Run, is_experiment, runs
 from pneumojax.experiment.results import ensemble, gather
-from pneumojax.files import write_whole
+from pneumojax.files import UNFINISHED, write_whole
 
 SECTION = "experiment.md"
 
@@ -21,7 +21,8 @@ SECTION = "experiment.md"
 def experiment_mode(config: ConfigDict, overrides: Sequence[str], workdir: epath.Path) -> None:
     """Trains what is not trained yet of the config's `experiment`, then writes tables and figures.
 
-    Stopped, it goes on with the same command. More seeds, folds, recipes or models go into the same folder.
+    Stopped, it goes on with the same command. More seeds, folds, recipes or models go into the same folder, and its
+    tables and figures are then of all that it holds.
 
     Args:
       config: with what is asked for.
@@ -33,13 +34,14 @@ def experiment_mode(config: ConfigDict, overrides: Sequence[str], workdir: epath
     """
     planned = runs(config)
     source = curate.open_own(config)
-    everything = {one: config_of(one, source.location, overrides) for one in planned}
-    _refuse_other(workdir, everything, source.location)
-    write_whole(workdir / FILE, json.dumps({"runs": [one._asdict() for one in planned]}, indent=2) + "\n")
-    for number, (one, own) in enumerate(everything.items(), 1):
+    every = list(dict.fromkeys([*_finished(workdir), *planned]))
+    configs_of = {one: config_of(one, source.location, overrides) for one in every}
+    _refuse_other(workdir, configs_of, source.location)
+    write_whole(workdir / FILE, json.dumps({"runs": [one._asdict() for one in every]}, indent=2) + "\n")
+    for number, one in enumerate(planned, 1):
         log.console.print(f"Run {number} of {len(planned)}: {one.name}")
-        run.train_mode(own, workdir / one.name)
-    results = gather(workdir, planned)
+        run.train_mode(configs_of[one], workdir / one.name)
+    results = gather(workdir, every)
     section = tables.section(results)
     log.console.print(section)
     write_whole(workdir / SECTION, section)
@@ -79,7 +81,7 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
     Raises:
       UserError: the runs were not trained on the same images, or one cannot be evaluated.
     """
-    folders = [workdir / name for name in _members(workdir)]
+    folders = [workdir / one.name for one in _members(workdir)]
     tables = {(folder / workdirs.SPLITS_FILE).read_text() for folder in folders if folder.exists()}
     if len(tables) != 1:
         raise UserError(
@@ -106,26 +108,33 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
     log.console.print(f"Written: {workdir / evaluate.FOLDER}")
 
 
-def _members(workdir: epath.Path) -> list[str]:
-    """The names of the runs in an experiment's workdir."""
+def _finished(workdir: epath.Path) -> list[Run]:
+    """The runs of an experiment that was there before, those that came to their end."""
+    before = _members(workdir) if is_experiment(workdir) else []
+    return [one for one in before if (workdir / one.name / report.FILE).exists()]
+
+
+def _members(workdir: epath.Path) -> list[Run]:
+    """The runs in an experiment's workdir."""
     path = workdir / FILE
     try:
-        return [Run(**told).name for told in json.loads(path.read_text())["runs"]]
+        return [Run(**told) for told in json.loads(path.read_text())["runs"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not tell of runs: {error}") from None
 
 
-def _refuse_other(workdir: epath.Path, planned: Mapping[Run, ConfigDict], location: str) -> None:
+def _refuse_other(workdir: epath.Path, every: Mapping[Run, ConfigDict], location: str) -> None:
     """Before anything is written: raises UserError where the workdir holds something else, or runs of other images."""
     if (workdir / configs.FILE).exists():
         raise UserError(f"{workdir} holds one run: choose another --workdir for an experiment")
-    if workdir.exists() and not (workdir / FILE).exists() and any(workdir.iterdir()):
+    there = [path.name for path in workdir.iterdir()] if workdir.exists() else []
+    if not is_experiment(workdir) and any(not name.endswith(UNFINISHED) for name in there):
         raise UserError(f"{workdir} is not empty and holds no experiment: choose another --workdir")
-    for name in _members(workdir) if is_experiment(workdir) else ():
-        if (workdir / name / configs.FILE).exists():
-            there = workdirs.read_config(workdir / name).data.source
+    for one in _members(workdir) if is_experiment(workdir) else ():
+        if (workdir / one.name / configs.FILE).exists():
+            there = workdirs.read_config(workdir / one.name).data.source
             if there != location:
                 raise UserError(f"{workdir} holds an experiment on {there}: choose another --workdir for {location}")
-    for one, own in planned.items():
+    for one, own in every.items():
         if (workdir / one.name / configs.FILE).exists():
             workdirs.refuse_other_settings(workdir / one.name, own)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from scipy.special import logit
 
-from pneumojax import calibration, evaluate, log, shifts
+from pneumojax import calibration, evaluate, log, metrics, shifts
 from pneumojax import config as configs
 from pneumojax.data import splits as splitting
 from pneumojax.experiment import paired
@@ -51,14 +50,14 @@ def gather(workdir: epath.Path, runs: Sequence[Run]) -> list[Result]:
 
 
 def _read(workdir: epath.Path, run: Run) -> Result:
-    evaluations = {name: told for name, told in evaluate.read(workdir).items() if "-" not in name}
+    evaluations = evaluate.read_own(workdir)
     history, config = log.read(workdir), configs.read(workdir / configs.FILE)
     seconds = [
         line["step"] / line["epoch"] * config.batch_size / line["images_per_second"]
         for _, line in sorted(history["train"].items())
     ]
     split = splitting.foremost(evaluations)
-    path = workdir / evaluate.SHIFTS_FOLDER / f"{split}.json"
+    path = evaluate.shifts_file(workdir, split)
     return Result(run, split, evaluations, json.loads(path.read_text()) if path.exists() else {}, history, seconds)
 
 
@@ -192,8 +191,7 @@ def ensemble(members: Sequence[dict[str, dict]], split: str) -> tuple[np.ndarray
 
 
 def _mean_log_odds(members, split) -> tuple[np.ndarray, np.ndarray]:
-    tiny = np.finfo(np.float64).eps
-    odds = [logit(np.clip(m[split]["scores"][1], tiny, 1 - tiny)) - m[split].get("offset", 0.0) for m in members]
+    odds = [metrics.log_odds(m[split]["scores"][1]) - m[split].get("offset", 0.0) for m in members]
     return members[0][split]["scores"][0], np.mean(odds, axis=0)
 
 

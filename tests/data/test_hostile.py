@@ -16,6 +16,8 @@ from broken_files import CHEST, encoded, raw_png, sealed_png
 from PIL import Image
 from test_fuzz import megabytes
 
+from pneumojax import config as configs
+from pneumojax import curate
 from pneumojax.data import images
 from pneumojax.data.audit import examine
 from pneumojax.data.checks import is_colour
@@ -151,6 +153,23 @@ def test_names_cannot_spoil_the_terminal(error):
 def test_a_folder_of_an_odd_name(tmp_path):
     (tmp_path / "a\n\x1b[2Jb").mkdir()
     assert "a\\n\\x1b[2Jb holds no images" in refusal(tmp_path / "a\n\x1b[2Jb")
+
+
+def test_what_is_listed_commands_no_terminal(root, capsys):
+    """A broken file whose name is a command to clear the screen, and one beside the folders of classes."""
+    (root / "NORMAL" / "a\x1b[2J.png").write_bytes(b"broken")
+    (root / "b\x1b[2J").mkdir()
+    (root / "b\x1b[2J" / "c.png").write_bytes(b"broken")
+    config = configs.load("m1")
+    config.data.source, config.data.cache_dir = str(root), str(root.parent / "cache")
+    for sentence in curate.said_of(open_source(str(root))):
+        print(sentence)
+    with pytest.raises(UserError):
+        curate.prepare_mode(config)
+    told = capsys.readouterr().out
+    assert "unreadable: NORMAL/a\\x1b[2J.png" in told
+    assert "b\\x1b[2J" in told
+    assert "\x1b" not in told
 
 
 def test_libraries_warn_nobody(root):

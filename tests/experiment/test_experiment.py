@@ -49,13 +49,13 @@ def trained(work):
 
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory):
-    """A workdir after recipe A on folds 0 and 2 of three, then A and B, and then the same again; what each time was
-    printed, and is trained."""
+    """A workdir after recipe A on folds 0 and 2 of three, then B, and then both; what each time was printed and is
+    trained, and the tables."""
     folder = tmp_path_factory.mktemp("folded")
     draw_folder(folder / "chests", "train", 30, 30)
     folds = ("--config.data.folds=3", "--config.experiment.folds=0,2")
     told = []
-    for recipes in (A, f"{A},{B}", f"{A},{B}"):
+    for recipes in (A, B, f"{A},{B}"):
         printed = experiment(
             folder, "--data=chests", "--workdir=work", *folds, f"--config.experiment.recipes={recipes}"
         )
@@ -87,7 +87,7 @@ def test_every_run_has_a_folder_with_its_own_settings(folded):
         assert {told.stem for told in path.glob("evaluation/*.json")} == {"train", "val", "held_out"}
         assert set(read(path / "shifts/held_out.json")) == {"clean", *shifts.SHIFTS}
     assert read(work / "experiment.json")["runs"] == [
-        {"config": "m1", "recipe": recipe, "fold": fold, "seed": 0} for fold in (0, 2) for recipe in (A, B)
+        {"config": "m1", "recipe": recipe, "fold": fold, "seed": 0} for recipe in (A, B) for fold in (0, 2)
     ]
 
 
@@ -138,15 +138,16 @@ def test_the_tables_say_what_the_runs_evaluations_say(folded):
             assert f">{sum(matrix[key] for matrix in matrices)}<small>" in shown
 
 
-def test_another_recipe_is_trained_beside_what_is_there(folded):
+def test_another_recipe_joins_what_is_there(folded):
+    """Trained alone, and compared with what was trained before."""
     _, ((first, before, section), (second, after, both), _) = folded
-    assert B not in section and B in both
-    assert "Run 2 of 2" in first and "Run 4 of 4" in second
+    assert B not in section and "Run 2 of 2" in first and "Run 2 of 2" in second
+    assert {f"M1 {A}", f"M1 {B}"} < {line.split("|")[1].strip() for line in both.splitlines() if "|" in line}
     assert before == {path: content for path, content in after.items() if path in before}
     assert len(after) == 2 * len(before)
 
 
-def test_the_same_command_again_trains_nothing(folded):
+def test_what_is_trained_is_not_trained_again(folded):
     _, (_, (_, before, section), (again, after, same)) = folded
     assert again.count("This run is complete") == 4
     assert "epoch " not in again.partition("**Models")[0]
@@ -227,6 +228,7 @@ def refused(folder, *arguments) -> str:
         (["--config.experiment.models=m1,m9"], "no config 'm9': there is m1, m2, m3"),
         ([f"--workdir=work/m1-{A}-seed0"], f"m1-{A}-seed0 holds one run: choose another --workdir"),
         (["--workdir=work", "--config.optimizer.learning_rate=0.5"], "holds a run with other settings"),
+        (["--workdir=work", "--config.epochs=2", "--config.experiment.seeds=7"], "holds a run with other settings"),
         (["--workdir=work", "--data=phantom"], "holds an experiment on"),
         (["--workdir=chests"], "chests is not empty and holds no experiment: choose another --workdir"),
     ],
