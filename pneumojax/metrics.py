@@ -279,14 +279,17 @@ def _percentiles(samples: NDArray) -> tuple[float, float]:
 
 def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray, NDArray, float]:
     """Per positive, the negatives below it; per negative, the positives above it; AUC. Ties count half."""
-    from scipy.stats import rankdata  # not above: it takes half a second, and training starts without it
-
     positive, scores = _cases(labels, scores, "scores")
     _both_classes(positive)
-    ranks, n1 = rankdata(scores), int(positive.sum())
-    below = ranks[positive] - rankdata(scores[positive])
-    above = n1 - (ranks[~positive] - rankdata(scores[~positive]))
-    return below, above, float(below.sum() / (n1 * len(above)))
+    ill, well = scores[positive], scores[~positive]
+    below, above = _count_below(ill, well), len(ill) - _count_below(well, ill)
+    return below, above, float(below.sum() / (len(ill) * len(well)))
+
+
+def _count_below(values: NDArray, others: NDArray) -> NDArray:
+    """Of each value, how many of the others are less; equal ones count half."""
+    others = np.sort(others)
+    return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / 2
 
 
 def _losses(positive: NDArray, logits: NDArray) -> NDArray:
