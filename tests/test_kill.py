@@ -71,7 +71,7 @@ def left(folder) -> dict:
 
 def test_whenever_it_is_killed_the_same_command_gives_the_same_run(chests, tmp_path, alone):
     expected = left(alone)
-    seconds = None  # that a run takes: the first one tells, which is not killed
+    seconds = None if "KILLS" in os.environ else 12.0  # that a run takes: the first one tells, which is not killed
     seed = int(os.environ.get("SEED", random.SystemRandom().randrange(2**32)))
     print(f"SEED={seed}")
     rng, hit, runs, slowest = random.Random(seed), Counter(), 0, 0.0

@@ -339,7 +339,7 @@ def test_an_audit_tells_by_its_status(chests, tmp_path):
 
 
 def test_preparing_that_is_stopped_leaves_nothing_and_goes_on(chests, tmp_path):
-    draw_folder(tmp_path / "data", "", 300, 300)
+    draw_folder(tmp_path / "data", "", 100, 100)
     arguments = ["--mode=prepare", "--data=data", "--config.data.cache_dir=cache", "--config.data.workers=2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pneumojax.main", *arguments],
@@ -355,8 +355,8 @@ def test_preparing_that_is_stopped_leaves_nothing_and_goes_on(chests, tmp_path):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"], "nothing else is left"
     again = pneumojax(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "600 images read in" in again.stdout
-    assert "Prepared: 600 images of 150 px in cache/data-" in again.stdout
+    assert "200 images read in" in again.stdout
+    assert "Prepared: 200 images of 150 px in cache/data-" in again.stdout
 
 
 def test_two_runs_at_once_do_not_share_a_workdir(chests, tmp_path, begin):

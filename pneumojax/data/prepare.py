@@ -20,7 +20,7 @@ from pneumojax.data.quiet_tensorflow import import_tfds, import_tfds_to_read
 from pneumojax.data.readers import refuse_unreadable, try_read
 from pneumojax.data.records import Source
 from pneumojax.data.unreadable import UnreadableImage
-from pneumojax.data.workers import Watched, in_parallel, unwatched
+from pneumojax.data.workers import CRASHES, Watched, in_parallel, unwatched
 from pneumojax.errors import UserError
 from pneumojax.files import no_room
 
@@ -71,10 +71,9 @@ def prepare(source: Source, *, size: int, cache_dir: str = "", on_error: str = "
         prepared = _open(folder)
         if on_error == "skip" or not prepared.unreadable:
             return prepared
-        records = [record for record in source.records if record.id in prepared.unreadable]
-        read = partial(try_read, source._replace(records=()), size)
-        found = in_parallel(read, records, workers=1)  # one of them may have crashed its decoder
-        if all(isinstance(image, UnreadableImage) for image in found):
+        again = {id for id, reason in prepared.unreadable.items() if reason != CRASHES}
+        records = (record for record in source.records if record.id in again)
+        if all(isinstance(try_read(source, size, record), UnreadableImage) for record in records):
             refuse_unreadable(prepared.unreadable)
         folder.rmtree()  # a disk that was away is back
     _write(source, size, folder, on_error, means)

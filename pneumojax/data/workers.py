@@ -18,6 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Watched = Callable[[Iterable, int], Iterable]  # (results, how many there will be) -> the same, told of on the way
 
+CRASHES = "it crashes its decoder, or needs more memory than there is"  # and is not decoded where that would cost more
 _CHUNK = 64  # items that a worker is handed at a time
 _WORTH_PROCESSES = 1000  # items; starting a process costs as much as decoding several hundred images
 
@@ -104,7 +105,7 @@ def _one_by_one(function, chunk):
         try:
             results += pool.submit(function, [item]).result()
         except BrokenProcessPool:
-            results.append(UnreadableImage("it crashes its decoder, or needs more memory than there is"))
+            results.append(UnreadableImage(CRASHES))
             pool = _start(1)
     pool.shutdown()
     return results

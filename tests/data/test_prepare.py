@@ -226,7 +226,7 @@ def test_beam_prepares_the_same(files, by_threads, tmp_path):
 
 def test_beam_that_is_not_installed_is_one_line(files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(UserError, match=r"pip install pneumojax\[beam\]"):
+    with pytest.raises(UserError, match=r"pip install -e \.\[beam\]"):
         prepare.prepare(files, size=32, cache_dir=str(tmp_path), means=Means(beam_runner="DirectRunner"))
     assert not list(tmp_path.iterdir())
 
