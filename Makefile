@@ -67,7 +67,7 @@ bench: .venv-bench/installed .venv-bench/kernels
 
 # Holds our logits and explanations to those of Keras, PyTorch and Captum, in the same environment.
 test-peers: .venv-bench/captum .venv-bench/kernels
-	.venv-bench/bin/python -m pytest -s tests/benchmark/test_peers.py tests/test_captum.py
+	KERAS=all .venv-bench/bin/python -m pytest -s tests/test_keras_parity.py tests/benchmark/test_peers.py tests/test_captum.py
 
 # The locked set has what Captum needs, of which some of its versions want older ones.
 .venv-bench/captum: .venv-bench/installed

@@ -74,11 +74,9 @@ def test_several_steps_to_a_dispatch_are_the_same_steps(config):
     np.testing.assert_allclose(together, single, rtol=1e-3, atol=1e-3)
 
 
-def test_one_device_and_eight_give_the_same_numbers(config):
-    one, eight = devices.layout(jax.devices()[:1]), devices.layout()
-    assert eight.mesh.size == 8
-    (_, logits), (_, logits_8) = (run(config, "always", layout, 5, [1]) for layout in (one, eight))
-    np.testing.assert_allclose(logits_8, logits, rtol=1e-4, atol=1e-4)
+def test_one_device_and_two_give_the_same_numbers(config):
+    (_, logits), (_, logits_2) = (run(config, "always", devices.layout(jax.devices()[:n]), 5, [1]) for n in (1, 2))
+    np.testing.assert_allclose(logits_2, logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -202,9 +202,9 @@ def record(numbers, logits, loss, gradients, statistics, parameters):
     numbers.parameters.append(parameters)
 
 
-@pytest.fixture(scope="module", params=["m1", "m2", "m3"])
+@pytest.fixture(scope="module", params=["m1", "m2", "m3"] if "KERAS" in os.environ else ["m1"])
 def name(request) -> str:
-    """One of the family; the tests of one run together, so that one at a time is in memory."""
+    """M1; by `make test-peers` all of the family. The tests of one run together, so that one at a time is in memory."""
     return request.param
 
 

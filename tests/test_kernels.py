@@ -33,12 +33,15 @@ def test_without_a_build_there_are_none(tmp_path):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
-    """All that a build leaves in the user's cache folder, "cache"."""
+    """All that a build leaves in the user's cache folder, "cache": that of this machine, where there is one."""
     cache = tmp_path_factory.mktemp("built") / "cache"
-    built = python("-m", "pneumojax.kernels.build", cache=cache)
-    assert built.returncode == 0, built.stderr
+    if there := kernels.built():
+        (cache / "pneumojax").mkdir(parents=True)
+        shutil.copytree(there.parent, cache / "pneumojax/kernels", ignore=lambda _, names: {*names} - {there.name})
+    else:
+        built = python("-m", "pneumojax.kernels.build", cache=cache)
+        assert built.returncode == 0, built.stderr
     [library] = (path for path in cache.rglob("*") if path.is_file())
-    assert str(library) in built.stdout
     return library
 
 
@@ -70,7 +73,7 @@ def test_a_damaged_library_is_not_loaded_and_built_anew(library, tmp_path):
         library.write_bytes(whole[:length])
         damaged = python("-c", WHETHER, cache=cache)
         assert (damaged.returncode, damaged.stdout, damaged.stderr) == (0, "False\n", ""), length
-    python("-m", "pneumojax.kernels.build", cache=cache)
+    assert str(library) in python("-m", "pneumojax.kernels.build", cache=cache).stdout
     assert library.read_bytes() == whole
     assert python("-c", WHETHER, cache=cache).stdout == "True\n"
 

@@ -4,10 +4,8 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT, SMALL, draw_folder, pneumojax
@@ -146,16 +144,19 @@ def test_what_takes_tensorflow_says_so_in_one_line(chests, tmp_path, tiny):
         assert "not installed: pip install tensorflow tensorflow-datasets array-record" in line
 
 
-def test_a_signal_is_answered_though_nobody_reads_what_is_told(chests, tmp_path):
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "from pneumojax import interrupt; interrupt.leave_on_signals(); signal.raise_signal(signal.SIGTERM)",
+        "from pneumojax import main, interrupt; main._stop(interrupt.TOLD, interrupt.STOPPED)",
+    ],
+)
+def test_a_signal_is_answered_though_nobody_reads_what_is_told(ends):
     """As after Ctrl-C, which ends the `tee` of a pipeline as well."""
-    command = [sys.executable, "-m", "pneumojax.main", *SMALL, f"--data={chests}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=subprocess.STDOUT, env=environment)
+    program = f"import signal, sys; sys.stdin.read(); {ends}"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, stderr=subprocess.STDOUT, cwd=ROOT)
     process.stdout.close()
-    while not list(tmp_path.glob("work/checkpoints/*/manifest.json")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.stdin.close()
     assert process.wait(60) == 75
 
 
