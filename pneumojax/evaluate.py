@@ -142,6 +142,11 @@ def shifts_file(workdir: epath.Path, stem: str) -> epath.Path:
     return workdir / SHIFTS_FOLDER / f"{stem}.json"
 
 
+def write_shifts(workdir: epath.Path, stem: str, summaries: dict[str, dict]) -> None:
+    """Writes `shifts_file`."""
+    write_whole(shifts_file(workdir, stem), json.dumps(summaries, indent=2) + "\n")
+
+
 def read(workdir: epath.Path) -> dict[str, dict]:
     """What `write` has written: stem -> the JSON's content, with the CSV's `ids` and `scores`.
 

@@ -1,6 +1,5 @@
 """One run in one workdir: what `--mode` does, from config and source to files."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -164,7 +163,7 @@ def _evaluate_shifts(workdir, stem, split, evaluator, trained) -> None:
         summaries[name] = evaluate.summarize(split.labels, logits, trained.calibration)
         log.console.print(evaluate.line(f"{stem} {name}", summaries[name]))
     if processes.first():
-        write_whole(evaluate.shifts_file(workdir, stem), json.dumps(summaries, indent=2) + "\n")
+        evaluate.write_shifts(workdir, stem, summaries)
 
 
 def _report(config, workdir, source, splits, errors) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import JOB, pneumojax
+from conftest import JOB, draw_folder, pneumojax
 from test_processes import left
 
 
@@ -27,8 +27,11 @@ def remount(folder: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
 
 
-def run(folder, chests, *more):
-    return pneumojax(*JOB, f"--data={chests}", *more, cwd=folder)
+def run(folder, chests, *more, **environment):
+    return pneumojax(*JOB, f"--data={chests}", *more, cwd=folder, **environment)
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # a locale that knows no other letters
 
 
 def test_a_full_disk_is_told_in_a_line_and_once_there_is_room_the_run_goes_on(chests, disk, tmp_path, alone):
@@ -59,7 +62,7 @@ def test_a_disk_that_cannot_be_written_is_told_in_a_line(chests, disk, tmp_path)
 
 
 def test_files_from_the_future_and_the_past_are_gone_on_from(chests, tmp_path, alone):
-    """As a clock leaves them that was set wrong, and then right."""
+    """As a clock leaves them that was set wrong, and then right; and under another locale than they were written in."""
     shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
     expected = left(alone)
     newest = max((tmp_path / "work/checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -69,9 +72,19 @@ def test_files_from_the_future_and_the_past_are_gone_on_from(chests, tmp_path, a
     for place, path in enumerate([*tmp_path.rglob("*")]):
         day = (time.time() + 50 * 365 * 86400) if place % 2 else 86400
         os.utime(path, (day, day))
-    again = run(tmp_path, chests)
+    again = run(tmp_path, chests, **ASCII)
     assert again.returncode == 0, again.stderr
     assert "Resuming within epoch 2 of 2." in again.stdout
     found = left(tmp_path)
     assert found.lines == expected.lines
     assert found.logits.tolist() == expected.logits.tolist()
+
+
+def test_a_name_that_the_locale_cannot_spell_is_told_in_a_line(tmp_path):
+    draw_folder(tmp_path / "set", "train", 2, 2)
+    (tmp_path / "set/train/NORMAL/chest 000.png").rename(tmp_path / "set/train/NORMAL/brüst.png")
+    done = run(tmp_path, tmp_path / "set", **ASCII)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "name is not UTF-8, or the locale is not" in line
+    assert not (tmp_path / "work").exists()

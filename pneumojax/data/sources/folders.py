@@ -30,7 +30,7 @@ def open_folders(root: Path) -> Source | None:
         return None
     for id in found:
         if not id.isascii() and os.fsencode(id) != id.encode(errors="replace"):
-            raise UserError(f"{root} holds a file whose name is not UTF-8: {id!r}; rename it")
+            raise UserError(f"{root} holds a file whose name is not UTF-8, or the locale is not: {id!r}; rename it")
     files = dict(sorted(found.items()))
     patients = patients_of(root, files)
     others = _others(root, files)
