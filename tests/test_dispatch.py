@@ -76,7 +76,7 @@ def test_several_steps_to_a_dispatch_are_the_same_steps(config):
 
 def test_one_device_and_two_give_the_same_numbers(config):
     (_, logits), (_, logits_2) = (run(config, "always", devices.layout(jax.devices()[:n]), 5, [1]) for n in (1, 2))
-    np.testing.assert_allclose(logits_2, logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits_2, logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

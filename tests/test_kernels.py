@@ -66,15 +66,15 @@ def test_what_is_built_is_loaded_unless_it_is_turned_off(library, tmp_path):
 
 @compiled
 def test_a_damaged_library_is_not_loaded_and_built_anew(library, tmp_path):
-    """Loading one that is cut short would end the process."""
+    """Loading one that is cut short would end the process. A compiler need not write the same bytes again."""
     cache, library = copied(library, tmp_path)
     whole = library.read_bytes()
     for length in (0, 4096, -1):
         library.write_bytes(whole[:length])
         damaged = python("-c", WHETHER, cache=cache)
         assert (damaged.returncode, damaged.stdout, damaged.stderr) == (0, "False\n", ""), length
-    assert str(library) in python("-m", "pneumojax.kernels.build", cache=cache).stdout
-    assert library.read_bytes() == whole
+    again = Path(python("-m", "pneumojax.kernels.build", cache=cache).stdout.removeprefix("Built: ").rstrip())
+    assert again.parent == library.parent and again.stat().st_size > 4096
     assert python("-c", WHETHER, cache=cache).stdout == "True\n"
 
 

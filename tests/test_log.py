@@ -34,8 +34,7 @@ def test_tensorboard_shows_what_the_lines_tell(tmp_path):
     first.rename(first.with_name("events.out.tfevents.1"))  # named by the second it was begun in
     write(workdir, 10, [20])
     events = [
-        [Event.FromString(record) for record in records(path)]
-        for path in sorted((workdir / "tensorboard").iterdir())
+        [Event.FromString(record) for record in records(path)] for path in sorted((workdir / "tensorboard").iterdir())
     ]
     shown = [[(e.step, v.tag, v.simple_value) for e in file for v in e.summary.value] for file in events]
     assert shown == [[(step, "val/bce", pytest.approx(step / 7)) for step in steps] for steps in ((10, 20), (20,))]
