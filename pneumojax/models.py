@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pneumojax import layers
+from pneumojax import fused, layers
 from pneumojax.family import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
 
 
@@ -72,9 +72,9 @@ class Classifier(nn.Module):
                     self._tell(f"{kind}_{number}", output)
             y = outputs["max_pool"]
         elif train:
-            y, statistics = layers.block_train(x, parameters, dropped.seeds, dropped.rate)
+            y, statistics = fused.block_train(x, parameters, dropped.seeds, dropped.rate)
         else:
-            return layers.block_infer(x, parameters, given)
+            return fused.block_infer(x, parameters, given)
         if train and not self.is_initializing():
             for name, variable in running.items():
                 old, new = variable.value, getattr(statistics, name)
@@ -172,15 +172,15 @@ def _parts(model: Classifier, variables: dict) -> Iterator[tuple[list[str], list
         parameters = layers.Parameters(convolution["kernel"], convolution["bias"], affine["scale"], affine["bias"])
         statistics = layers.Statistics(*(running[f"batch_norm_{number}"][kind] for kind in ("mean", "var")))
         steps = {
-            "conv": partial(layers.activations, parameters=parameters),
+            "conv": partial(fused.activations, parameters=parameters),
             "dropout": lambda x: x,
             "batch_norm": partial(layers.normalize, parameters=parameters, statistics=statistics),
-            "max_pool": layers.pool,
+            "max_pool": fused.pool,
         }
         if not block.dropout:
             del steps["dropout"]
         names = [f"{kind}_{number}" for kind in steps]
-        yield names, [*steps.values()], partial(layers.block_infer, parameters=parameters, statistics=statistics)
+        yield names, [*steps.values()], partial(fused.block_infer, parameters=parameters, statistics=statistics)
     first, last = (
         partial(_dense(units, name, dtype).apply, {"params": params[name]})
         for units, name, dtype in ((HEAD_UNITS, "dense_1", model.dtype), (1, "dense_2", None))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pneumojax import devices, kernels, layers
+from pneumojax import devices, fused, kernels, layers
 from pneumojax.errors import UserError
 from pneumojax.kernels.build import build
 
@@ -120,7 +120,7 @@ def test_training_equals_autodiff_of_the_definition(way, shape, rate):
     with jax.enable_x64(True):
         if way == "xla":
             x, parameters, cotangent = in_float64((x, parameters, cotangent))
-        ours = pulled(lambda x, p: layers.block_train(x, p, dropped.seeds, rate), x, parameters, cotangent)
+        ours = pulled(lambda x, p: fused.block_train(x, p, dropped.seeds, rate), x, parameters, cotangent)
         # In float32, the variance of values that are nearly all zero is a small difference of large ones.
         tolerance = 1e-6 if way == "xla" else 3e-4 if shape[1] * shape[2] == 1 else 3e-5
         assert_close(ours, trained_by_definition(shape, rate), tolerance)
@@ -135,12 +135,12 @@ def test_inference_equals_autodiff_of_the_definition(way, shape):
         given = (x, parameters, statistics)
         given = in_float64(given) if way == "xla" else given
         cotangent = cotangent.astype(given[0].dtype)
-        ours, pull = jax.vjp(jax.jit(layers.block_infer), *given)
+        ours, pull = jax.vjp(jax.jit(fused.block_infer), *given)
         tolerance = 1e-6 if way == "xla" else 1e-5
-        assert_close(jax.jit(layers.block_infer)(*given), expected, tolerance)
+        assert_close(jax.jit(fused.block_infer)(*given), expected, tolerance)
         assert_close((ours, pull(cotangent)), (expected, gradients), tolerance)
         # Of the images alone, which has a way of its own.
-        ours, pull = jax.vjp(jax.jit(lambda x: layers.block_infer(x, *given[1:])), given[0])
+        ours, pull = jax.vjp(jax.jit(lambda x: fused.block_infer(x, *given[1:])), given[0])
         assert_close((ours, *pull(cotangent)), (expected, gradients[0]), tolerance)
 
 
@@ -154,10 +154,10 @@ def test_the_first_of_equals_in_row_order_receives_the_gradient(way, sign, recei
     statistics = layers.Statistics(0 * one, one)
 
     if sign:
-        gradient = jax.grad(lambda x: layers.block_infer(x, parameters, statistics).sum())(x)[0, :, :, 0]
+        gradient = jax.grad(lambda x: fused.block_infer(x, parameters, statistics).sum())(x)[0, :, :, 0]
         np.testing.assert_allclose(gradient / gradient.sum(), receives, atol=1e-6)
     # The gradient of the scale is the activation of the corner that was chosen.
-    of_scale = jax.grad(lambda p: layers.block_infer(x, p, statistics).sum())(parameters).scale
+    of_scale = jax.grad(lambda p: fused.block_infer(x, p, statistics).sum())(parameters).scale
     chosen = float((x[0, :, :, 0] * jnp.asarray(receives)).sum())
     np.testing.assert_allclose(of_scale, (chosen + 1) / np.sqrt(1 + layers.EPSILON), rtol=1e-6)
 
@@ -167,7 +167,7 @@ def test_pooling_alone_equals_its_definition(shape):
     """Values and gradient, of whole numbers with many ties."""
     images = whole(np.random.default_rng(0), shape, -2, 2)
     expected, pull = jax.vjp(layers.max_pool, images)
-    values, own = jax.vjp(layers.pool, images)
+    values, own = jax.vjp(fused.pool, images)
     cotangent = whole(np.random.default_rng(1), values.shape, -3, 3)
     np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(own(cotangent)[0], pull(cotangent)[0])
@@ -177,7 +177,7 @@ def test_pooling_alone_equals_its_definition(shape):
 def test_activations_alone_equal_their_definition(way, shape):
     x, parameters, _, _ = sample(shape)
     expected = layers.rectify(x, parameters.kernel, parameters.bias)
-    assert_close(jax.jit(layers.activations)(x, parameters), expected, 1e-6)
+    assert_close(jax.jit(fused.activations)(x, parameters), expected, 1e-6)
 
 
 def test_equal_neighbourhoods_have_equal_activations(way):
@@ -185,7 +185,7 @@ def test_equal_neighbourhoods_have_equal_activations(way):
     rng = np.random.default_rng(0)
     x = jnp.broadcast_to(rng.random(32, np.float32), (1, 7, 9, 32))
     kernel = jnp.asarray(rng.standard_normal((3, 3, 32, 64)), jnp.float32)
-    a = jax.jit(layers.activations)(x, layers.Parameters(kernel, jnp.zeros(64), jnp.ones(64), jnp.zeros(64)))
+    a = jax.jit(fused.activations)(x, layers.Parameters(kernel, jnp.zeros(64), jnp.ones(64), jnp.zeros(64)))
     interior = a[0, 1:-1, 1:-1]
     np.testing.assert_array_equal(interior, jnp.broadcast_to(interior[0, 0], interior.shape))
 
@@ -197,10 +197,10 @@ def test_nan_is_passed_on(way, train, place):
     x, parameters, _, statistics = sample((1, 3, 5, 1, 32))
     x = x.at[0, *place, 0].set(jnp.nan)
     if train:
-        y, _ = jax.jit(layers.block_train, static_argnums=3)(x, parameters, layers.NOTHING_DROPPED.seeds, 0.0)
+        y, _ = jax.jit(fused.block_train, static_argnums=3)(x, parameters, layers.NOTHING_DROPPED.seeds, 0.0)
         assert np.isnan(y).all()  # through the statistics
     else:
-        y = jax.jit(layers.block_infer)(x, parameters, statistics)
+        y = jax.jit(fused.block_infer)(x, parameters, statistics)
         touched = np.zeros((2, 3), bool)
         row, column = place
         touched[max(0, row - 1) // 2 : (row + 1) // 2 + 1, max(0, column - 1) // 2 : (column + 1) // 2 + 1] = True
@@ -221,7 +221,7 @@ def test_eight_devices_compute_what_one_does(way, rate):
             @jax.jit
             def step(x, cotangent, parameters):
                 dropped = layers.dropout(jax.random.key(3), rate, (16, 5, 6, 64))
-                run = lambda x, p: layers.block_train(x, p, dropped.seeds, rate)  # noqa: E731
+                run = lambda x, p: fused.block_train(x, p, dropped.seeds, rate)  # noqa: E731
                 return pulled(run, x, parameters, cotangent)
 
             return jax.device_get(step(*placed, jax.device_put(parameters, layout.everywhere)))
@@ -236,20 +236,20 @@ def test_a_batch_that_the_caller_divides_is_not_divided_again(way):
     spec = jax.sharding.PartitionSpec
     with jax.set_mesh(mesh):
         mapped = jax.shard_map(
-            lambda x: layers.block_infer(x, parameters, statistics), in_specs=spec("data"), out_specs=spec("data")
+            lambda x: fused.block_infer(x, parameters, statistics), in_specs=spec("data"), out_specs=spec("data")
         )
         divided = jax.jit(mapped)(x)
-    assert_close(divided, layers.block_infer(x, parameters, statistics), 1e-5)
+    assert_close(divided, fused.block_infer(x, parameters, statistics), 1e-5)
 
 
 def test_vmap_and_lone_images_change_nothing(way):
     """Explanations map over images."""
     x, parameters, _, statistics = sample((3, 5, 6, 32, 32))
-    together = jax.jit(layers.block_infer)(x, parameters, statistics)
-    mapped = jax.vmap(lambda image: layers.block_infer(image[None], parameters, statistics)[0])(x)
+    together = jax.jit(fused.block_infer)(x, parameters, statistics)
+    mapped = jax.vmap(lambda image: fused.block_infer(image[None], parameters, statistics)[0])(x)
     assert_close(mapped, together, 1e-5)
-    gradients = jax.vmap(jax.grad(lambda image: layers.block_infer(image[None], parameters, statistics).sum()))(x)
-    assert_close(gradients, jax.grad(lambda x: layers.block_infer(x, parameters, statistics).sum())(x), 1e-5)
+    gradients = jax.vmap(jax.grad(lambda image: fused.block_infer(image[None], parameters, statistics).sum()))(x)
+    assert_close(gradients, jax.grad(lambda x: fused.block_infer(x, parameters, statistics).sum())(x), 1e-5)
 
 
 def test_equal_runs_are_equal_bit_for_bit(way):
@@ -257,7 +257,7 @@ def test_equal_runs_are_equal_bit_for_bit(way):
     x, parameters, cotangent, _ = sample((17, 12, 20, 32, 64))
     x, cotangent = x + 0.1, cotangent / 3
     seeds = layers.dropout(jax.random.key(0), 0.3, (17, 12, 20, 64)).seeds
-    run = lambda: pulled(lambda x, p: layers.block_train(x, p, seeds, 0.3), x, parameters, cotangent)  # noqa: E731
+    run = lambda: pulled(lambda x, p: fused.block_train(x, p, seeds, 0.3), x, parameters, cotangent)  # noqa: E731
     first = run()
     for _ in range(5):
         jax.tree.map(np.testing.assert_array_equal, run(), first)
@@ -274,7 +274,7 @@ def test_both_ways_drop_the_same():
     kernels.load.cache_clear()
     x, parameters, _, _ = sample((2, 5, 7, 32, 64))
     x, parameters = jnp.zeros_like(x), parameters._replace(bias=jnp.ones(64))
-    a, _, _ = layers._forward(x, parameters, layers.Dropout(seeds, 0.4))
+    a, _, _ = fused._forward(x, parameters, layers.Dropout(seeds, 0.4))
     np.testing.assert_array_equal(a > 0, bits >= np.uint32(round(0.4 * 2**32)))
     np.testing.assert_allclose(a[a > 0], 1 / 0.6, rtol=1e-6)
 
@@ -311,8 +311,8 @@ def test_bfloat16_goes_in_and_comes_out(train):
 
     def block(x, parameters):
         if train:
-            return layers.block_train(x, parameters, seeds, 0.0)
-        return layers.block_infer(x, parameters, statistics), statistics
+            return fused.block_train(x, parameters, seeds, 0.0)
+        return fused.block_infer(x, parameters, statistics), statistics
 
     narrow = pulled(block, x.astype(jnp.bfloat16), parameters, cotangent.astype(jnp.bfloat16))
     wide = pulled(block, x, parameters, cotangent)
@@ -325,7 +325,7 @@ def test_bfloat16_goes_in_and_comes_out(train):
 def test_kernels_are_chosen_for_cpus_alone(way, platform):
     """Where the computation is lowered for decides, not where it is traced."""
     x, parameters, _, statistics = sample((2, 4, 4, 32, 32))
-    text = jax.jit(layers.block_infer).trace(x, parameters, statistics).lower(lowering_platforms=(platform,)).as_text()
+    text = jax.jit(fused.block_infer).trace(x, parameters, statistics).lower(lowering_platforms=(platform,)).as_text()
     assert ("pneumojax_infer" in text) == (platform == "cpu" and way == "kernels")
 
 
@@ -333,5 +333,5 @@ def test_kernels_are_chosen_for_cpus_alone(way, platform):
 def test_other_shapes_are_left_to_xla(way, shape):
     """A family of other widths trains too; of no pixels, there is nothing to be wrong about."""
     x, parameters, cotangent, _ = sample(shape)
-    ours = pulled(lambda x, p: layers.block_train(x, p, layers.NOTHING_DROPPED.seeds, 0.0), x, parameters, cotangent)
+    ours = pulled(lambda x, p: fused.block_train(x, p, layers.NOTHING_DROPPED.seeds, 0.0), x, parameters, cotangent)
     assert_close(ours, pulled(by_definition(layers.NOTHING_DROPPED, None), x, parameters, cotangent), 1e-5)

@@ -1,4 +1,4 @@
-"""How many parameters a model has, and how many bytes its steps move, counted on paper as layers.py computes.
+"""How many parameters a model has, and how many bytes its steps move, counted on paper as fused.py computes.
 
 Counted is every array that one operation hands to another, once for each time that it is written or read in whole. What
 stays within an operation (on a CPU the gradient of a convolution's output, for one) is not, nor are sums by channel,

@@ -1,6 +1,6 @@
 """The block's operations in C++ for CPUs (block.cc), an optional build: python -m pneumojax.kernels.build
 
-Where it is not built, and on other devices, XLA computes the same from layers.py.
+Where it is not built, and on other devices, XLA computes the same from fused.py.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 // The block (convolution 3x3 -> ReLU -> dropout -> batch normalization -> max-pool 2x2) on a CPU, float32.
 //
-// XLA calls four functions: Infer, Forward, Backward and Saliency. layers.py says what each computes, by computing the
+// XLA calls four functions: Infer, Forward, Backward and Saliency. fused.py says what each computes, by computing the
 // same in JAX. Arrays are (n, height, width, channels); `ci` and `co` are the channels that come in and go out. A
 // picture is worked on by one thread, in rows that stay in its cache, by windows of the 2x2 pixels that max-pool chooses
 // among, which are also what Winograd's convolution (winograd.h) computes together:
