@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-browser test-peers test-slurm bench fuzz soak lint lock clean
+.PHONY: install train test test-browser test-peers test-slurm bench peers fuzz soak lint lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -54,19 +54,21 @@ lock:
 # pip is told to install. Alone it brings gigabytes of CUDA: without a GPU, add the index that PyTorch's pages name for CPUs.
 TORCH ?= torch
 PEERS ?= pneumojax-xla,keras-tensorflow,keras-jax,torch,torch-compile
-bench: .venv-bench/installed .venv-bench/kernels
+bench: peers .venv-bench/kernels
 	.venv-bench/bin/python -m pneumojax.main --mode=benchmark --config.benchmark.peers=$(PEERS) $(BENCH)
 
 # The locked set has Keras, since TensorFlow needs it.
 .venv-bench/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --requirement requirements.lock
-	.venv-bench/bin/python -m pip install --quiet $(TORCH)
 	.venv-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+peers: .venv-bench/installed
+	.venv-bench/bin/python -m pip install --quiet $(TORCH)
+
 # Holds our logits and explanations to those of Keras, PyTorch and Captum, in the same environment.
-test-peers: .venv-bench/captum .venv-bench/kernels
+test-peers: peers .venv-bench/captum .venv-bench/kernels
 	KERAS=all .venv-bench/bin/python -m pytest -s tests/test_keras_parity.py tests/benchmark/test_peers.py tests/test_captum.py
 
 # The locked set has what Captum needs, of which some of its versions want older ones.

@@ -7,13 +7,23 @@ from pathlib import Path
 
 from pneumojax.data.workers import cores
 
+# Linux's name -> the name to tell, the widest first: unlike machines share a CPU's name.
+INSTRUCTIONS = {
+    "avx512_bf16": "AVX-512 and bfloat16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "avx": "AVX",
+    "sve": "SVE",
+    "asimd": "NEON",
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch")
 
 
 def describe() -> dict:
-    """CPU, cores that this process may use, memory (bytes), system, and versions of what is installed."""
+    """CPU and its vector instructions, cores that this process may use, memory (bytes), system, installed versions."""
     return {
         "cpu": _cpu(),
+        "instructions": next((name for flag, name in INSTRUCTIONS.items() if flag in _flags()), ""),
         "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.system(),
@@ -22,10 +32,18 @@ def describe() -> dict:
 
 
 def _cpu() -> str:
+    return _told_of_cpu("model name") or platform.processor() or platform.machine()
+
+
+def _flags() -> list[str]:
+    return (_told_of_cpu("flags") or _told_of_cpu("Features")).split()
+
+
+def _told_of_cpu(field: str) -> str:
+    """By Linux, of the first CPU; empty where it is not told."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def _versions() -> dict[str, str]:

@@ -198,8 +198,8 @@ def _run_epoch(dispatch, state, first, per_epoch, seen, after_steps):
         started = time.perf_counter()
         state, batch_logits = dispatch.run(state, step, count)
         logits.append(batch_logits)
-        # Waiting for the steps before keeps one dispatch in flight and the bar honest.
-        jax.block_until_ready(logits[-2:][0])
+        # Waiting for the dispatch before keeps one in flight and the bar honest; the first is waited for itself.
+        jax.block_until_ready(logits[1:][-2:][0])
         after_steps(state, step + count, lambda: _joined(logits), count, time.perf_counter() - started)
     return state, _joined(logits)
 

@@ -12,10 +12,10 @@ from pneumojax.benchmark.task import AUGMENTED, FED, INFER, OURS, RESIDENT, TRAI
 from pneumojax.machine import busy_seconds, processor_seconds
 
 
-def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:
+def compare(plan: Plan, config: Mapping, platform: str) -> Iterator[dict]:
     """Rows: every model, TRAIN and INFER, every precision; at the first batch size, then each side at its best.
 
-    All sides compute on the device that `backend`, JAX's, stands for.
+    All sides compute on `platform`, JAX's name of it, or have no figure.
 
     A row has `model`, `mode`, `precision`, `image_size`, `at` ("batch 32" or "own best"), `sides` (each with `way`,
     `tried`, `batch_size` and `images_per_s`, or with the `reason` why there is no figure), `turns` (seconds a step),
@@ -27,13 +27,13 @@ def compare(plan: Plan, config: Mapping, backend: str) -> Iterator[dict]:
     for model, mode, precision in product(plan.models, modes, plan.precisions):
         task = Task(model, mode, plan.batch_sizes[0], plan.image_sizes[0], precision, devices=1)
         with ExitStack() as stack:  # anew each time, since what they free they keep
-            workers = {side: stack.enter_context(started(side, backend=backend)) for side in (OURS, *plan.peers)}
-            yield from _at_first_and_best(workers, task, plan, config)
+            workers = {side: stack.enter_context(started(side, platform=platform)) for side in (OURS, *plan.peers)}
+            yield from _at_first_and_best(workers, task, plan, config, platform)
 
 
-def _at_first_and_best(workers, task: Task, plan: Plan, config: Mapping) -> Iterator[dict]:
+def _at_first_and_best(workers, task: Task, plan: Plan, config: Mapping, platform: str) -> Iterator[dict]:
     """The row at the task's batch size; and, where any side is faster at another, the row of each at its best."""
-    first = _row(workers, dict.fromkeys(workers, task), plan, config)
+    first = _row(workers, dict.fromkeys(workers, task), plan, config, platform)
     yield first | {"at": f"batch {task.batch_size}"}
     rates = {side: {task: told["images_per_s"]} for side, told in first["sides"].items() if "reason" not in told}
     for side, found in rates.items():
@@ -46,17 +46,20 @@ def _at_first_and_best(workers, task: Task, plan: Plan, config: Mapping) -> Iter
                 continue
     best = {side: max(found, key=found.get) for side, found in rates.items()}
     if set(best.values()) - {task}:
-        yield _row({side: workers[side] for side in best}, best, plan, config) | {"at": "own best"}
+        yield _row({side: workers[side] for side in best}, best, plan, config, platform) | {"at": "own best"}
 
 
-def _row(workers: Mapping[str, Worker], tasks: Mapping[str, Task], plan: Plan, config: Mapping) -> dict:
+def _row(workers: Mapping[str, Worker], tasks: Mapping[str, Task], plan: Plan, config: Mapping, platform: str) -> dict:
     told, able = {}, {}
     for side, worker in workers.items():
         try:
-            told[side] = worker.prepare(tasks[side], config, plan.seconds) | {"batch_size": tasks[side].batch_size}
-            able[side] = worker
+            answer = worker.prepare(tasks[side], config, plan.seconds)
+            if answer["facts"]["platform"] != platform:
+                raise Unmeasured(f"it computes on a {answer['facts']['platform']}, ours on a {platform}")
         except Unmeasured as reason:
             told[side] = {"reason": str(reason)}
+        else:
+            told[side], able[side] = answer | {"batch_size": tasks[side].batch_size}, worker
     turns, cores, failed = take_turns(able, plan.rounds, plan.seconds)
     told |= {side: {"reason": reason} for side, reason in failed.items()}
     batches = {side: tasks[side].batch_size for side in able if side not in failed}
@@ -77,6 +80,7 @@ def feeding(plan: Plan, config: Mapping) -> Iterator[dict]:
 
     A row has `model`, `batch_size`, `ways` (each of the plan's FED and RESIDENT, with how many times as long as
     AUGMENTED a step takes: `median`, `min`, `max`; or the `reason` why there is no figure) and what `take_turns` tells.
+    Where a device serves one process alone, such as a TPU, there is no figure.
     """
     ways = [mode for mode in (FED, RESIDENT) if mode in plan.modes]
     if AUGMENTED not in plan.modes or not ways:

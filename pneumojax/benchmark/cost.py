@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pneumojax.benchmark import flops, traffic
-from pneumojax.benchmark.page import rate, rewrite
+from pneumojax.benchmark.page import processor, rate, rewrite
 from pneumojax.benchmark.task import INFER, TRAIN
 from pneumojax.data.pipeline import steps_per_epoch
 from pneumojax.errors import UserError
@@ -32,6 +32,7 @@ class Rates(NamedTuple):
     value_bytes: int = 4
 
 
+VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 # NVIDIA's data sheet of the H100 SXM, dense: without its doubling for sparse matrices.
 H100 = {
     "bfloat16": Rates(989e12, 3.35e12, 2),
@@ -106,7 +107,8 @@ def _by_machine(benchmarks: Sequence[Mapping]) -> list[list[Mapping]]:
     found: dict[tuple, list[Mapping]] = {}
     for benchmark in benchmarks:
         machine = benchmark["machine"]
-        key = tuple(machine[field] for field in ("cpu", "cores", "backend", "device", "kernels"))
+        fields = ("cpu", "instructions", "cores", "memory_bytes", "platform", "device", "kernels")
+        key = tuple(machine[field] for field in fields)
         found.setdefault(key, []).append(benchmark)
     return list(found.values())
 
@@ -199,26 +201,29 @@ def _measured(benchmarks: Sequence[Mapping]) -> str:
     rates = measured_rates(benchmarks)
     rows = fastest_rows(benchmarks)
     kernels = f", CPU kernels {'built' if machine['kernels'] else 'not built'}"
-    name = (
-        f"{machine['cores']} cores of {machine['cpu']}{kernels}" if machine["backend"] == "cpu" else machine["device"]
+    name = f"{processor(machine)}{kernels}" if machine["platform"] == "cpu" else machine["device"]
+    products = ", ".join(f"{each.flops / 1e9:.0f} GFLOP/s in {precision}" for precision, each in rates.items())
+    [memory] = {each.bytes for each in rates.values()}
+    winograd = (
+        " Operations are those of the convolution's definition, of whose 36 products the CPU kernels compute 16"
+        " (Winograd's way): a step may be faster than this floor, its share above 1."
     )
     product = (
-        f"**The floor on {name}**, measured: a float32 product of large matrices at {rates.flops / 1e9:.0f} GFLOP/s, a"
-        f" copy in memory at {rates.bytes / 1e9:.1f} GB/s, read and written together. Operations are those of"
-        " the convolution's definition, of whose 36 products the CPU kernels compute 16 (Winograd's way): a step may be"
-        " faster than this floor, its share above 1. What caches keep between two operations need not go through"
-        " memory. Of several runs of the same, the fastest is shown; steps in float32 on one device."
+        f"**The floor on {name}**, measured: a product of large matrices at {products}, a copy in memory at"
+        f" {memory / 1e9:.1f} GB/s, read and written together.{winograd if machine['kernels'] else ''} What caches keep"
+        " between two operations need not go through memory. Of several runs of the same, the fastest is shown; steps"
+        " on one device."
     )
     header = (
-        "model", "what", "batch", "px", "FLOPs, ms an image", "bytes, ms an image", "images/s at the floor",
-        "measured, images/s", "of the floor's",
+        "model", "what", "batch", "px", "precision", "FLOPs, ms an image", "bytes, ms an image",
+        "images/s at the floor", "measured, images/s", "of the floor's",
     )  # fmt: skip
-    shown = markdown_table(header, (_floor_row(row, rates) for row in rows))
-    return "\n\n".join([product, shown, *_paper(rows), _chexpert(rows, machine["backend"])])
+    shown = markdown_table(header, (_floor_row(row, rates[row["precision"]]) for row in rows))
+    return "\n\n".join([product, shown, *_paper(rows), _chexpert(rows, machine["platform"])])
 
 
-def measured_rates(benchmarks: Sequence[Mapping]) -> Rates:
-    """The best that was measured on the machine that all benchmarks ran on.
+def measured_rates(benchmarks: Sequence[Mapping]) -> dict[str, Rates]:
+    """Precision -> the best that was measured on the machine that all benchmarks ran on.
 
     Raises:
       UserError: none tells how fast its memory is.
@@ -226,17 +231,21 @@ def measured_rates(benchmarks: Sequence[Mapping]) -> Rates:
     memory = [benchmark["memory_gb_s"] for benchmark in benchmarks if "memory_gb_s" in benchmark]
     if not memory:
         raise UserError("no workdir tells how fast the machine's memory is: give one that --mode=benchmark wrote anew")
-    return Rates(max(benchmark["matrix_product"]["gflops"] for benchmark in benchmarks) * 1e9, max(memory) * 1e9)
+    products = [benchmark["matrix_product"]["gflops"] for benchmark in benchmarks]
+    return {
+        precision: Rates(max(each.get(precision, 0) for each in products) * 1e9, max(memory) * 1e9, value_bytes)
+        for precision, value_bytes in VALUE_BYTES.items()
+        if any(precision in each for each in products)
+    }
 
 
 def fastest_rows(benchmarks: Sequence[Mapping]) -> list[Mapping]:
-    """Float32 rows of TRAIN and INFER on one device, of each model, mode, batch and size the fastest."""
+    """Rows of TRAIN and INFER on one device, of each model, mode, size, batch and precision the fastest."""
     found: dict[tuple, Mapping] = {}
     for row in (row for benchmark in benchmarks for row in benchmark["rows"]):
-        alike = row["mode"] in (TRAIN, INFER) and row["precision"] == "float32" and row["devices"] == 1
-        if not alike or "reason" in row:
+        if row["mode"] not in (TRAIN, INFER) or row["devices"] != 1 or "reason" in row:
             continue
-        key = tuple(row[field] for field in ("model", "mode", "image_size", "batch_size"))
+        key = tuple(row[field] for field in ("model", "mode", "image_size", "batch_size", "precision"))
         if key not in found or found[key]["images_per_s"] < row["images_per_s"]:
             found[key] = row
     return [row for _, row in sorted(found.items(), key=lambda item: (item[0][0], item[0][1] != TRAIN, item[0][2:]))]
@@ -249,6 +258,7 @@ def _floor_row(row: Mapping, rates: Rates) -> list[str]:
         row["mode"],
         str(row["batch_size"]),
         str(row["image_size"]),
+        row["precision"],
         f"{least.compute * 1e3:.2f}",
         f"{least.memory * 1e3:.2f}",
         rate(least.images_per_s),
@@ -258,10 +268,9 @@ def _floor_row(row: Mapping, rates: Rates) -> list[str]:
 
 
 def _steps_like_the_papers(rows: Sequence[Mapping]) -> dict[str, Mapping]:
-    """Model -> its row of TRAIN at SIZE and BATCH."""
-    return {
-        row["model"]: row for row in rows if (row["mode"], row["image_size"], row["batch_size"]) == (TRAIN, SIZE, BATCH)
-    }
+    """Model -> its row of TRAIN at SIZE and BATCH, in the precision in which it is fastest."""
+    alike = [row for row in rows if (row["mode"], row["image_size"], row["batch_size"]) == (TRAIN, SIZE, BATCH)]
+    return {row["model"]: row for row in sorted(alike, key=lambda row: (row["model"], row["images_per_s"]))}
 
 
 def _paper(rows: Sequence[Mapping]) -> list[str]:
@@ -272,6 +281,7 @@ def _paper(rows: Sequence[Mapping]) -> list[str]:
     shown = [
         [
             model.upper(),
+            row["precision"],
             rate(row["images_per_s"]),
             f"{images / row['images_per_s'] / 3600:.2f}",
             f"{row['images_per_s'] / papers:.0f}",
@@ -283,21 +293,22 @@ def _paper(rows: Sequence[Mapping]) -> list[str]:
         f" images/s, on a machine of its own. As many images by the step measured here, at {SIZE} px and batch {BATCH},"
         " without feed and evaluation:"
     )
-    header = ("model", "images/s", "hours for the paper's day", "times the paper's rate")
+    header = ("model", "precision", "images/s", "hours for the paper's day", "times the paper's rate")
     return [text, markdown_table(header, shown)] if shown else []
 
 
-def _chexpert(rows: Sequence[Mapping], backend: str) -> str:
+def _chexpert(rows: Sequence[Mapping], platform: str) -> str:
     steps = _steps_like_the_papers(rows)
     if "m1" not in steps:
         return f"M1's training step at {SIZE} px and batch {BATCH} was not measured here."
     step_s = steps["m1"]["step_s"]["median"]
-    link = LINKS["cpu" if backend == "cpu" else "accelerator"]
+    link = LINKS["cpu" if platform == "cpu" else "accelerator"]
     reduces, most = traffic.all_reduces("m1", SIZE), DEVICES[-1]
     crossings = reduces * 2 * (most - 1)
     text = (
         f"**M1 on all of CheXpert**, {CHEXPERT_IMAGES:,} images for {EPOCHS} epochs: calculated, not measured. Each"
-        f" device is one like this, takes {step_s * 1e3:.3g} ms for its batch of {BATCH} (that is measured), then sends"
+        f" device is one like this, takes {step_s * 1e3:.3g} ms for its batch of {BATCH} in"
+        f" {steps['m1']['precision']} (that is measured), then sends"
         f" its ring's bytes at {link * 8 / 1e9:.0f} Gbit/s, an assumed link, with no overlap of the two:"
     )
     shown = [_scaled_row(count, scaled("m1", step_s, count, link)) for count in DEVICES]

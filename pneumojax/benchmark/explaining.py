@@ -44,7 +44,7 @@ def rows(model: str) -> Iterator[tuple[str, ...]]:
         with ExitStack() as stack:
             able, way = {}, ""
             for side in (OURS, CAPTUM):
-                worker = stack.enter_context(started(side, backend="cpu"))
+                worker = stack.enter_context(started(side, platform="cpu"))
                 try:
                     told = worker.prepare(task, given, FLAGS.seconds)
                 except Unmeasured as reason:

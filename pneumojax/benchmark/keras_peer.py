@@ -83,7 +83,7 @@ def _tensorflow_train(task: Task, xla: bool) -> Prepared:
         optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
         return value
 
-    return Prepared(lambda: step(images, labels).numpy(), {})
+    return Prepared(lambda: step(images, labels).numpy(), _tensorflow_facts())
 
 
 def _tensorflow_own(task: Task, xla: bool) -> Prepared:
@@ -94,7 +94,7 @@ def _tensorflow_own(task: Task, xla: bool) -> Prepared:
     model.compile(keras.optimizers.Adam(LEARNING_RATE), _loss(), jit_compile=xla)
     batches = iter(tf.data.Dataset.from_tensors(tuple(map(tf.constant, _batch(task)))).repeat())
     model.make_train_function()
-    return Prepared(lambda: model.train_function(batches)["loss"].numpy(), {})
+    return Prepared(lambda: model.train_function(batches)["loss"].numpy(), _tensorflow_facts())
 
 
 def _tensorflow_infer(task: Task, xla: bool) -> Prepared:
@@ -103,7 +103,13 @@ def _tensorflow_infer(task: Task, xla: bool) -> Prepared:
     model = build(task.model, task.image_size, task.precision)
     images = tf.constant(_batch(task)[0])
     logits = tf.function(lambda images: model(images, training=False), jit_compile=xla)
-    return Prepared(lambda: logits(images).numpy(), {})
+    return Prepared(lambda: logits(images).numpy(), _tensorflow_facts())
+
+
+def _tensorflow_facts() -> dict[str, str]:
+    import tensorflow as tf
+
+    return {"platform": "gpu" if tf.config.list_physical_devices("GPU") else "cpu"}
 
 
 def _on_jax(task: Task) -> Ways:
@@ -137,7 +143,7 @@ def _jax_train(task: Task) -> Prepared:
         state, value = step(state, images, labels)
         value.block_until_ready()
 
-    return Prepared(take, {})
+    return Prepared(take, {"platform": jax.default_backend()})
 
 
 def _jax_infer(task: Task) -> Prepared:
@@ -148,4 +154,4 @@ def _jax_infer(task: Task) -> Prepared:
     groups = (model.trainable_variables, model.non_trainable_variables)
     state = [[variable.value for variable in group] for group in groups]
     logits = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
-    return Prepared(lambda: logits(state, images).block_until_ready(), {})
+    return Prepared(lambda: logits(state, images).block_until_ready(), {"platform": jax.default_backend()})

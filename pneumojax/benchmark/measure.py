@@ -1,7 +1,7 @@
 """Ours alone: every figure in a process of its own, so that its peak memory is its own."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pneumojax.benchmark import flops
 from pneumojax.benchmark.processes import Unmeasured, started
@@ -9,20 +9,22 @@ from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, 
 
 OPERATIONS = dict.fromkeys((TRAIN, AUGMENTED, FED, RESIDENT), flops.training) | {INFER: flops.forward}
 IN_BURSTS = (FEED, FED, RESIDENT)
+LEAST = 10  # calls, for p10 and p90
 
 
 def measure(task: Task, config: Mapping, seconds: float) -> dict:
     """The task's row.
 
     Returns:
-      The task's fields; `compile_s`, `steps` (how many), `step_s` (median, p10, p90), `images_per_s` (at the median
-      step; of a feed, which comes in bursts, over all steps), `peak_bytes` and, of the model's steps, `gflops` a
-      second; or, in place of these, the `reason` why there is no figure.
+      The task's fields; `compile_s`, `calls` (how many were timed), `step_s` (median, p10, p90), `images_per_s` (at the
+      median step; of a feed, which comes in bursts, over all steps), `peak_bytes` (an accelerator's, or else the
+      process's) and, of the model's steps, `gflops` a second; or, in place of these, the `reason` why there is no
+      figure.
     """
     try:
         with started(OURS, task.devices) as worker:
             facts = worker.prepare(task, config, seconds)["facts"]
-            answer = worker.measure(seconds)
+            answer = worker.measure(seconds, LEAST)
     except Unmeasured as reason:
         return task._asdict() | {"reason": str(reason)}
     return task._asdict() | facts | figures(task, answer["steps"]) | {"peak_bytes": answer["peak_bytes"]}
@@ -33,7 +35,7 @@ def figures(task: Task, steps: Sequence[float]) -> dict:
     median = statistics.median(steps)
     tenths = statistics.quantiles(steps, n=10, method="inclusive")
     found = {
-        "steps": len(steps),
+        "calls": len(steps),
         "step_s": {"median": median, "p10": tenths[0], "p90": tenths[-1]},
         "images_per_s": task.batch_size / (statistics.mean(steps) if task.mode in IN_BURSTS else median),
     }
@@ -43,14 +45,20 @@ def figures(task: Task, steps: Sequence[float]) -> dict:
     return found | {"gflops": each * found["images_per_s"] / 1e9}
 
 
-def matrix_product(config: Mapping, seconds: float) -> dict:
-    """How fast the device multiplies large matrices: `size`, `gflops` a second (of the fastest product), `device`.
+def matrix_products(precisions: Iterable[str], config: Mapping, seconds: float) -> dict:
+    """How fast the device multiplies large matrices.
+
+    Returns:
+      `size`; `gflops`, precision -> GFLOP a second, of the fastest product; `device`, `platform` and `kernels`.
 
     Raises:
       Unmeasured: JAX cannot be started.
     """
-    facts, fastest = _fastest(MATMUL, config, seconds)
-    return facts | {"gflops": 2 * facts["size"] ** 3 / fastest / 1e9}
+    gflops = {}
+    for precision in precisions:
+        facts, fastest = _fastest(MATMUL, precision, config, seconds)
+        gflops[precision] = 2 * facts["size"] ** 3 / fastest / 1e9
+    return facts | {"gflops": gflops}
 
 
 def memory(config: Mapping, seconds: float) -> float:
@@ -59,12 +67,12 @@ def memory(config: Mapping, seconds: float) -> float:
     Raises:
       Unmeasured: JAX cannot be started.
     """
-    facts, fastest = _fastest(COPY, config, seconds)
+    facts, fastest = _fastest(COPY, "float32", config, seconds)
     return 2 * facts["bytes"] / fastest / 1e9
 
 
-def _fastest(mode: str, config: Mapping, seconds: float) -> tuple[dict, float]:
+def _fastest(mode: str, precision: str, config: Mapping, seconds: float) -> tuple[dict, float]:
     """The facts and the fastest step (seconds) of a task that no model has to do with."""
     with started(OURS) as worker:
-        facts = worker.prepare(Task("m1", mode, 1, 16, "float32", 1), config, seconds)["facts"]
+        facts = worker.prepare(Task("m1", mode, 1, 16, precision, 1), config, seconds)["facts"]
         return facts, min(worker.measure(seconds)["steps"])

@@ -37,18 +37,19 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
     there = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
     if any(name not in (page.JSON, page.SECTION) and not name.endswith(UNFINISHED) for name in there):
         raise UserError(f"{workdir} is not empty and holds no benchmark: choose another --workdir")
+    if page.SECTION in there:
+        raise UserError(f"{workdir} holds a benchmark that has ended: choose another --workdir")
     given = config.to_dict()
     try:
-        product = measure.matrix_product(given, planned.seconds)
+        product = measure.matrix_products(planned.precisions, given, planned.seconds)
         memory = measure.memory(given, planned.seconds)
     except Unmeasured as reason:
         raise UserError(f"nothing can be measured: {reason}") from None
     facts = {
         "command": " ".join(["python -m pneumojax.main", *sys.argv[1:]]),
-        "machine": machine.describe()
-        | {"device": product["device"], "backend": product["backend"], "kernels": product["kernels"]},
+        "machine": machine.describe() | {name: product[name] for name in ("device", "platform", "kernels")},
         "benchmark": given["benchmark"],
-        "matrix_product": product,
+        "matrix_product": {name: product[name] for name in ("size", "gflops")},
         "memory_gb_s": memory,
     }
     log.console.print(page.headline(facts))
@@ -65,7 +66,7 @@ def benchmark_mode(config: ConfigDict, workdir: epath.Path) -> None:
     for row in compare.feeding(planned, given):
         results["fed"].append(row)
         write()
-    for row in compare.compare(planned, given, product["backend"]):
+    for row in compare.compare(planned, given, product["platform"]):
         results["compared"].append(row)
         log.console.print(page.compared_line(row))
         write()

@@ -1,7 +1,8 @@
 """The product's own steps, as training and evaluation run them, ready to be measured."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from pneumojax import devices, explain, kernels
 from pneumojax.benchmark.task import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
-from pneumojax.benchmark.worker import Prepared, Ways
+from pneumojax.benchmark.worker import Prepared, Ways, peak_bytes
 from pneumojax.dispatch import choose
 from pneumojax.evaluate import compile_eval
 from pneumojax.explanations import mapping
@@ -52,8 +53,19 @@ def _layout(task: Task) -> devices.Layout:
     return devices.layout(found[: task.devices])
 
 
-def _facts(started: float) -> dict:
-    return {"compile_s": time.perf_counter() - started, "device": jax.devices()[0].device_kind}
+def _prepared(run: Callable[[], Any], facts: Mapping[str, Any], **further: Any) -> Prepared:
+    told = {"device": jax.devices()[0].device_kind, "platform": jax.default_backend()}
+    return Prepared(run, told | facts, peak_bytes=_peak_bytes, **further)
+
+
+def _peak_bytes() -> int:
+    """Of the accelerator that has held most; where memory is the host's, the process's."""
+    told = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+    return max(told) if told else peak_bytes()
+
+
+def _since(started: float) -> dict[str, float]:
+    return {"compile_s": time.perf_counter() - started}
 
 
 def train(task: Task, config: ConfigDict) -> Prepared:
@@ -64,14 +76,14 @@ def train(task: Task, config: ConfigDict) -> Prepared:
         batch = [devices.place(layout, rows) for rows in _batch(task)]
         started = time.perf_counter()
         compiled = compile_step(layout, **fixed).lower(state, *batch).compile()
-    facts = _facts(started)
+    facts = _since(started)
 
     def step():
         nonlocal state
         state, logits = compiled(state, *batch)
         logits.block_until_ready()
 
-    return Prepared(step, facts)
+    return _prepared(step, facts)
 
 
 def _fixed_and_state(config: ConfigDict, layout: devices.Layout) -> tuple[dict, TrainState]:
@@ -95,8 +107,8 @@ def infer(task: Task, config: ConfigDict) -> Prepared:
         images = devices.place(layout, _batch(task)[0])
         started = time.perf_counter()
         step = compile_eval(layout, model).lower(variables, images).compile()
-    facts = _facts(started)
-    return Prepared(lambda: jax.block_until_ready(step(variables, images)), facts)
+    facts = _since(started)
+    return _prepared(lambda: jax.block_until_ready(step(variables, images)), facts)
 
 
 def explained(task: Task, config: ConfigDict) -> Prepared:
@@ -107,7 +119,7 @@ def explained(task: Task, config: ConfigDict) -> Prepared:
     method, image = mapping(task.mode, model, config), _batch(task)[0][0, :, :, 0]
     started = time.perf_counter()
     method(variables, image)
-    return Prepared(lambda: method(variables, image), _facts(started))
+    return _prepared(lambda: method(variables, image), _since(started))
 
 
 def feed(task: Task, config: ConfigDict) -> Prepared:
@@ -115,7 +127,7 @@ def feed(task: Task, config: ConfigDict) -> Prepared:
     from pneumojax.benchmark.feed import batches  # TensorFlow, which the steps do without
 
     following = batches(settings(config, task), devices.own_rows(_layout(task), task.batch_size))
-    return Prepared(lambda: next(following), {})
+    return _prepared(lambda: next(following), {})
 
 
 def fed(task: Task, config: ConfigDict) -> Prepared:
@@ -127,35 +139,43 @@ def fed(task: Task, config: ConfigDict) -> Prepared:
     fixed, state = _fixed_and_state(config, layout)
     with jax.set_mesh(layout.mesh):
         dispatch = choose(config, train_split(config), layout, first_step=0, last_step=ENDLESS, **fixed)
-    number, before = 0, []
+    number, latest = 0, None
 
-    def step():
-        nonlocal number, state
-        if number % dispatch.most == 0:
-            with jax.set_mesh(layout.mesh):
-                state, logits = dispatch.run(state, number, dispatch.most)
-            before.append(logits)
-            # As in training: one dispatch is in flight while the next batch is placed.
-            before[-2:][0].block_until_ready()
-            del before[:-1]
-        number += 1
+    def run():
+        nonlocal number, state, latest
+        before = latest
+        with jax.set_mesh(layout.mesh):
+            state, latest = dispatch.run(state, number, dispatch.most)
+        number += dispatch.most
+        # As in training: one dispatch is in flight while the next batch is placed.
+        jax.block_until_ready(latest if before is None else before)
 
     started = time.perf_counter()
-    step()
-    return Prepared(step, _facts(started))
+    run()
+    return _prepared(run, _since(started), steps=dispatch.most, settle=lambda: jax.block_until_ready(latest))
 
 
 def matmul(task: Task, config: ConfigDict) -> Prepared:
-    """A product of two square float32 matrices, at the precision that convolutions have by default."""
-    left, right = jax.random.normal(jax.random.key(0), (2, MATMUL_SIZE, MATMUL_SIZE))
+    """A product of two square matrices in the task's precision; of float32, as convolutions have it by default."""
+    left, right = jax.random.normal(jax.random.key(0), (2, MATMUL_SIZE, MATMUL_SIZE), jnp.dtype(task.precision))
     product = jax.jit(jnp.matmul)
-    facts = {"size": MATMUL_SIZE, "device": jax.devices()[0].device_kind, "backend": jax.default_backend()}
-    facts["kernels"] = kernels.load()
-    return Prepared(lambda: product(left, right).block_until_ready(), facts)
+    return _many(lambda: product(left, right), {"size": MATMUL_SIZE, "kernels": kernels.load()})
 
 
 def copy(task: Task, config: ConfigDict) -> Prepared:
     """A copy of a float32 array within the device's memory."""
     array = jnp.ones(COPY_BYTES // 4)
     copied = jax.jit(jnp.copy)
-    return Prepared(lambda: copied(array).block_until_ready(), {"bytes": COPY_BYTES})
+    return _many(lambda: copied(array), {"bytes": COPY_BYTES})
+
+
+def _many(compute: Callable[[], jax.Array], facts: Mapping[str, Any]) -> Prepared:
+    """Many to a call on an accelerator, where telling the host of each would take a part of the time."""
+    count = 1 if jax.default_backend() == "cpu" else 20
+
+    def run():
+        for _ in range(count):
+            last = compute()
+        last.block_until_ready()
+
+    return _prepared(run, facts, steps=count)

@@ -38,25 +38,36 @@ def headline(benchmark: Mapping) -> str:
     machine, product = benchmark["machine"], benchmark["matrix_product"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     device = f" Device: {machine['device']}."
-    if machine["backend"] == "cpu":
+    if machine["platform"] == "cpu":
         device = f" CPU kernels: {'built' if machine['kernels'] else 'not built'}."
+    rates = ", ".join(f"{gflops:.0f} GFLOP/s in {precision}" for precision, gflops in product["gflops"].items())
     return (
-        f"Machine: {machine['cores']} cores of {machine['cpu']}, {machine['memory_bytes'] / 1e9:.0f} GB of memory,"
-        f" {machine['system']}; {versions}.{device} A float32 product of two {product['size']} x {product['size']}"
-        f" matrices: {product['gflops']:.0f} GFLOP/s."
+        f"Machine: {processor(machine)}, {machine['memory_bytes'] / 1e9:.0f} GB of memory, {machine['system']};"
+        f" {versions}.{device} A product of two {product['size']} x {product['size']} matrices: {rates}."
     )
+
+
+def processor(machine: Mapping) -> str:
+    """Cores, kind and instructions."""
+    instructions = f" with {machine['instructions']}" if machine["instructions"] else ""
+    return f"{machine['cores']} cores of {machine['cpu']}{instructions}"
 
 
 def _steps(benchmark: Mapping) -> str:
     header = (
-        "model", "what", "batch", "px", "precision", "devices", "compile, s", "step, ms (p10-p90)", "images/s",
-        "GFLOP/s", "of matrix product", "peak memory, GB",
+        "model", "what", "batch", "px", "precision", "devices", "compile, s", "calls", "step, ms (p10-p90)",
+        "images/s", "GFLOP/s", "of matrix product", "peak memory, GB",
     )  # fmt: skip
-    most = benchmark["matrix_product"]["gflops"]
     measured = [row for row in benchmark["rows"] if "reason" not in row]
-    shown = markdown_table(header, (_step_row(row, most) for row in measured))
+    shown = markdown_table(header, (_step_row(row, most(benchmark, row)) for row in measured))
     missing = [f"- {line(row)}" for row in benchmark["rows"] if "reason" in row]
     return "\n".join([shown, *(["", *missing] if missing else [])])
+
+
+def most(benchmark: Mapping, row: Mapping) -> float:
+    """GFLOP a second of the matrix product in the row's precision, on all of its devices; a CPU simulates them."""
+    count = 1 if benchmark["machine"]["platform"] == "cpu" else row["devices"]
+    return count * benchmark["matrix_product"]["gflops"][row["precision"]]
 
 
 def _step_row(row: Mapping, most: float) -> list[str]:
@@ -69,6 +80,7 @@ def _step_row(row: Mapping, most: float) -> list[str]:
         row["precision"] if row["mode"] != FEED else "",
         str(row["devices"]),
         f"{row['compile_s']:.1f}" if "compile_s" in row else "",
+        str(row["calls"]),
         f"{_milli(step['median'])} ({_milli(step['p10'])}-{_milli(step['p90'])})",
         rate(row["images_per_s"]),
         f"{row['gflops']:.0f}" if "gflops" in row else "",
@@ -88,7 +100,7 @@ def _fed(benchmark: Mapping) -> str:
         f"How many times as long as `train-augmented` a step takes whose batches are fed, taking turns of"
         f" {told['seconds']:g} s, {told['rounds']} rounds: the median, least and most."
     )
-    return "\n\n".join([text, markdown_table(("model", "batch", *ways), rows)])
+    return "\n\n".join([text, markdown_table(("model", "batch", *ways), rows), _load(benchmark["fed"])])
 
 
 def _way(told: Mapping) -> str:
@@ -108,11 +120,13 @@ def _compared(benchmark: Mapping) -> str:
         f" {told['seconds']:g} s, {told['rounds']} rounds; in brackets, how many times as long as pneumojax it takes"
         " for an image: the median over rounds, least and most. Above 1, pneumojax is faster."
     )
-    waiting = max(row["waiting_cores"] for row in benchmark["compared"])
-    foreign = max(row["foreign_cores"] for row in benchmark["compared"])
-    load = f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else here {foreign:.2f}."
-    ways = [compared_line(row) for row in benchmark["compared"]]
-    return "\n\n".join([text, markdown_table(header, rows), load, "\n".join(f"- {way}" for way in ways)])
+    ways = [f"- {compared_line(row)}" for row in benchmark["compared"]]
+    return "\n\n".join([text, markdown_table(header, rows), _load(benchmark["compared"]), "\n".join(ways)])
+
+
+def _load(rows: Sequence[Mapping]) -> str:
+    waiting, foreign = (max(row[name] for row in rows) for name in ("waiting_cores", "foreign_cores"))
+    return f"In any turn, the sides that waited took at most {waiting:.2f} cores, all else here {foreign:.2f}."
 
 
 def _side(row: Mapping, side: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from pneumojax.benchmark.task import Task
+from pneumojax.benchmark.worker import LEAST
 from pneumojax.errors import one_line
 
 SIMULATED = "--xla_force_host_platform_device_count"
@@ -33,9 +34,9 @@ class Worker:
         """Has the task's step built; returns the answer's `way`, `tried` and `facts`."""
         return self._ask({"prepare": task._asdict(), "config": config, "trial": trial})
 
-    def measure(self, seconds: float) -> dict:
-        """Has the step repeated; returns the answer's `steps` (seconds each) and `peak_bytes`."""
-        return self._ask({"measure": seconds})
+    def measure(self, seconds: float, least: int = LEAST) -> dict:
+        """Has the step repeated, `least` times or more; returns the answer's `steps` (seconds each), `peak_bytes`."""
+        return self._ask({"measure": seconds, "least": least})
 
     def _ask(self, request: dict) -> dict:
         try:
@@ -60,19 +61,19 @@ class Worker:
 
 
 @contextmanager
-def started(side: str, devices: int = 1, backend: str = "") -> Iterator[Worker]:
+def started(side: str, devices: int = 1, platform: str = "") -> Iterator[Worker]:
     """A worker for `side`, ended with the block.
 
     Args:
       side: one of SIDES.
       devices: how many a CPU is to be taken for; an accelerator's are what they are.
-      backend: JAX's. Where it is "cpu", no side sees a GPU; where it is not known, JAX chooses.
+      platform: JAX's name of it. Where it is "cpu", no side sees a GPU; where it is not known, JAX chooses.
     """
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", "pneumojax.benchmark.worker", side],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True,
-            env=os.environ | _environment(side, devices, backend),
+            env=os.environ | _environment(side, devices, platform),
         )  # fmt: skip
         try:
             yield Worker(process, complaints)
@@ -81,7 +82,7 @@ def started(side: str, devices: int = 1, backend: str = "") -> Iterator[Worker]:
             process.communicate()
 
 
-def _environment(side: str, devices: int, backend: str) -> dict[str, str]:
+def _environment(side: str, devices: int, platform: str) -> dict[str, str]:
     given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(SIMULATED)]
     needed = {
         "XLA_FLAGS": " ".join([*given, f"{SIMULATED}={devices}"]),
@@ -95,6 +96,6 @@ def _environment(side: str, devices: int, backend: str) -> dict[str, str]:
         needed["KERAS_BACKEND"] = side.removeprefix("keras-")
     if side == "pneumojax-xla":
         needed["PNEUMOJAX_KERNELS"] = "off"
-    if backend == "cpu":
+    if platform == "cpu":
         needed["CUDA_VISIBLE_DEVICES"] = ""
     return needed

@@ -93,27 +93,47 @@ def _eager_train(task: Task, device: str) -> Ways:
 
 
 def _compile_train(task: Task, device: str) -> Ways:
-    return {name: partial(_train, task, device, layout, torch.compile) for name, layout in FORMATS.items()}
+    return {
+        _named(name, how): partial(_train, task, device, layout, partial(torch.compile, **options))
+        for name, layout in FORMATS.items()
+        for how, options in _compilers(device).items()
+    }
 
 
 def _eager_infer(task: Task, device: str) -> Ways:
     ways = {name: partial(_infer, task, device, layout) for name, layout in FORMATS.items()}
-    return ways | {"TorchScript, optimize_for_inference": partial(_infer, task, device, torch.channels_last, _scripted)}
+    ways |= {"TorchScript, optimize_for_inference": partial(_infer, task, device, torch.channels_last, _scripted)}
+    return _with_narrow(task, ways)
 
 
 def _compile_infer(task: Task, device: str) -> Ways:
-    return {
-        "default": partial(_infer, task, device, torch.channels_last, _compiled),
-        "freezing": partial(_infer, task, device, torch.channels_last, _frozen),
+    compilers = _compilers(device) | {"freezing": {"options": {"freezing": True}}}
+    ways = {
+        _named(name, how): partial(_infer, task, device, layout, partial(_compiled, options))
+        for name, layout in FORMATS.items()
+        for how, options in compilers.items()
     }
+    return _with_narrow(task, ways)
 
 
-def _compiled(model, _):
-    return torch.compile(model)
+def _named(layout: str, how: str) -> str:
+    return f"{layout}, {how}" if how else layout
 
 
-def _frozen(model, _):
-    return torch.compile(model, options={"freezing": True})
+def _compilers(device: str) -> dict[str, dict]:
+    """What `torch.compile` is asked for: on a GPU also CUDA graphs, and trying out of what its library has."""
+    return {"": {}} | {mode: {"mode": mode} for mode in ("reduce-overhead", "max-autotune") if device == "cuda"}
+
+
+def _with_narrow(task: Task, ways: dict[str, partial]) -> Ways:
+    """In bfloat16, each way also with a model that is bfloat16 itself."""
+    if task.precision != "bfloat16":
+        return ways
+    return ways | {f"{name}, all bfloat16": partial(way, narrow=True) for name, way in ways.items()}
+
+
+def _compiled(options, model, _):
+    return torch.compile(model, **options)
 
 
 def _scripted(model, images):
@@ -146,18 +166,25 @@ def _train(task: Task, device: str, layout: torch.memory_format, compiling: Call
         value.item()
         _wait(device)
 
-    return Prepared(step, {})
+    return Prepared(step, _facts(device))
 
 
 def _infer(
-    task: Task, device: str, layout: torch.memory_format, compiling: Callable = lambda model, images: model
+    task: Task,
+    device: str,
+    layout: torch.memory_format,
+    compiling: Callable = lambda model, images: model,
+    narrow: bool = False,
 ) -> Prepared:
     torch._dynamo.reset()
     model = Classifier(task.model, task.image_size).to(device, memory_format=layout).eval()
     images, _ = _batch(task, device, layout)
+    if narrow:
+        model, images = model.to(torch.bfloat16), images.to(torch.bfloat16)
+    cast = task.precision == "bfloat16" and not narrow
 
     def computing():
-        return torch.autocast(device, torch.bfloat16, enabled=task.precision == "bfloat16", cache_enabled=False)
+        return torch.autocast(device, torch.bfloat16, enabled=cast, cache_enabled=False)
 
     with torch.no_grad(), computing():  # what is made in inference mode cannot be traced
         logits = compiling(model, images)
@@ -167,7 +194,11 @@ def _infer(
             logits(images)
         _wait(device)
 
-    return Prepared(step, {})
+    return Prepared(step, _facts(device))
+
+
+def _facts(device: str) -> dict[str, str]:
+    return {"platform": "gpu" if device == "cuda" else device}
 
 
 def _wait(device: str) -> None:

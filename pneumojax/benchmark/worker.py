@@ -6,7 +6,7 @@ A request is a line of JSON on standard input, its answer a line on standard out
 
   {"prepare": TASK, "config": CONFIG, "trial": S}   builds the task's step, by the way that is fastest in S seconds each
       -> {"way": ..., "tried": {way: seconds a step, or why not}, "facts": {...}}
-  {"measure": S}                                    repeats the step for S seconds, at least three times
+  {"measure": S, "least": N}                        repeats the step for S seconds, at least N times
       -> {"steps": [seconds, ...], "peak_bytes": ...}
 
 What fails is answered by {"error": one line}. What libraries print goes to standard error.
@@ -30,78 +30,8 @@ from pneumojax import allocator
 from pneumojax.benchmark.task import SIDES, Task
 from pneumojax.errors import UserError, one_line
 
-LEAST_STEPS = 3
-
-
-class Prepared(NamedTuple):
-    """A step, ready to run: it returns when all that it computes is there."""
-
-    step: Callable[[], None]
-    facts: Mapping[str, Any]
-
-
-Ways = Mapping[str, Callable[[], Prepared]]
-
-
-def serve(ways: Callable[[Task, ConfigDict], Ways], requests: Iterable[str], answers: TextIO) -> None:
-    """Answers requests until there are no more."""
-    step = None
-    for line in requests:
-        request = json.loads(line)
-        try:
-            if "prepare" in request:
-                step = None  # its memory is free before the next one's is taken
-                task, config = Task(**request["prepare"]), ConfigDict(request["config"])
-                step, answer = prepare(ways(task, config), request["trial"])
-            else:
-                answer = {"steps": repeat(step, request["measure"]), "peak_bytes": peak_bytes()}
-        except Exception as error:  # of a library that cannot do this task; others it may do
-            answer = {"error": _told(error)}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-def prepare(ways: Ways, trial: float) -> tuple[Callable[[], None], dict]:
-    """The fastest way's step, and the answer that tells of it; a single way is not tried."""
-    if len(ways) == 1:
-        [(way, build)] = ways.items()
-        built = build()
-        built.step()
-        return built.step, {"way": way, "tried": {}, "facts": built.facts}
-    tried, fastest, best = {}, None, float("inf")
-    for way, build in ways.items():
-        try:
-            built = build()
-            for _ in range(2):
-                built.step()
-            tried[way] = statistics.median(repeat(built.step, trial))
-        except Exception as error:  # not every library can compile every step
-            tried[way] = _told(error)
-            continue
-        if tried[way] < best:
-            fastest, best = (way, built), tried[way]
-        built = None
-        gc.collect()
-    if fastest is None:
-        raise RuntimeError("; ".join(f"{way}: {reason}" for way, reason in tried.items()))
-    way, built = fastest
-    return built.step, {"way": way, "tried": tried, "facts": built.facts}
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    return one_line(f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def repeat(step: Callable[[], None], seconds: float) -> list[float]:
-    """How long each step took, in seconds, over about `seconds` and at least LEAST_STEPS steps."""
-    times = []
-    ends = time.perf_counter() + seconds
-    while len(times) < LEAST_STEPS or time.perf_counter() < ends:
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return times
+WARM_UP = 2  # calls before a way is judged
+LEAST = 3  # calls that it is judged by
 
 
 def peak_bytes() -> int:
@@ -113,6 +43,101 @@ def peak_bytes() -> int:
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, the only other one that is known
+
+
+class Prepared(NamedTuple):
+    """A step, ready to run.
+
+    Attributes:
+      run: takes `steps` steps, and returns when all that they compute is there; or, where a call begins what the next
+        one waits for, when what the call before began is.
+      facts: what the answer tells of it: the `platform` that it computes on, and more.
+      steps: of a call.
+      settle: waits for what the last call began.
+      peak_bytes: of memory.
+    """
+
+    run: Callable[[], Any]
+    facts: Mapping[str, Any]
+    steps: int = 1
+    settle: Callable[[], Any] = lambda: None
+    peak_bytes: Callable[[], int] = peak_bytes
+
+
+Ways = Mapping[str, Callable[[], Prepared]]
+
+
+def serve(ways: Callable[[Task, ConfigDict], Ways], requests: Iterable[str], answers: TextIO) -> None:
+    """Answers requests until there are no more."""
+    prepared = None
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if "prepare" in request:
+                prepared = None  # its memory is free before the next one's is taken
+                task, config = Task(**request["prepare"]), ConfigDict(request["config"])
+                prepared, answer = prepare(ways(task, config), request["trial"])
+            else:
+                steps = repeat(prepared, request["measure"], request["least"])
+                answer = {"steps": steps, "peak_bytes": prepared.peak_bytes()}
+        except Exception as error:  # of a library that cannot do this task; others it may do
+            answer = {"error": _told(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def prepare(ways: Ways, trial: float) -> tuple[Prepared, dict]:
+    """The fastest way, warm, and the answer that tells of it; a single one is not tried."""
+    if len(ways) == 1:
+        [(way, build)] = ways.items()
+        built = build()
+        _warm_up(built)
+        return built, {"way": way, "tried": {}, "facts": built.facts}
+    tried, fastest, best = {}, None, float("inf")
+    for way, build in ways.items():
+        try:
+            built = build()
+            _warm_up(built)
+            tried[way] = statistics.median(repeat(built, trial, LEAST))
+        except Exception as error:  # not every library can compile every step
+            tried[way] = _told(error)
+            continue
+        if tried[way] < best:
+            fastest, best = (way, built), tried[way]
+        built = None
+        gc.collect()
+    if fastest is None:
+        raise RuntimeError("; ".join(f"{way}: {reason}" for way, reason in tried.items()))
+    way, built = fastest
+    return built, {"way": way, "tried": tried, "facts": built.facts}
+
+
+def _warm_up(built: Prepared) -> None:
+    for _ in range(WARM_UP):
+        built.run()
+    built.settle()
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return one_line(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def repeat(prepared: Prepared, seconds: float, least: int) -> list[float]:
+    """How long a step of each call took, in seconds, over about `seconds` and at least `least` calls.
+
+    A call before them is not counted: it finds caches that others have filled, and nothing to wait for. What the last
+    one began has ended when this returns, or it would go on in another side's turn.
+    """
+    prepared.run()
+    times = []
+    ends = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < ends:
+        started = time.perf_counter()
+        prepared.run()
+        times.append((time.perf_counter() - started) / prepared.steps)
+    prepared.settle()
+    return times
 
 
 def main() -> None:

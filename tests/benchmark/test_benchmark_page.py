@@ -11,16 +11,16 @@ from pneumojax.errors import UserError
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 STEP = {"model": "m1", "batch_size": 32, "image_size": 150, "precision": "float32", "devices": 1}
-FIGURES = {"steps": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "images_per_s": 40.0, "peak_bytes": 2.5e9}
+FIGURES = {"calls": 9, "step_s": {"median": 0.8, "p10": 0.75, "p90": 1.25}, "images_per_s": 40.0, "peak_bytes": 2.5e9}
 BENCHMARK = {
     "command": "python -m pneumojax.main --mode=benchmark",
     "machine": {
-        "cpu": "CPU X", "cores": 2, "memory_bytes": 24e9, "system": "Linux",
-        "backend": "cpu", "kernels": True, "device": "cpu",
+        "cpu": "CPU X", "instructions": "AVX", "cores": 2, "memory_bytes": 24e9, "system": "Linux",
+        "platform": "cpu", "kernels": True, "device": "cpu",
         "versions": {"python": "3.11.7", "jax": "0.10.2"},
     },
     "benchmark": {"seconds": 3.0, "rounds": 5},
-    "matrix_product": {"size": 4096, "gflops": 200.0},
+    "matrix_product": {"size": 4096, "gflops": {"float32": 200.0, "bfloat16": 400.0}},
     "rows": [
         STEP | FIGURES | {"mode": "train", "compile_s": 4.26, "gflops": 50.0},
         STEP | {"mode": "infer", "reason": "no memory"},
@@ -58,23 +58,32 @@ def rows(text) -> list[list[str]]:
 def test_the_section():
     text = page.section([BENCHMARK])
     assert (
-        "Machine: 2 cores of CPU X, 24 GB of memory, Linux; python 3.11.7, jax 0.10.2. CPU kernels: built."
-        " A float32 product of two 4096 x 4096 matrices: 200 GFLOP/s."
+        "Machine: 2 cores of CPU X with AVX, 24 GB of memory, Linux; python 3.11.7, jax 0.10.2. CPU kernels: built."
+        " A product of two 4096 x 4096 matrices: 200 GFLOP/s in float32, 400 GFLOP/s in bfloat16."
     ) in text
     assert "```\npython -m pneumojax.main --mode=benchmark\n```" in text
     assert rows(text) == [
-        ["model", "what", "batch", "px", "precision", "devices", "compile, s", "step, ms (p10-p90)", "images/s",
-         "GFLOP/s", "of matrix product", "peak memory, GB"],
-        ["M1", "train", "32", "150", "float32", "1", "4.3", "800 (750-1250)", "40.0", "50", "0.25", "2.50"],
-        ["", "feed", "32", "150", "", "1", "", "6.4 (6.0-100)", "5000", "", "", "2.50"],
+        ["model", "what", "batch", "px", "precision", "devices", "compile, s", "calls", "step, ms (p10-p90)",
+         "images/s", "GFLOP/s", "of matrix product", "peak memory, GB"],
+        ["M1", "train", "32", "150", "float32", "1", "4.3", "9", "800 (750-1250)", "40.0", "50", "0.25", "2.50"],
+        ["", "feed", "32", "150", "", "1", "", "9", "6.4 (6.0-100)", "5000", "", "", "2.50"],
         ["model", "batch", "feed-train", "resident-train"],
         ["M1", "32", "no TFDS", "1.012 (0.995-1.020)"],
         ["model", "what", "precision", "at", "pneumojax", "torch", "keras-jax"],
         ["M1", "train", "float32", "own best", "40.0 at 32", "20.0 at 64 (2.00, 1.75-2.12)", ""],
     ]  # fmt: skip
     assert "- M1 infer, batch 32, 150 px, float32, 1 device: not measured: no memory" in text
+    assert "the sides that waited took at most 0.01 cores, all else here 0.02" in text
     assert "the sides that waited took at most 0.01 cores, all else here 0.30" in text
     assert "torch 20.0 images/s (channels last); keras-jax not measured: no such library" in text
+
+
+def test_a_share_is_of_the_products_in_its_precision_on_its_devices():
+    """A CPU's devices are simulated on the same cores."""
+    row = STEP | {"precision": "bfloat16", "devices": 8}
+    assert page.most(BENCHMARK, STEP) == 200
+    assert page.most(BENCHMARK, row) == 400
+    assert page.most(BENCHMARK | {"machine": {"platform": "gpu"}}, row) == 3200
 
 
 def test_without_peers_there_is_no_comparison():

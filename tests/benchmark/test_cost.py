@@ -12,17 +12,20 @@ from pneumojax.errors import UserError
 
 STEP = {"model": "m1", "mode": "train", "batch_size": 32, "image_size": 150, "precision": "float32", "devices": 1}
 BENCHMARK = {
-    "machine": {"cpu": "CPU X", "cores": 2, "backend": "cpu", "device": "cpu", "kernels": True},
-    "matrix_product": {"size": 4096, "gflops": 200.0},
+    "machine": {
+        "cpu": "CPU X", "instructions": "AVX", "cores": 2, "memory_bytes": 24e9, "platform": "cpu", "device": "cpu",
+        "kernels": True,
+    },
+    "matrix_product": {"size": 4096, "gflops": {"float32": 200.0, "bfloat16": 400.0}},
     "memory_gb_s": 40.0,
     "rows": [
         STEP | {"step_s": {"median": 0.16}, "images_per_s": 200.0},
         STEP | {"devices": 2, "step_s": {"median": 0.01}, "images_per_s": 3200.0},
-        STEP | {"precision": "bfloat16", "step_s": {"median": 0.01}, "images_per_s": 3200.0},
+        STEP | {"precision": "bfloat16", "step_s": {"median": 0.32}, "images_per_s": 100.0},
         STEP | {"mode": "feed", "step_s": {"median": 0.01}, "images_per_s": 3200.0},
         STEP | {"mode": "infer", "reason": "no memory"},
     ],
-}
+}  # fmt: skip
 FASTER = STEP | {"step_s": {"median": 0.128}, "images_per_s": 250.0}
 
 
@@ -78,13 +81,18 @@ def test_the_floor_on_a_gpu_is_of_published_figures():
 
 
 def test_what_was_measured_beside_its_floor():
-    """M1's step of 1.322 GFLOP at 200 GFLOP/s takes 6.61 ms; its 15.8 MB with 50 / 32 at 40 GB/s, 0.43 ms."""
+    """M1's step of 1.322 GFLOP at 200 GFLOP/s takes 6.61 ms; its 15.8 MB with 50 / 32 at 40 GB/s, 0.43 ms.
+
+    In bfloat16 there are half the bytes of images, and as many of parameters.
+    """
     text = cost.section([BENCHMARK])
-    assert "**The floor on 2 cores of CPU X, CPU kernels built**" in text
-    assert "at 200 GFLOP/s, a copy in memory at 40.0 GB/s" in text
-    [row] = rows(text, "**The floor on 2 cores")
-    assert row == ["M1", "train", "32", "150", "6.61", "0.43", "151", "200", "1.32"]
-    assert rows(text, "**The paper's day")[0] == ["M1", "200", "1.06", "23"]  # 759,900 images / 200 / 3600; 200 / 8.795
+    assert "**The floor on 2 cores of CPU X with AVX, CPU kernels built**" in text
+    assert "at 200 GFLOP/s in float32, 400 GFLOP/s in bfloat16, a copy in memory at 40.0 GB/s" in text
+    narrow, wide = rows(text, "**The floor on 2 cores")
+    assert wide == ["M1", "train", "32", "150", "float32", "6.61", "0.43", "151", "200", "1.32"]
+    assert narrow == ["M1", "train", "32", "150", "bfloat16", "3.30", "0.24", "303", "100", "0.33"]
+    # 759,900 images / 200 / 3600; 200 / 8.795.
+    assert rows(text, "**The paper's day")[0] == ["M1", "float32", "200", "1.06", "23"]
     one, eight, _, most = rows(text, "**M1 on all")
     assert one == ["1", "32", "700,900", "160", "0", "31.15", "200", "1.00"]
     assert eight[:5] == ["8", "256", "87,600", "160", "6.98"]
@@ -94,17 +102,20 @@ def test_what_was_measured_beside_its_floor():
 
 def test_of_several_runs_on_a_machine_the_best_counts():
     older = {name: value for name, value in BENCHMARK.items() if name != "memory_gb_s"} | {"rows": [FASTER]}
-    older |= {"matrix_product": {"gflops": 300.0}}
+    older |= {"matrix_product": {"gflops": {"float32": 300.0}}}
     text = cost.section([BENCHMARK, older])
-    assert "at 300 GFLOP/s, a copy in memory at 40.0 GB/s" in text
-    assert [row[-2] for row in rows(text, "**The floor on 2 cores")] == ["250"]
+    assert "at 300 GFLOP/s in float32, 400 GFLOP/s in bfloat16, a copy in memory at 40.0 GB/s" in text
+    assert [row[-2] for row in rows(text, "**The floor on 2 cores")] == ["100", "250"]
 
 
 def test_each_machine_has_its_own_floor():
-    gpu = BENCHMARK | {"machine": BENCHMARK["machine"] | {"backend": "gpu", "device": "GPU Y", "kernels": False}}
-    text = cost.section([BENCHMARK, gpu])
-    assert text.index("**The floor on 2 cores of CPU X") < text.index("at 10 Gbit/s")
+    gpu = BENCHMARK | {"machine": BENCHMARK["machine"] | {"platform": "gpu", "device": "GPU Y", "kernels": False}}
+    wide = BENCHMARK | {"machine": BENCHMARK["machine"] | {"instructions": "AVX-512"}}
+    text = cost.section([BENCHMARK, gpu, wide])
+    assert text.index("**The floor on 2 cores of CPU X with AVX,") < text.index("at 10 Gbit/s")
     assert text.index("at 10 Gbit/s") < text.index("**The floor on GPU Y**") < text.index("at 400 Gbit/s")
+    assert text.index("at 400 Gbit/s") < text.index("**The floor on 2 cores of CPU X with AVX-512,")
+    assert text.count("Winograd's way") == 2
 
 
 def test_without_a_step_like_the_papers_nothing_is_calculated_from_it():

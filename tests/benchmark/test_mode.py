@@ -24,13 +24,17 @@ def test_it_measures_without_tensorflow_and_says_what_it_could_not(tmp_path):
         assert infer[name] > 0
     assert infer["step_s"]["p10"] <= infer["step_s"]["median"] <= infer["step_s"]["p90"]
     assert "tensorflow" in feed["reason"]
-    assert found["matrix_product"]["gflops"] > 0
+    assert found["matrix_product"]["gflops"]["float32"] > 0
     assert found["memory_gb_s"] > 0
     assert "--config.benchmark.modes=infer,feed" in found["command"]
     section = (work / page.SECTION).read_text()
     assert section == page.section([found])
     assert section in done.stdout
     assert done.stderr == ""
+    again = pneumojax("--mode=benchmark", "--config=m3", *flags, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert again.returncode == 2
+    assert again.stderr.endswith("holds a benchmark that has ended: choose another --workdir\n")
+    assert (work / page.SECTION).read_text() == section
 
 
 @pytest.mark.parametrize(

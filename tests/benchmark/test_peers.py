@@ -72,11 +72,13 @@ def test_keras(ours):
     assert list(rates.values()) == [*blocks, models.HEAD_DROPOUT]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("side", ["keras-tensorflow", "keras-jax", "torch", "torch-compile"])
-def test_every_way_of_a_peer_runs(side):
+def test_every_way_of_a_peer_runs(side, precision):
     pytest.importorskip("torch", reason="compiles for a minute where peers are measured: see `make test-peers`")
     with started(side) as worker:
         for mode in ("train", "infer"):
-            answer = worker.prepare(Task("m1", mode, 2, 16, "float32", 1), {}, 0.01)
+            answer = worker.prepare(Task("m1", mode, 2, 16, precision, 1), {}, 0.01)
             assert all(isinstance(told, float) for told in answer["tried"].values()), answer["tried"]
+            assert answer["facts"]["platform"] in ("cpu", "gpu")
             assert len(worker.measure(0.01)["steps"]) >= 3

@@ -11,7 +11,8 @@ import pytest
 
 from pneumojax import config as configs
 from pneumojax.benchmark import worker
-from pneumojax.benchmark.compare import ratios, take_turns
+from pneumojax.benchmark.compare import compare, ratios, take_turns
+from pneumojax.benchmark.plan import plan
 from pneumojax.benchmark.processes import Unmeasured, started
 from pneumojax.benchmark.task import OURS, Task
 from pneumojax.machine import processor_seconds
@@ -40,15 +41,36 @@ def test_the_fastest_way_is_taken_and_one_that_fails_is_told():
     built = []
     ways = {"slow": sleeping(0.05, built), "broken": broken, "fast": sleeping(0.001, built)}
     request = {"prepare": TASK._asdict(), "config": {}, "trial": 0.01}
-    prepared, measured = answers(ways, request, {"measure": 0.02})
+    prepared, measured = answers(ways, request, {"measure": 0.02, "least": 3})
     assert prepared["way"] == "fast"
     assert prepared["facts"] == {"slept": 0.001}
     assert prepared["tried"]["broken"] == "ValueError: no compiler"
     assert 0.001 <= prepared["tried"]["fast"] < prepared["tried"]["slow"]
     assert built == [0.05, 0.001]
-    assert len(measured["steps"]) >= worker.LEAST_STEPS
+    assert len(measured["steps"]) >= 3
     assert min(measured["steps"]) >= 0.001
     assert measured["peak_bytes"] > 1e6
+
+
+def test_a_step_that_overlaps_the_next_has_ended_before_the_next_side_begins():
+    """Each call waits for the one before, which was begun in the same turn: as many end as are counted."""
+    told = []
+    pipelined = worker.Prepared(lambda: told.append("run"), {}, steps=32, settle=lambda: told.append("settle"))
+    for _ in range(2):
+        assert len(worker.repeat(pipelined, 0, 4)) == 4
+        assert told == ["run"] * 5 + ["settle"]
+        told.clear()
+
+
+def test_one_that_computes_elsewhere_is_told_and_has_no_figure():
+    """PyTorch without CUDA, say, beside ours on a GPU."""
+    given = plan(configs.load("m1"))._replace(
+        modes=("infer",), batch_sizes=(2,), image_sizes=(16,), peers=("pneumojax-xla",), rounds=1, seconds=0.01
+    )
+    [row] = compare(given, configs.load("m1").to_dict(), platform="gpu")
+    assert set(row["sides"]) == {OURS, "pneumojax-xla"}
+    assert {side["reason"] for side in row["sides"].values()} == {"it computes on a cpu, ours on a gpu"}
+    assert row["ratios"] == {}
 
 
 def test_a_task_that_no_way_can_do_is_an_error_and_the_next_is_done():
