@@ -42,11 +42,16 @@ def block_train(x: jax.Array, parameters: Parameters, seeds: jax.Array, rate: fl
       x: (n, height, width, channels in) float.
       parameters: of the block.
       seeds, rate: of `Dropout`.
+
+    Raises:
+      ValueError: at a rate above 0, `seeds` are not (n, height, 2).
     """
     return _block_train_forward(x, parameters, seeds, rate)[0]
 
 
 def _block_train_forward(x, parameters, seeds, rate):
+    if rate and seeds.shape != (*x.shape[:2], 2):
+        raise ValueError(f"seeds of shape {seeds.shape} are not of each row of images of shape {x.shape}")
     dropped = Dropout(seeds, rate)
     a, extremes, sums = _forward(x, parameters, dropped)
     mean, square = sums.sum(0) / (x.shape[0] * x.shape[1] * x.shape[2])
@@ -249,7 +254,8 @@ def _choose(a, sign):
     chosen = jnp.where(corners[2] == largest, 2, 3)
     for number in (1, 0):
         chosen = jnp.where(corners[number] == largest, number, chosen)
-    return jnp.where(sign == 0, a[:, ::2, ::2], (largest * sign).astype(a.dtype)), chosen.astype(jnp.uint8)
+    first = (sign == 0) & ~jnp.isnan(largest)  # of equals; a NaN is passed on
+    return jnp.where(first, a[:, ::2, ::2], (largest * sign).astype(a.dtype)), chosen.astype(jnp.uint8)
 
 
 def _spread(values, chosen, shape):

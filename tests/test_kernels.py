@@ -78,6 +78,48 @@ def test_a_damaged_library_is_not_loaded_and_built_anew(library, tmp_path):
     assert python("-c", WHETHER, cache=cache).stdout == "True\n"
 
 
+def test_a_library_that_cannot_be_loaded_is_told_where_it_is_built_and_done_without(monkeypatch, tmp_path):
+    """Such as one that needs a newer C++ library than Python has loaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = kernels.path(b"no library")
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"no library")
+    assert kernels.built() == library
+    without = python("-c", WHETHER, cache=tmp_path)
+    assert (without.returncode, without.stdout, without.stderr) == (0, "False\n", "")
+    result = python("-m", "pneumojax.kernels.build", cache=tmp_path)
+    assert result.returncode != 0
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"pneumojax: {library} cannot be loaded: ")
+
+
+FORWARD = """
+import os, sys
+os.sched_setaffinity(0, [*os.sched_getaffinity(0)][: int(sys.argv[1])])
+import hashlib
+import jax
+from pneumojax import fused, kernels, layers
+assert kernels.load()
+x = jax.random.normal(jax.random.key(0), (1, 37, 41, 32))
+parameters = layers.Parameters(jax.random.normal(jax.random.key(1), (3, 3, 32, 64)), *jax.numpy.ones((3, 64)))
+seeds = layers.dropout(jax.random.key(2), 0.3, (1, 37, 41, 64)).seeds
+(y, statistics), pull = jax.vjp(lambda *given: fused.block_train(*given, seeds, 0.3), x, parameters)
+leaves = jax.tree.leaves((y, statistics, pull((y, statistics))))
+print(hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.device_get(leaves))).hexdigest())
+"""
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_one_thread_and_two_give_the_same_bits(library, tmp_path):
+    """Also of one image, which is then divided: a run may go on where it has other cores."""
+    cache, _ = copied(library, tmp_path)
+    one, two = (python("-c", FORWARD, count, cache=cache) for count in ("1", "2"))
+    assert one.returncode == 0, one.stderr
+    assert len(one.stdout) == 65
+    assert one.stdout == two.stdout
+
+
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", sys.executable, shutil.which("false"), shutil.which("true")])
 def test_a_compiler_that_fails_is_told_in_a_line(tmp_path, compiler):
     """And leaves nothing that could be taken for a library."""
@@ -101,7 +143,7 @@ def test_a_library_is_for_one_source_and_one_kind_of_cpu(monkeypatch, tmp_path):
     own = kernels.path(b"")
     assert kernels.path(b"") == own
     assert kernels.path(b"other") != own
-    for name in ("block.cc", "winograd.h"):
+    for name in ("block.cc", "winograd.h", "build.py"):
         folder = tmp_path / name
         shutil.copytree(kernels.SOURCE.parent, folder)
         (folder / name).write_bytes((folder / name).read_bytes() + b"\n")

@@ -204,8 +204,7 @@ def test_nan_is_passed_on(way, train, place):
         touched = np.zeros((2, 3), bool)
         row, column = place
         touched[max(0, row - 1) // 2 : (row + 1) // 2 + 1, max(0, column - 1) // 2 : (column + 1) // 2 + 1] = True
-        alive = np.asarray(parameters.scale) != 0  # a zero scale looks at a window's first corner alone
-        np.testing.assert_array_equal(np.isnan(y[0, :, :, alive]), np.broadcast_to(touched, (alive.sum(), 2, 3)))
+        np.testing.assert_array_equal(np.isnan(y[0]), np.broadcast_to(touched[..., None], (2, 3, 32)))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -261,6 +260,12 @@ def test_equal_runs_are_equal_bit_for_bit(way):
     first = run()
     for _ in range(5):
         jax.tree.map(np.testing.assert_array_equal, run(), first)
+
+
+def test_seeds_of_other_images_are_refused():
+    x, parameters, _, _ = sample((3, 6, 8, 32, 32))
+    with pytest.raises(ValueError, match=r"seeds of shape \(1, 6, 2\) are not of each row"):
+        fused.block_train(x, parameters, layers.dropout(jax.random.key(0), 0.3, (1, 6, 8, 32)).seeds, 0.3)
 
 
 def test_both_ways_drop_the_same():

@@ -46,7 +46,8 @@ class Kernel(NamedTuple):
 def lowered(plain: Callable, kernel: Kernel, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """`kernel` of the arrays where that is compiled for a CPU, the kernels are built and fit; else `plain` of them.
 
-    They fit float32, a kernel of 3x3, a multiple of 32 channels that go out, and one or a multiple of 32 that come in.
+    They fit float32, a kernel of 3x3, a multiple of 32 channels that go out, and one or a multiple of 32 that come in;
+    not where the caller has divided the batch over devices himself, as in `shard_map`.
     """
     divided_already = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
     if divided_already or not (_fit(*arrays) and load()):
@@ -84,10 +85,14 @@ def _divided(kernel, batch):
 @cache
 def load() -> bool:
     """Whether there are sound kernels to call, and PNEUMOJAX_KERNELS is not "off"; registers them with XLA."""
-    library = None if os.environ.get("PNEUMOJAX_KERNELS", "").lower() in ("off", "0", "false") else built()
-    if library is None:
+    if os.environ.get("PNEUMOJAX_KERNELS", "").lower() in ("off", "0", "false"):
         return False
-    functions = ctypes.CDLL(str(library))
+    try:
+        if (library := built()) is None:
+            return False
+        functions = ctypes.CDLL(str(library))
+    except OSError:  # such as of a C++ library older than the compiler's; building anew tells of it
+        return False
     for name, symbol in SYMBOLS.items():
         jax.ffi.register_ffi_target(_target(name), jax.ffi.pycapsule(getattr(functions, symbol)), platform="cpu")
     return True
@@ -116,7 +121,8 @@ def libraries() -> Path:
 
 
 def _stem():
-    sources = (path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
+    paths = (*SOURCE.parent.glob("*.cc"), *SOURCE.parent.glob("*.h"), SOURCE.with_name("build.py"))
+    sources = (path.read_bytes() for path in sorted(paths))
     machine = (jaxlib.__version__, _instructions(), *platform.libc_ver())
     parts = (*sources, *(part.encode() for part in machine))
     return "block-" + hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]

@@ -2,9 +2,11 @@
 //
 // XLA calls four functions: Infer, Forward, Backward and Saliency. fused.py says what each computes, by computing the
 // same in JAX. Arrays are (n, height, width, channels); `ci` and `co` are the channels that come in and go out. A
-// picture is worked on by one thread, in rows that stay in its cache, by windows of the 2x2 pixels that max-pool chooses
-// among, which are also what Winograd's convolution (winograd.h) computes together:
+// picture, or a band of it, is worked on by one thread, in rows that stay in its cache, by windows of the 2x2 pixels
+// that max-pool chooses among, which are also what Winograd's convolution (winograd.h) computes together. On any number
+// of threads all is added in the same order.
 //
+//   Infer     x -> convolution -> ReLU -> of each window, the extreme that max-pool will choose -> the affine map
 //   Forward   x -> convolution -> ReLU and dropout -> a; of each window, the extreme that max-pool will choose
 //   Backward  gradient of the pool -> dz, the convolution's -> dx and dw, band of rows by band of rows
 //   Saliency  the same, for dx alone
@@ -30,16 +32,16 @@ Shape shape_of(const Array& x, const Array& kernel) {
 
 // Into how many bands of rows a picture is divided: several where there are fewer pictures than threads.
 int64_t bands_of(const Shape& s, const ffi::ThreadPool& pool) {
-  return s.n ? std::min(s.rows(), (pool.num_threads() + s.n - 1) / s.n) : 0;
+  return s.n ? std::min(s.rows(), std::max<int64_t>(1, (pool.num_threads() + s.n - 1) / s.n)) : 0;
 }
 
-// Calls body(task, n, first, last) for bands of rows of windows of each picture.
+// Calls body(n, first, last) for bands of rows of windows of each picture.
 template <typename Body>
 void in_bands(ffi::ThreadPool& pool, const Shape& s, Body body) {
   const int64_t bands = bands_of(s, pool);
   in_parallel(pool, s.n * bands, [&](int64_t task) {
     const int64_t band = task % bands;
-    body(task, task / bands, band * s.rows() / bands, (band + 1) * s.rows() / bands);
+    body(task / bands, band * s.rows() / bands, (band + 1) * s.rows() / bands);
   });
 }
 
@@ -48,7 +50,7 @@ ffi::Error Infer(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Array 
   with_tile(s.co, [&](auto nv) {
     constexpr int NV = decltype(nv)::value;
     const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, NV * kLanes);
-    in_bands(pool, s, [&](int64_t, int64_t n, int64_t first, int64_t last) {
+    in_bands(pool, s, [&](int64_t n, int64_t first, int64_t last) {
       Padded picture(s, x.typed_data(), n, first);
       activate_rows<NV>(s, picture, n, first, last, packed.data(), bias.typed_data(), {},
                         [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
@@ -70,16 +72,15 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
   with_tile(s.co, [&](auto nv) {
     constexpr int NV = decltype(nv)::value;
     const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, NV * kLanes);
-    const int64_t bands = bands_of(s, pool);
-    // Of a and its square, over a picture's band; and over one row of it, as a sum of sums is nearer to the true one.
-    std::vector<float> totals(s.n * bands * 2 * s.co), of_rows(s.n * bands * 2 * s.co);
-    in_bands(pool, s, [&](int64_t task, int64_t n, int64_t first, int64_t last) {
+    // Of a and its square over a row of windows: a sum of sums is nearer to the true one.
+    std::vector<float> of_rows(s.n * s.rows() * 2 * s.co);
+    in_bands(pool, s, [&](int64_t n, int64_t first, int64_t last) {
       Padded picture(s, x.typed_data(), n, first);
       activate_rows<NV>(
           s, picture, n, first, last, packed.data(), bias.typed_data(), dropout,
           [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
             const int corners = s.corners(row, column);
-            float* of_row = of_rows.data() + task * 2 * s.co + channel;
+            float* of_row = of_rows.data() + (n * s.rows() + row) * 2 * s.co + channel;
             Vector sum = load(of_row), squares = load(of_row + s.co);
 #pragma GCC unroll 4
             for (int corner = 0; corner < 4; ++corner) {
@@ -89,12 +90,6 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
               if (keep && corners >> corner & 1)
                 store(a->typed_data() + ((n * s.height + h) * s.width + w) * s.co + channel, window[corner]);
             }
-            if (column + 1 == s.columns()) {
-              float* total = totals.data() + task * 2 * s.co + channel;
-              store(total, load(total) + sum);
-              store(total + s.co, load(total + s.co) + squares);
-              sum = squares = Vector{};
-            }
             store(of_row, sum);
             store(of_row + s.co, squares);
             store(extremes->typed_data() + ((n * s.rows() + row) * s.columns() + column) * s.co + channel,
@@ -103,8 +98,8 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
     });
     float* to = sums->typed_data();
     std::fill(to, to + s.n * 2 * s.co, 0.f);
-    for (int64_t task = 0; task < s.n * bands; ++task)
-      for (int64_t i = 0; i < 2 * s.co; ++i) to[task / bands * 2 * s.co + i] += totals[task * 2 * s.co + i];
+    for (int64_t row = 0; row < s.n * s.rows(); ++row)
+      for (int64_t i = 0; i < 2 * s.co; ++i) to[row / s.rows() * 2 * s.co + i] += of_rows[row * 2 * s.co + i];
   });
   return ffi::Error::Success();
 }
@@ -240,7 +235,7 @@ void backward_picture(const Back& back, int64_t n, float* dz, float* du, float* 
   }
 }
 
-// dw and db summed over groups of pictures, in the same order on any number of threads.
+// dw and db summed over groups of pictures.
 constexpr int64_t kGroups = 16;
 
 void add_groups(ffi::ThreadPool& pool, const std::vector<float>& sums, int64_t groups, int64_t tile, const Shape& s,

@@ -3,7 +3,9 @@
 Needs g++ or clang++, or the compiler that $CXX names. Where there is none, all works without, more slowly.
 """
 
+import ctypes
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -14,32 +16,36 @@ from pathlib import Path
 import jax
 
 from pneumojax import kernels
-from pneumojax.errors import UserError
+from pneumojax.errors import UserError, one_line
 
-# clang for Apple's CPUs does not know -march=native.
-_FOR_THIS_CPU = ("-march=native", "-mcpu=native")
+_FOR_THIS_CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"
 
 
 def build() -> Path:
     """Compiles the kernels, unless they are built, and returns where the library lies.
 
     Raises:
-      UserError: there is no compiler, or it fails.
+      UserError: there is no compiler, or it fails, or what it makes cannot be loaded.
       OSError: the cache folder cannot be written.
     """
-    if library := kernels.built():
-        return library
+    library = kernels.built() or _build()
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        raise UserError(f"{library} cannot be loaded: {one_line(str(error))}") from None
+    return library
+
+
+def _build() -> Path:
     compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++")]
     if not compiler[0]:
         raise UserError("no C++ compiler is found: install g++ or clang++, or name one as CXX=...")
     kernels.libraries().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kernels.libraries()) as folder:
         unfinished = Path(folder) / "block.so"
-        for flag in _FOR_THIS_CPU:
-            failure = _compile([*compiler, flag], unfinished)
-            if not failure:
-                return unfinished.replace(kernels.path(unfinished.read_bytes()))
-    raise UserError(f"{shlex.join(compiler)} fails: {failure}")
+        if failure := _compile([*compiler, _FOR_THIS_CPU], unfinished):
+            raise UserError(f"{shlex.join(compiler)} fails: {failure}")
+        return unfinished.replace(kernels.path(unfinished.read_bytes()))
 
 
 def _compile(compiler, target):

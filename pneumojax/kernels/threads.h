@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -51,6 +52,10 @@ float* scratch(int slot, size_t size) {
   if (capacity[slot] < size) {
     const size_t bytes = (size * sizeof(float) + 63) / 64 * 64;
     memory[slot].reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (!memory[slot]) {  // other threads are at work on what this call would leave behind
+      std::fprintf(stderr, "pneumojax: there is no memory for the %zu bytes that a CPU kernel needs\n", bytes);
+      std::abort();
+    }
     capacity[slot] = size;
   }
   return memory[slot].get();
