@@ -7,6 +7,7 @@ import numpy as np
 
 from pneumojax import metrics, neighbours, page
 from pneumojax.data.readers import Split
+from pneumojax.data.records import CLASSES
 from pneumojax.overlay import overlay
 
 COUNT = 8  # errors that are shown
@@ -121,12 +122,12 @@ def html(cases: Sequence[Case], failing: str) -> str:
 
 
 def _case(case: Case) -> str:
-    truth, called = page.CLASSES[case.label], page.CLASSES[1 - case.label]
+    truth, called = CLASSES[case.label], CLASSES[1 - case.label]
     doubt = " It is unlike the training images." if case.unlike else ""
     shown = [
         _figure(case.image, f"the image, {truth}", "image"),
         _figure(case.explained, "the image under its map", "explanation"),
-        *(_figure(one.image, f"training image, {page.CLASSES[one.label]}", _told(one)) for one in case.nearest),
+        *(_figure(one.image, f"training image, {CLASSES[one.label]}", _told(one)) for one in case.nearest),
     ]
     return (
         f'<div class="case"><p><b>{truth}</b>, called {called}: probability {case.probability:.3f}.{doubt}'
@@ -135,7 +136,7 @@ def _case(case: Case) -> str:
 
 
 def _told(one: Neighbour) -> str:
-    return f"{page.CLASSES[one.label]}, at {one.distance:.2f}"
+    return f"{CLASSES[one.label]}, at {one.distance:.2f}"
 
 
 def _figure(image: np.ndarray, alt: str, caption: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES = ("normal", "pneumonia")
+from pneumojax.data.records import CLASSES
+
 STOPS = 500  # of a slider from 0 to 1
 
 

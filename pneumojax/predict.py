@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from pneumojax import devices, log, metrics, neighbours
 from pneumojax.calibration import Calibration
 from pneumojax.data.inputs import Inputs, Seen, open_inputs
+from pneumojax.data.records import CLASSES
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import in_parallel
 from pneumojax.errors import UserError, one_line
@@ -28,7 +29,6 @@ from pneumojax.trained import load
 FOLDER = "predictions"
 SHOWN = 20  # rows on the terminal
 UNLIKE = "unlike_training"
-CALLS = ("normal", "pneumonia")
 
 
 class Row(NamedTuple):
@@ -174,9 +174,9 @@ def rows(batch, outputs, calibration: Calibration, index: neighbours.Index) -> l
             told[id] = Row(
                 id=id,
                 probability=p,
-                decision=CALLS[p >= calibration.threshold],
+                decision=CLASSES[p >= calibration.threshold],
                 threshold=calibration.threshold,
-                decision_at_sens95=CALLS[p >= calibration.threshold_sens95],
+                decision_at_sens95=CLASSES[p >= calibration.threshold_sens95],
                 threshold_sens95=calibration.threshold_sens95,
                 unlikeness=distance,
                 doubts=(*seen.doubts, UNLIKE) if distance > index.limit else seen.doubts,

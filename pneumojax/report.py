@@ -8,6 +8,7 @@ from etils import epath
 from pneumojax import cases, evaluate, faithfulness, figures, log, machine, page, scores, workdirs
 from pneumojax.data import audit, audit_page
 from pneumojax.data import splits as splitting
+from pneumojax.data.records import CLASSES
 from pneumojax.files import write_whole
 
 FILE = "report/index.html"
@@ -210,12 +211,12 @@ def _samples(samples) -> str:
     for split, label, name, image in samples:
         shown = groups.setdefault(split, {}).setdefault(int(label), [])
         if len(shown) < SAMPLES_PER_CLASS:
-            shown.append(_sample(name, image, f"{split}, {page.CLASSES[int(label)]}"))
+            shown.append(_sample(name, image, f"{split}, {CLASSES[int(label)]}"))
     parts = []
     for split, classes in groups.items():
         parts.append(f"<h3>{page.text(split)}</h3>")
         for label, shown in sorted(classes.items()):
-            parts.append(f'<p class="class">{page.CLASSES[label]}</p>\n<div class="strip">{"".join(shown)}</div>')
+            parts.append(f'<p class="class">{CLASSES[label]}</p>\n<div class="strip">{"".join(shown)}</div>')
     return "\n".join(parts)
 
 

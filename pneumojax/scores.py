@@ -3,6 +3,7 @@
 import math
 
 from pneumojax import figures, page
+from pneumojax.data.records import CLASSES
 
 COUNTS = {"n": "Images", "positives": "Pneumonia"}
 DECISION = {
@@ -66,7 +67,7 @@ def value(found, key) -> str:
 
 
 def majority_class(found) -> str:
-    return page.CLASSES[2 * found.get("positives", 0) >= found.get("n", 0)]
+    return CLASSES[2 * found.get("positives", 0) >= found.get("n", 0)]
 
 
 def verdict(split, found) -> str:

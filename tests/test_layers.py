@@ -309,7 +309,7 @@ def test_random_bits_are_random():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_bfloat16_goes_in_and_comes_out(train):
+def test_bfloat16_goes_in_and_comes_out(way, train):
     """Parameters' gradients and statistics stay float32; values are near those of float32."""
     x, parameters, cotangent, statistics = sample((4, 8, 8, 32, 32))
     seeds = layers.NOTHING_DROPPED.seeds
@@ -326,10 +326,12 @@ def test_bfloat16_goes_in_and_comes_out(train):
     assert_close(narrow[:2], wide[:2], 2e-2)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_kernels_are_chosen_for_cpus_alone(way, platform):
+def test_kernels_are_chosen_for_cpus_alone(way, platform, dtype):
     """Where the computation is lowered for decides, not where it is traced."""
     x, parameters, _, statistics = sample((2, 4, 4, 32, 32))
+    x = x.astype(dtype)
     text = jax.jit(fused.block_infer).trace(x, parameters, statistics).lower(lowering_platforms=(platform,)).as_text()
     assert ("pneumojax_infer" in text) == (platform == "cpu" and way == "kernels")
 

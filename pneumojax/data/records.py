@@ -11,7 +11,7 @@ import numpy as np
 
 from pneumojax.data import images
 
-CLASSES = {"normal": 0, "pneumonia": 1}
+CLASSES = ("normal", "pneumonia")  # by their labels
 SPLITS = {
     "train": "train",
     "training": "train",

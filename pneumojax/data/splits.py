@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pneumojax.data.records import WHOLE, Record
+from pneumojax.data.records import CLASSES, WHOLE, Record
 from pneumojax.errors import UserError
 from pneumojax.files import csv_table
 
@@ -136,7 +136,7 @@ def subset(records: Sequence[Record], wanted: tuple[int, int], seed: int) -> tup
     """
     train = [record for record in records if record.split in ("train", WHOLE)]
     drawn = set()
-    for label, (name, count) in enumerate(zip(("normal", "pneumonia"), wanted, strict=True)):
+    for label, (name, count) in enumerate(zip(CLASSES, wanted, strict=True)):
         ids = [record.id for record in train if record.label == label]
         if len(ids) < count:
             raise UserError(f"a subset of {count:,} {name} images is asked for, and train has {len(ids):,}")
@@ -257,6 +257,6 @@ def _counts(records) -> tuple[int, int]:
 
 
 def _require_both_classes(name, records, advice=": training needs both classes"):
-    for count, missing in zip(_counts(records), ("normal", "pneumonia"), strict=True):
+    for count, missing in zip(_counts(records), CLASSES, strict=True):
         if not count:
             raise UserError(f"the {name} split has no {missing} image{advice}")

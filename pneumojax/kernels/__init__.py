@@ -46,20 +46,32 @@ class Kernel(NamedTuple):
 def lowered(plain: Callable, kernel: Kernel, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """`kernel` of the arrays where that is compiled for a CPU, the kernels are built and fit; else `plain` of them.
 
-    They fit float32, a kernel of 3x3, a multiple of 32 channels that go out, and one or a multiple of 32 that come in;
-    not where the caller has divided the batch over devices himself, as in `shard_map`.
+    They fit float32 and bfloat16, a kernel of 3x3, a multiple of 32 channels that go out, and one or a multiple of 32
+    that come in; not where the caller has divided the batch over devices himself, as in `shard_map`.
     """
     divided_already = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
     if divided_already or not (_fit(*arrays) and load()):
         return plain(*arrays)
-    return lax.platform_dependent(*arrays, cpu=_divided(kernel, len(arrays[0])), default=plain)
+    types = [result.dtype for result in jax.eval_shape(plain, *arrays)]
+    in_float32 = _divided(kernel, len(arrays[0]))
+
+    def cpu(x, weights, *others):
+        """Of bfloat16, products are exact in float32; what is kept in bfloat16 is rounded once."""
+        results = in_float32(*map(_widened, (x, weights.astype(x.dtype), *others)))
+        return tuple(result.astype(dtype) for result, dtype in zip(results, types, strict=True))
+
+    return lax.platform_dependent(*arrays, cpu=cpu, default=plain)
+
+
+def _widened(array):
+    return array.astype(jnp.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def _fit(x, weights, *others):
     channels_in, channels = x.shape[3], weights.shape[3]
     return (
         x.size > 0
-        and all(array.dtype in (jnp.float32, jnp.uint32) for array in (x, weights, *others))
+        and all(array.dtype in (jnp.float32, jnp.bfloat16, jnp.uint32) for array in (x, weights, *others))
         and all(array.shape == (channels,) for array in others if array.ndim == 1)
         and weights.shape == (3, 3, channels_in, channels)
         and channels % 32 == 0

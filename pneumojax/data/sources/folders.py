@@ -78,7 +78,7 @@ def _labelled(parent: Path, split: str) -> list[tuple[Path, int, str]]:
         if below:
             raise UserError(f"{below[0]} is a split below a class: put the class folders into the split's instead")
     return [
-        (file, CLASSES[name], split)
+        (file, CLASSES.index(name), split)
         for folder, name in _folders(parent)
         if name in CLASSES
         for file in folder.rglob("*")
