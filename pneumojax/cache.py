@@ -29,7 +29,9 @@ def keep_compiled(cache_dir: str) -> None:
     if jax.config.jax_compilation_cache_dir:
         return
     compiled = folder(cache_dir) / COMPILED
-    if "://" not in str(compiled):
+    if "://" in str(compiled):
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # whose own files are local ones
+    else:
         try:
             compiled.mkdir(parents=True, exist_ok=True)
         except OSError:

@@ -1,6 +1,7 @@
 """The devices of a job as one mesh, and how arrays lie on it."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pneumojax.errors import UserError
 
-_EQUAL_BITS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+_EQUAL_BITS = "--xla_gpu_deterministic_ops=true"
 
 
 class Layout(NamedTuple):
@@ -28,9 +29,17 @@ class Layout(NamedTuple):
 def compute_equal_bits() -> None:
     """Has XLA compute the same bits each time on GPUs too. To be called before the first computation.
 
-    It then adds in a fixed order, and does not choose algorithms by what is fastest at the moment.
+    It then adds in a fixed order, and does not choose algorithms by what is fastest at the moment, or was in a run
+    before.
     """
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_EQUAL_BITS}".strip()
+
+
+def told() -> str:
+    """The devices of all processes, such as "8 of NVIDIA H100 80GB HBM3"."""
+    counts = Counter(device.device_kind for device in jax.devices())
+    return ", ".join(f"{count} of {kind}" if count > 1 else kind for kind, count in counts.items())
 
 
 def layout(devices: Sequence[jax.Device] | None = None) -> Layout:

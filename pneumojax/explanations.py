@@ -56,13 +56,18 @@ def explain_mode(config: ConfigDict, workdir: epath.Path, data: str | None) -> N
         trained = load(workdir, config, layout)
         compiled = {name: mapping(name, trained.model, config) for name in names}
         chosen = _errors(config, workdir) if data is None else _given(config, data)
-        logits = np.array([_logit(trained, image) for image in chosen.images])
+        compute = evaluate.compile_eval(layout, trained.model)
+
+        def logits_of(images):
+            return np.asarray(compute(trained.variables, images[..., None])[0])
+
+        logits = np.concatenate([logits_of(image[None]) for image in chosen.images])
         maps = {
             name: np.stack([method(trained.variables, image) for image in chosen.images])
             for name, method in compiled.items()
         }
         if config.explanation.checks:
-            _check(config, workdir, trained, compiled)
+            _check(config, workdir, trained, compiled, logits_of)
     calibration = trained.calibration
     chances = metrics.probabilities(logits, calibration.temperature, calibration.offset)
     folder = workdir / FOLDER / chosen.name
@@ -108,7 +113,8 @@ def mapping(name: str, model: models.Classifier, config: ConfigDict) -> Callable
     def explained(variables, image):
         images = image[None, :, :, None].astype(jnp.float32) / 255
         baseline = {"baseline": 0.0 if black else blurred(images, faithfulness.BLUR)} if begins else {}
-        return explain.METHODS[name](model, variables, images, **options, **baseline)[0]
+        with jax.default_matmul_precision("highest"):  # maps are small differences of large numbers
+            return explain.METHODS[name](model, variables, images, **options, **baseline)[0]
 
     return lambda variables, image: np.asarray(explained(variables, image))
 
@@ -143,10 +149,6 @@ def _layer(model: models.Classifier, config: ConfigDict) -> str:
     return layer
 
 
-def _logit(trained: Trained, image: np.ndarray) -> float:
-    return float(evaluate.eval_step(trained.model, trained.variables, image[None, :, :, None])[0][0])
-
-
 def _given(config: ConfigDict, data: str) -> Chosen:
     inputs = open_inputs(data)
     ids = list(islice(inputs.ids, config.explanation.count))
@@ -157,7 +159,7 @@ def _given(config: ConfigDict, data: str) -> Chosen:
     return Chosen(inputs.name, ids, np.stack([one.image for one in seen]), None)
 
 
-def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: dict) -> None:
+def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: dict, logits_of: Callable) -> None:
     """Measures the methods on images of the foremost split that are called right, and writes and tells of it."""
     split, told = _foremost(workdir)
     labels, chances = told["scores"]
@@ -177,8 +179,7 @@ def _check(config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: 
     calibration = trained.calibration
 
     def chances_of(batch):
-        logits = evaluate.eval_step(trained.model, trained.variables, batch[..., None])[0]
-        return metrics.probabilities(logits, calibration.temperature, calibration.offset)
+        return metrics.probabilities(logits_of(batch), calibration.temperature, calibration.offset)
 
     def drawn(method, variables, image):
         return smoothed(method(variables, image))

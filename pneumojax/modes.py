@@ -58,10 +58,12 @@ def run(
 
         benchmark_mode(config, workdir)
         return 0
-    cache.keep_compiled(config.data.cache_dir)
     if job is not None:
         processes.join(job, join_seconds)
         log.console.quiet = not processes.first()
+    # The first process alone adds to it; GPUs that do not find what it finds wait for it to compile, in vain.
+    if processes.all_see(cache.folder(config.data.cache_dir)):
+        cache.keep_compiled(config.data.cache_dir)
     status = _compute(mode, config, workdir, data, overrides)
     processes.meet()  # when the first has written the report; signals are heeded until then
     return status

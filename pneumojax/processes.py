@@ -1,9 +1,14 @@
 """The processes of a job: joined in one place, where flags or a scheduler ask for it, and parted from."""
 
 import os
+import re
+import secrets
 import sys
 import threading
+from contextlib import suppress
 from typing import NoReturn
+
+from etils import epath
 
 from pneumojax.errors import UserError
 
@@ -72,7 +77,9 @@ def join(given: dict, seconds: int = JOIN_S) -> None:
     def begin():
         try:
             # The first process writes the report when the others have nothing left to do.
-            jax.distributed.initialize(**given, initialization_timeout=seconds + 60, shutdown_timeout_seconds=3600)
+            jax.distributed.initialize(
+                **given | _own_devices(given), initialization_timeout=seconds + 60, shutdown_timeout_seconds=3600
+            )
             meet()  # at once: what connects devices, the first time, waits for half a minute and not longer
         except Exception as error:
             failures.append(error)
@@ -95,6 +102,20 @@ def join(given: dict, seconds: int = JOIN_S) -> None:
                 " --process=INDEX, or leave --processes out for one process"
             )
         raise UserError(f"the processes of the job cannot be joined: {told}")
+
+
+def _own_devices(given: dict) -> dict:
+    """What `join` gives beside `given`, where a scheduler started this process: then JAX takes one device of many.
+
+    That leaves the others idle where the process is alone on its machine, and is not there where the scheduler lets it
+    see one alone.
+    """
+    if given or "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return {}
+    per_machine = os.environ.get("SLURM_STEP_TASKS_PER_NODE", os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", ""))
+    alone = re.fullmatch(r"1(\(x\d+\))?", per_machine)
+    bound = re.fullmatch(r"[^,]+", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    return {"local_device_ids": []} if alone or bound else {}  # none: it takes all that it sees
 
 
 def several() -> bool:
@@ -125,6 +146,27 @@ def anywhere(*flags: bool) -> tuple[bool, ...]:
 def meet() -> None:
     """Waits until every process of the job is here."""
     anywhere(False)
+
+
+def all_see(folder: epath.Path) -> bool:
+    """Whether it is one folder that all processes of the job see, and not one on each machine."""
+    if not several():
+        return True
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    numbers = multihost_utils.process_allgather(np.array(secrets.randbits(31), np.int32))
+    sign = folder / f".seen-{numbers[0]}"
+    with suppress(OSError):  # it is not seen then
+        if first():
+            folder.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+    meet()
+    [unseen] = anywhere(not sign.exists())
+    with suppress(OSError):
+        if first():
+            sign.unlink()
+    return not unseen
 
 
 def lost_another(error: BaseException) -> bool:

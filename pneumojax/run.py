@@ -65,6 +65,7 @@ def _train(config, workdir, source, prepared, records, notes) -> None:
     for sentence in notes:
         log.console.print(sentence)
     log.console.print(models.layer_table(create_model(config), config.model.image_size))
+    log.console.print(f"Computing on {devices.told()}.")
     if jax.default_backend() == "cpu" and not kernels.load():
         log.console.print("With CPU kernels, training is several times as fast: python -m pneumojax.kernels.build")
     splits = {name: prepared.split(name, members) for name, members in records.items()}

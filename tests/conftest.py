@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Many tests compile the same programs, most of them in processes of their own.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # which is taken for eight, and computes in float32 to the last bit
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Compiling is most of what the tests do, and takes half of the time so. `make soak` computes as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

@@ -21,5 +21,4 @@ def test_xla_knows_what_equal_bits_are_asked_for_by():
     assert done.stdout.split() == [
         "--xla_cpu_enable_fast_math=false",
         "--xla_gpu_deterministic_ops=true",
-        "--xla_gpu_autotune_level=0",
     ]

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -204,6 +205,58 @@ def test_only_an_environment_that_tells_of_several_processes_asks_for_a_job(monk
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert processes.asked(None, None, None) == ({} if several else None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "all_it_sees"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, False),  # one device each, as JAX has it
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, True),  # the machine's devices are its own
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "CUDA_VISIBLE_DEVICES": "2"}, True),  # bound to one, whose number is 0
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}, False),  # the user has chosen
+    ],
+)
+def test_a_process_has_all_devices_that_no_other_could_take(monkeypatch, variables, all_it_sees):
+    """JAX alone would give it the one of its number on the machine, and leave the rest idle, or find none."""
+    given = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **told: given.append(told))
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    processes.join({})
+    processes.join({"process_id": 0})
+    assert [told.get("local_device_ids") for told in given] == [[] if all_it_sees else None, None]
+
+
+SEEN = """
+import sys
+from etils import epath
+from pneumojax import processes
+processes.join(processes.asked(sys.argv[1], "2", int(sys.argv[2])))
+print([processes.all_see(epath.Path(folder)) for folder in sys.argv[3:]])
+"""
+
+
+def test_a_folder_of_each_machines_own_is_no_common_one(tmp_path):
+    """Compiled programs are kept in one that all see, or on GPUs they would wait for each other."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SEEN, coordinator, str(place), tmp_path / f"own-{place}", tmp_path / "common"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+        )
+        for place in (0, 1)
+    ]  # fmt: skip
+    assert [process.communicate(timeout=LIMIT_S)[0] for process in both] == ["[False, True]\n"] * 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_flags_name_a_job_whole():

@@ -97,5 +97,5 @@ def _environment(side: str, devices: int, platform: str) -> dict[str, str]:
     if side == "pneumojax-xla":
         needed["PNEUMOJAX_KERNELS"] = "off"
     if platform == "cpu":
-        needed["CUDA_VISIBLE_DEVICES"] = ""
+        needed |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     return needed

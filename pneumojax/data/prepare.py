@@ -88,10 +88,10 @@ def folder_of(source: Source, size: int, cache_dir: str) -> epath.Path:
 def _open(folder: epath.Path) -> Prepared:
     try:
         index = json.loads((folder / INDEX).read_text())
-        shards = _shards(folder)
+        _, rows = _shards(folder, "image")
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
-        return Prepared(places, read=partial(_read, folder, shards), folder=folder, **told)
+        return Prepared(places, read=partial(_read, folder, rows), folder=folder, **told)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged shard makes its readers raise
@@ -102,14 +102,18 @@ def _damaged(folder) -> UserError:
     return UserError(f"{folder} is damaged: remove it, and it will be written again")
 
 
-def _shards(folder):
-    """The shards as a random access sequence of dicts."""
-    return import_tfds_to_read().builder_from_directory(folder).as_data_source(_SHARDS)
+def _shards(folder, *wanted):
+    """How many images the shards hold, and a function: places -> dicts of the `wanted` features: all take longer."""
+    tfds = import_tfds_to_read()
+    builder = tfds.builder_from_directory(folder)
+    shards = builder.as_data_source(_SHARDS, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    features = tfds.features.FeaturesDict({name: builder.info.features[name] for name in wanted})
+    return len(shards), lambda places: map(features.deserialize_example_np, shards.__getitems__(places))
 
 
-def _read(folder, shards, places):
+def _read(folder, rows, places):
     try:
-        return np.stack([row["image"] for row in shards.__getitems__(np.asarray(places).tolist())])
+        return np.stack([row["image"] for row in rows(np.asarray(places).tolist())])
     except Exception as error:  # shards are opened when they are read
         raise _damaged(folder) from error
 
@@ -272,10 +276,10 @@ def _blank(size, record, reason):
 
 def _index(folder: epath.Path) -> dict:
     """What is known of the shards without reading them all again."""
-    shards = _shards(folder)
+    count, rows = _shards(folder, "id", "unreadable", "signature")
     ids, unreadable, signatures = [], {}, {}
-    for start in range(0, len(shards), _READ):
-        for row in shards.__getitems__(list(range(start, min(start + _READ, len(shards))))):
+    for start in range(0, count, _READ):
+        for row in rows(list(range(start, min(start + _READ, count)))):
             ids.append(row["id"].decode())
             if row["unreadable"]:
                 unreadable[ids[-1]] = row["unreadable"].decode()
