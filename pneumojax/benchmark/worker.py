@@ -53,14 +53,14 @@ class Prepared(NamedTuple):
         one waits for, when what the call before began is.
       facts: what the answer tells of it: the `platform` that it computes on, and more.
       steps: of a call.
-      settle: waits for what the last call began.
+      settle: waits for what the last call began; None where that has ended.
       peak_bytes: of memory.
     """
 
     run: Callable[[], Any]
     facts: Mapping[str, Any]
     steps: int = 1
-    settle: Callable[[], Any] = lambda: None
+    settle: Callable[[], Any] | None = None
     peak_bytes: Callable[[], int] = peak_bytes
 
 
@@ -114,7 +114,8 @@ def prepare(ways: Ways, trial: float) -> tuple[Prepared, dict]:
 def _warm_up(built: Prepared) -> None:
     for _ in range(WARM_UP):
         built.run()
-    built.settle()
+    if built.settle:
+        built.settle()
 
 
 def _told(error: Exception) -> str:
@@ -126,17 +127,20 @@ def _told(error: Exception) -> str:
 def repeat(prepared: Prepared, seconds: float, least: int) -> list[float]:
     """How long a step of each call took, in seconds, over about `seconds` and at least `least` calls.
 
-    A call before them is not counted: it finds caches that others have filled, and nothing to wait for. What the last
-    one began has ended when this returns, or it would go on in another side's turn.
+    The first step is not counted: it finds caches that others have filled. What the last call began has ended when this
+    returns, or it would go on in another side's turn.
     """
     prepared.run()
+    if prepared.settle:
+        prepared.run()  # which waits for the first step
     times = []
     ends = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < ends:
         started = time.perf_counter()
         prepared.run()
         times.append((time.perf_counter() - started) / prepared.steps)
-    prepared.settle()
+    if prepared.settle:
+        prepared.settle()
     return times
 
 
