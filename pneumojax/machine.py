@@ -23,7 +23,7 @@ def describe() -> dict:
     """CPU and its vector instructions, cores that this process may use, memory (bytes), system, installed versions."""
     return {
         "cpu": _cpu(),
-        "instructions": next((name for flag, name in INSTRUCTIONS.items() if flag in _flags()), ""),
+        "instructions": next((name for flag, name in INSTRUCTIONS.items() if flag in flags().split()), ""),
         "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.system(),
@@ -35,14 +35,16 @@ def _cpu() -> str:
     return _told_of_cpu("model name") or platform.processor() or platform.machine()
 
 
-def _flags() -> list[str]:
-    return (_told_of_cpu("flags") or _told_of_cpu("Features")).split()
+def flags() -> str:
+    """Of the first CPU, what it can do, in Linux's words; empty where it is not told."""
+    return _told_of_cpu("flags") or _told_of_cpu("Features")
 
 
 def _told_of_cpu(field: str) -> str:
-    """By Linux, of the first CPU; empty where it is not told."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 

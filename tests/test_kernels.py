@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumojax import kernels
+from pneumojax import kernels, machine
 from pneumojax.errors import UserError
 from pneumojax.kernels.build import build
 
@@ -150,5 +150,5 @@ def test_a_library_is_for_one_source_and_one_kind_of_cpu(monkeypatch, tmp_path):
         with monkeypatch.context() as patch:
             patch.setattr(kernels, "SOURCE", folder / "block.cc")
             assert kernels.path(b"") != own
-    monkeypatch.setattr(kernels, "_instructions", lambda: "flags: another")
+    monkeypatch.setattr(machine, "flags", lambda: "another")
     assert kernels.path(b"") != own

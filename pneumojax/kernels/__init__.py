@@ -18,6 +18,7 @@ import jaxlib
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
+from pneumojax import machine
 from pneumojax.cache import folder
 
 SOURCE = Path(__file__).with_name("block.cc")
@@ -56,7 +57,7 @@ def lowered(plain: Callable, kernel: Kernel, *arrays: jax.Array) -> tuple[jax.Ar
     in_float32 = _divided(kernel, len(arrays[0]))
 
     def cpu(x, weights, *others):
-        """Of bfloat16, products are exact in float32; what is kept in bfloat16 is rounded once."""
+        """What goes in and out may be bfloat16; all between is float32."""
         results = in_float32(*map(_widened, (x, weights.astype(x.dtype), *others)))
         return tuple(result.astype(dtype) for result, dtype in zip(results, types, strict=True))
 
@@ -135,17 +136,9 @@ def libraries() -> Path:
 def _stem():
     paths = (*SOURCE.parent.glob("*.cc"), *SOURCE.parent.glob("*.h"), SOURCE.with_name("build.py"))
     sources = (path.read_bytes() for path in sorted(paths))
-    machine = (jaxlib.__version__, _instructions(), *platform.libc_ver())
-    parts = (*sources, *(part.encode() for part in machine))
+    target = (jaxlib.__version__, machine.flags() or platform.processor(), *platform.libc_ver())
+    parts = (*sources, *(part.encode() for part in target))
     return "block-" + hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
-
-
-def _instructions():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _target(name):
