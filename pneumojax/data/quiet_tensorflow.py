@@ -9,8 +9,9 @@ from types import ModuleType
 from pneumojax.errors import UserError
 
 # TensorFlow reads them once, at its import. oneDNN's greeting heeds no log level, only its own switch, and the
-# feed computes nothing that oneDNN would speed up.
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+# feed computes nothing that oneDNN would speed up. Without the last, TensorFlow imports Keras, which takes half as long
+# again and is not needed; it is still there for who uses `tf.keras`.
+_AT_IMPORT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "TF_USE_LEGACY_KERAS": "1"}
 
 _NEEDED = {"tensorflow": "tensorflow", "tensorflow_datasets": "tensorflow-datasets", "array_record": "array-record"}
 INSTALL = f"pip install {' '.join(_NEEDED.values())}"
@@ -18,7 +19,7 @@ INSTALL = f"pip install {' '.join(_NEEDED.values())}"
 
 def import_tensorflow() -> ModuleType:
     """TensorFlow, which will not touch the accelerators: they are JAX's."""
-    with _environment(_QUIET), _telling_what_is_missing():
+    with _environment(_AT_IMPORT), _telling_what_is_missing():
         import tensorflow as tf
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)

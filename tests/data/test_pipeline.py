@@ -1,6 +1,8 @@
 """The order of examples hangs on seed and step alone, and the feed brings what that order says."""
 
 import os
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -146,3 +148,13 @@ def test_importing_tensorflow_leaves_the_environment_as_it_was(monkeypatch):
         assert os.environ["SET_BEFORE"] == os.environ["UNSET_BEFORE"] == "theirs"
     assert os.environ["SET_BEFORE"] == "mine"
     assert "UNSET_BEFORE" not in os.environ
+
+
+def test_tensorflow_comes_without_keras_which_is_still_to_be_had():
+    """Importing Keras takes seconds, and nothing here needs it."""
+    program = (
+        "import sys; from pneumojax.data.quiet_tensorflow import import_tfds; import_tfds();"
+        "print('keras' in sys.modules); import tensorflow; print(tensorflow.keras.layers.Dense(1).units)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.stdout.split(), result.returncode) == (["False", "1"], 0), result.stderr
