@@ -6,8 +6,9 @@ BIN := .venv/bin
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
 
+# Three at once, since tests wait for processes that they start; whose modules are compiled once, whatever is set here.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup $(TESTS)
 
 # Breaks 1,000 files of each kind that users give, others each time, in a minute or two: FUZZ=5000 breaks more.
 # Where ../shared/data has real radiographs, some are among them.
