@@ -53,10 +53,11 @@ def counts(folder, work, process) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def filled(chests, tmp_path_factory):
-    """A folder in which two runs at once have filled the cache."""
+def filled(finished, chests, tmp_path_factory):
+    """A folder in which two runs at once have filled the cache: one trains, and both evaluate the same."""
     folder = tmp_path_factory.mktemp("cached")
-    processes = {work: train(folder, work, chests) for work in ("one", "other")}
+    shutil.copytree(finished[0], folder, dirs_exist_ok=True)
+    processes = {"one": train(folder, "one", chests), "work": start(folder, "work", "--mode=evaluate")}
     for work, process in processes.items():
         counts(folder, work, process)
     return folder

@@ -107,7 +107,7 @@ def signed_anew(folder):
 @pytest.mark.parametrize("damage", [flip, cut, type(epath.Path()).unlink], ids=["flipped", "cut", "missing"])
 def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, config, state, damage, capsys):
     """Whichever file it is, and to go on from as to predict by; what takes its place is removed first."""
-    workdir, layout = epath.Path(tmp_path), devices.layout()
+    workdir, layout = epath.Path(tmp_path), devices.layout(jax.devices()[:1])
     save_all(workdir, config, state, [True, True, True])
     folder = workdir / "checkpoints/3"
     names = json.loads((folder / checkpoint.MANIFEST).read_text())

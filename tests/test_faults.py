@@ -36,7 +36,7 @@ ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # a loca
 
 def test_a_full_disk_is_told_in_a_line_and_once_there_is_room_the_run_goes_on(chests, disk, tmp_path, alone):
     """Room for one checkpoint and not for two."""
-    cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+    cache = f"--config.data.cache_dir={alone / 'cache'}"
     full = run(disk, chests, cache)
     assert full.returncode == 2, full.stderr
     assert "No space left on device: make room, and run the same command again; what was saved before" in full.stderr

@@ -295,8 +295,8 @@ def test_a_run_without_a_checkpoint_is_told(trained, tmp_path):
     )
 
 
-def test_a_wheel_runs_from_anywhere(chests, tmp_path):
-    """Built from the tree and unpacked elsewhere, with no source in reach."""
+def test_a_wheel_runs_from_anywhere(finished, tmp_path):
+    """Built from the tree and unpacked elsewhere, with no source in reach: all modules, and a run evaluated by them."""
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
         check=True,
@@ -304,6 +304,12 @@ def test_a_wheel_runs_from_anywhere(chests, tmp_path):
     [wheel] = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
-    done = pneumojax(*SMALL, f"--data={chests}", cwd=tmp_path, PYTHONPATH=str(site), PYTHONSAFEPATH="1")
+    own = {path.relative_to(ROOT) for path in (ROOT / "pneumojax").rglob("*.py")}
+    configs = {"pneumojax" / path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py")}
+    assert {path.relative_to(site) for path in site.rglob("*.py")} == own | configs
+    shutil.copytree(finished[0] / "work", tmp_path / "work")
+    shutil.rmtree(tmp_path / "work/report")
+    command = ("--mode=evaluate", "--workdir=work", f"--config.data.cache_dir={finished[0] / 'cache'}")
+    done = pneumojax(*command, cwd=tmp_path, PYTHONPATH=str(site), PYTHONSAFEPATH="1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "work/report/index.html").exists()

@@ -44,32 +44,35 @@ def layout():
 
 
 def trained_whole(config, folder, splits, layout):
-    """The workdir of a run that nothing stops, fed by the loader."""
+    """The workdir of a run that nothing stops."""
     workdir = epath.Path(folder) / "whole"
     workdir.mkdir()
-    config.data.resident = "never"
     assert train(config, workdir, splits, layout)
     return workdir
 
 
 @pytest.fixture(scope="session")
 def undisturbed(splits, layout, tmp_path_factory):
-    """`trained_whole` by the fixture `config`."""
-    return trained_whole(small_config(), tmp_path_factory.mktemp("undisturbed"), splits, layout)
+    """`trained_whole` by the fixture `config`, with the split in memory ("always") and fed by the loader ("never")."""
+
+    def trained(resident):
+        config = small_config()
+        config.data.resident = resident
+        return trained_whole(config, tmp_path_factory.mktemp("undisturbed"), splits, layout)
+
+    return {resident: trained(resident) for resident in ("always", "never")}
 
 
-@pytest.mark.parametrize("resident", ["always", "never"])
-def test_a_run_stopped_and_started_again_equals_one_that_was_not(
-    config, splits, tmp_path, layout, undisturbed, resident
-):
-    """Stopped after an epoch was saved: bit for bit, line for line, by one means or the other."""
-    config.data.resident = resident
-    final = equal_when_stopped(config, splits, tmp_path, layout, undisturbed, done=1)
+def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits, tmp_path, layout, undisturbed):
+    """Stopped after an epoch was saved: bit for bit, line for line."""
+    config.data.resident = "always"
+    final = equal_when_stopped(config, splits, tmp_path, layout, undisturbed["always"], done=1)
     assert (final.plateau.rate, final.plateau.best, final.plateau.stale) == (1, 0, 0), "nothing is followed unasked"
 
 
 def test_what_a_plateau_has_seen_is_not_forgotten(config, splits, tmp_path, layout):
-    """Stopped after an epoch that was no better: the next one lowers the rate."""
+    """Stopped after an epoch that was no better: the next one lowers the rate. Fed by the loader."""
+    config.data.resident = "never"
     # So slow that every image of val is called the same throughout: accuracy stays at a half.
     config.optimizer.update({"name": "rmsprop", "schedule": "plateau", "learning_rate": 1e-5, "warmup_epochs": 0.0})
     config.model.batch_norm_momentum, config.epochs = 0.99, 4
@@ -144,7 +147,7 @@ def test_a_run_stopped_within_epochs_equals_one_that_was_not(
 ):
     """At the first step of all, at an epoch's last one, and in the midst: each start goes on to the next stop."""
     config.data.resident = resident
-    whole, broken = undisturbed, epath.Path(tmp_path / "broken")
+    whole, broken = undisturbed[resident], epath.Path(tmp_path / "broken")
     broken.mkdir()
     for number, reached in ((0, 1), (5, 6), (8, 9)):
         stopped(broken, number)
@@ -178,7 +181,7 @@ def test_a_signal_is_not_held_back_by_a_long_val(config, splits, tmp_path, layou
     assert int(final_state(config, broken, splits, layout).step) == 4
     assert records_of(broken) == []
     assert train(config, broken, splits, layout)
-    assert records_of(broken) == records_of(undisturbed)
+    assert records_of(broken) == records_of(undisturbed["never"])
 
 
 def test_a_signal_while_the_last_state_is_saved_waits_for_it(config, splits, tmp_path, layout, monkeypatch):
@@ -224,18 +227,18 @@ def test_states_are_saved_within_epochs_as_often_as_is_asked_for(config, splits,
 
 
 def test_every_epoch_is_told_and_learning_shows(undisturbed):
-    lines = records_of(undisturbed)
+    lines = records_of(undisturbed["never"])
     assert [(line["epoch"], line["split"]) for line in lines] == [
         (epoch, split) for epoch in range(1, 4) for split in ("train", "val")
     ]
     assert all({"step", "bce", "accuracy", "auc"} <= set(line) for line in lines)
     assert lines[-2]["bce"] < lines[0]["bce"]
-    assert any("tfevents" in path.name for path in (undisturbed / "tensorboard").iterdir())
+    assert any("tfevents" in path.name for path in (undisturbed["never"] / "tensorboard").iterdir())
 
 
 def test_what_was_fitted_on_val_is_saved_with_the_checkpoint(config, splits, layout, undisturbed):
     """The best model's own logits of val give it again."""
-    workdir = undisturbed
+    workdir = undisturbed["never"]
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, SIZE, 0))
     with jax.set_mesh(layout.mesh):
