@@ -16,9 +16,10 @@ from etils import epath
 
 from pneumojax import cache
 from pneumojax.data.prepared import SIGNATURE, Prepared, same_pictures, signature
-from pneumojax.data.quiet_tensorflow import import_tfds, import_tfds_to_read
+from pneumojax.data.quiet_tensorflow import import_tfds
 from pneumojax.data.readers import refuse_unreadable, try_read
 from pneumojax.data.records import Source
+from pneumojax.data.shards import open_shards
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import CRASHES, Watched, in_parallel, unwatched
 from pneumojax.errors import UserError
@@ -26,7 +27,6 @@ from pneumojax.files import no_room
 
 FORMAT = 2  # raise it when what is written for the same source changes
 INDEX = "index.json"
-_READ = 256  # images read from shards at a time
 _SHARDS = "images"  # TFDS's name for the one split that holds all; what is trained on is chosen afterwards
 
 
@@ -88,10 +88,12 @@ def folder_of(source: Source, size: int, cache_dir: str) -> epath.Path:
 def _open(folder: epath.Path) -> Prepared:
     try:
         index = json.loads((folder / INDEX).read_text())
-        _, rows = _shards(folder, "image")
+        info, examples = open_shards(folder, _SHARDS, "image")
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
-        return Prepared(places, read=partial(_read, folder, rows), folder=folder, **told)
+        return Prepared(
+            places, read=partial(_read, folder, info.features["image"].shape, examples), folder=folder, **told
+        )
     except UserError:
         raise
     except Exception as error:  # whatever a damaged shard makes its readers raise
@@ -102,18 +104,10 @@ def _damaged(folder) -> UserError:
     return UserError(f"{folder} is damaged: remove it, and it will be written again")
 
 
-def _shards(folder, *wanted):
-    """How many images the shards hold, and a function: places -> dicts of the `wanted` features: all take longer."""
-    tfds = import_tfds_to_read()
-    builder = tfds.builder_from_directory(folder)
-    shards = builder.as_data_source(_SHARDS, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    features = tfds.features.FeaturesDict({name: builder.info.features[name] for name in wanted})
-    return len(shards), lambda places: map(features.deserialize_example_np, shards.__getitems__(places))
-
-
-def _read(folder, rows, places):
+def _read(folder, shape, examples, places):
     try:
-        return np.stack([row["image"] for row in rows(np.asarray(places).tolist())])
+        found = examples(np.asarray(places).tolist())
+        return np.stack([np.frombuffer(row["image"], np.uint8).reshape(shape) for row in found])
     except Exception as error:  # shards are opened when they are read
         raise _damaged(folder) from error
 
@@ -276,13 +270,12 @@ def _blank(size, record, reason):
 
 def _index(folder: epath.Path) -> dict:
     """What is known of the shards without reading them all again."""
-    count, rows = _shards(folder, "id", "unreadable", "signature")
+    info, examples = open_shards(folder, _SHARDS, "id", "unreadable", "signature")
     ids, unreadable, signatures = [], {}, {}
-    for start in range(0, count, _READ):
-        for row in rows(list(range(start, min(start + _READ, count)))):
-            ids.append(row["id"].decode())
-            if row["unreadable"]:
-                unreadable[ids[-1]] = row["unreadable"].decode()
-            else:
-                signatures[ids[-1]] = row["signature"].tobytes()
+    for row in examples(range(info.splits[_SHARDS].num_examples)):
+        ids.append(row["id"].decode())
+        if row["unreadable"]:
+            unreadable[ids[-1]] = row["unreadable"].decode()
+        else:
+            signatures[ids[-1]] = row["signature"]
     return {"ids": ids, "unreadable": unreadable} | same_pictures(signatures)

@@ -19,7 +19,7 @@ INSTALL = f"pip install {' '.join(_NEEDED.values())}"
 
 def import_tensorflow() -> ModuleType:
     """TensorFlow, which will not touch the accelerators: they are JAX's."""
-    with _environment(_AT_IMPORT), _telling_what_is_missing():
+    with _environment(_AT_IMPORT), telling_what_is_missing():
         import tensorflow as tf
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
@@ -34,7 +34,7 @@ def import_tfds() -> ModuleType:
 
 def import_tfds_to_read() -> ModuleType:
     """TFDS as it reads shards of arrays, for which it needs no TensorFlow."""
-    with _telling_what_is_missing():
+    with telling_what_is_missing():
         import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -47,7 +47,8 @@ def installed() -> bool:
 
 
 @contextmanager
-def _telling_what_is_missing() -> Iterator[None]:
+def telling_what_is_missing() -> Iterator[None]:
+    """Has a UserError where what is imported within is not installed."""
     try:
         yield
     except ImportError as error:

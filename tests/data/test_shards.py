@@ -1,0 +1,70 @@
+"""Shards give what TFDS itself reads from them, wherever in them it lies."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from etils import epath
+
+from pneumojax.data.quiet_tensorflow import import_tfds
+from pneumojax.data.shards import open_shards
+
+EXAMPLES = 50
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    """That of 50 examples in three shards, which are prepared."""
+    tfds = import_tfds()
+
+    class Noise(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        __module__ = "pneumojax.data.prepare"  # TFDS looks beside it for what describes the data
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Tensor(shape=(9, 7, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
+            features = {"image": image, "id": tfds.features.Text(), "label": tfds.features.Scalar(np.uint8)}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, download_manager):
+            return {"images": self._generate_examples()}
+
+        def _generate_examples(self):
+            rng = np.random.default_rng(0)
+            for number in range(EXAMPLES):
+                image = rng.integers(0, 256, (9, 7, 1), np.uint8)
+                yield number, {"image": image, "id": f"brüst {number}", "label": number % 2}
+
+    made = Noise(data_dir=tmp_path_factory.mktemp("shards"), file_format="array_record")
+    made.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False))
+    assert len(made.info.splits["images"].shard_lengths) == 3
+    return made
+
+
+@pytest.mark.parametrize("places", [range(EXAMPLES), [49, 0, 0, 17, 16, 33], []], ids=["all", "some", "none"])
+def test_each_place_is_what_tfds_finds_there(builder, places):
+    info, examples = open_shards(epath.Path(builder.data_path), "images", "image", "id")
+    expected = builder.as_data_source("images")
+    found = list(examples(places))
+    assert len(found) == len(places)
+    for row, place in zip(found, places, strict=True):
+        assert set(row) == {"image", "id"}
+        assert row["id"] == expected[place]["id"]
+        image = np.frombuffer(row["image"], np.uint8).reshape(info.features["image"].shape)
+        np.testing.assert_array_equal(image, expected[place]["image"])
+
+
+def test_many_threads_read_at_once(builder):
+    """As tf.data does."""
+    _, examples = open_shards(epath.Path(builder.data_path), "images", "id")
+    whole = [row["id"] for row in examples(range(EXAMPLES))]
+    orders = np.random.default_rng(1).permuted(np.tile(np.arange(EXAMPLES), (40, 1)), axis=1).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        for order, found in zip(orders, pool.map(lambda order: list(examples(order)), orders), strict=True):
+            assert [row["id"] for row in found] == [whole[place] for place in order]
+
+
+def test_a_place_beyond_them_is_an_error(builder):
+    _, examples = open_shards(epath.Path(builder.data_path), "images", "id")
+    with pytest.raises(IndexError):
+        list(examples([EXAMPLES]))
