@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,12 +28,21 @@ from pneumojax.data import phantom
 from pneumojax.data import splits as splitting
 from pneumojax.data.readers import from_source
 from pneumojax.data.sources import open_source
+from pneumojax.errors import UserError
+from pneumojax.kernels.build import build
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32  # pixels of the images that small runs see
 COSTLY = ("alone", "finished", "undisturbed", "folded", "seeded", "filled", "comparison", "library", "way")
+
+
+def pytest_sessionstart(session):
+    """Builds the CPU kernels once, before all tests: else those before the first that builds them compute without."""
+    if not hasattr(session.config, "workerinput"):
+        with suppress(UserError):  # where there is no compiler, whose tests say so
+            build()
 
 
 @pytest.hookimpl(tryfirst=True)
