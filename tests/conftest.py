@@ -35,7 +35,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32  # pixels of the images that small runs see
-COSTLY = ("alone", "finished", "undisturbed", "folded", "seeded", "filled", "comparison", "library", "way")
+COSTLY = ("alone", "finished", "undisturbed", "folded", "seeded", "comparison", "library", "way")
 
 
 def pytest_sessionstart(session):

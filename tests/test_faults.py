@@ -34,7 +34,7 @@ def run(folder, chests, *more, **environment):
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # a locale that knows no other letters
 
 
-def test_a_full_disk_is_told_in_a_line_and_once_there_is_room_the_run_goes_on(chests, disk, tmp_path, alone):
+def test_a_full_disk_is_told_in_a_line_and_once_there_is_room_the_run_goes_on(chests, disk, alone):
     """Room for one checkpoint and not for two."""
     cache = f"--config.data.cache_dir={alone / 'cache'}"
     full = run(disk, chests, cache)

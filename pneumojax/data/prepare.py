@@ -91,9 +91,8 @@ def _open(folder: epath.Path) -> Prepared:
         info, examples = open_shards(folder, _SHARDS, "image")
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         told = {name: index[name] for name in ("unreadable", "identical", "near_equal")}
-        return Prepared(
-            places, read=partial(_read, folder, info.features["image"].shape, examples), folder=folder, **told
-        )
+        read = partial(_read, folder, info.features["image"].shape, examples)
+        return Prepared(places, read=read, folder=folder, **told)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged shard makes its readers raise
