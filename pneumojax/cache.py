@@ -22,10 +22,11 @@ def keep_compiled(cache_dir: str) -> None:
 
     Nothing changes where JAX has been told of another place (JAX_COMPILATION_CACHE_DIR), or the folder cannot be
     written. JAX names an entry by the program, the devices and its own version; where one cannot be read, as another
-    process is writing it or was killed then, JAX compiles.
+    process is writing it or was killed then, JAX compiles, wherever the entry is.
     """
     import jax  # not above: preparing needs the folder alone
 
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     if jax.config.jax_compilation_cache_dir:
         return
     compiled = folder(cache_dir) / COMPILED
@@ -42,7 +43,7 @@ def keep_compiled(cache_dir: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small programs add up to seconds
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 
 def _remove_unused(compiled: epath.Path) -> None:

@@ -29,13 +29,13 @@ finally:
 """
 
 
-def start(folder, work, *arguments) -> subprocess.Popen:
-    """A command in `folder` for the workdir `work`, which has only the cache of its own."""
+def start(folder, work, *arguments, **told: str) -> subprocess.Popen:
+    """A command in `folder` for the workdir `work`, with a cache of its own and what else is told to it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     given = [*arguments, f"--workdir={work}", "--config.data.cache_dir=cache"]
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.replace("WORK", repr(work)), *given],
-        cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, text=True,
+        cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)} | told, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -71,11 +71,15 @@ def test_a_later_run_compiles_nothing(filled, chests):
     assert a == b
 
 
-def test_damaged_entries_are_compiled_anew(filled):
-    """As a killed process leaves them."""
+THEIRS = {"JAX_COMPILATION_CACHE_DIR": f"cache/{cache.COMPILED}", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.mark.parametrize("told", [{}, THEIRS], ids=["ours", "theirs"])
+def test_damaged_entries_are_compiled_anew(filled, told):
+    """As a killed process leaves them; in our place or in one that JAX has been told of."""
     for entry in (filled / "cache" / cache.COMPILED).iterdir():
         os.truncate(entry, entry.stat().st_size // 2)
-    found = counts(filled, "one", start(filled, "one", "--mode=evaluate"))
+    found = counts(filled, "one", start(filled, "one", "--mode=evaluate", **told))
     assert found["cache_hits"] == 0 < found["cache_misses"]
 
 
