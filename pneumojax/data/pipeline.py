@@ -54,7 +54,6 @@ def feed(
     """
     tf = import_tensorflow()
     failures = []
-    size = split.read(np.zeros(1, int)).shape[1]
 
     def load(step):
         indices = batch_indices(int(step), examples=len(split.ids), batch_size=batch_size, seed=seed)[rows]
@@ -64,11 +63,8 @@ def feed(
             failures.append(error)
             raise
 
-    def shaped(images, labels):
-        return tf.ensure_shape(images, (None, size, size, 1)), tf.ensure_shape(labels, (None,))
-
     batches = tf.data.Dataset.range(first_step, last_step).map(
-        lambda step: shaped(*tf.numpy_function(load, [step], (tf.uint8, tf.uint8))),
+        lambda step: tf.numpy_function(load, [step], (tf.uint8, tf.uint8)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

@@ -19,13 +19,13 @@ from pneumojax.data.prepared import SIGNATURE, Prepared, same_pictures, signatur
 from pneumojax.data.quiet_tensorflow import import_tfds
 from pneumojax.data.readers import refuse_unreadable, try_read
 from pneumojax.data.records import Source
-from pneumojax.data.shards import open_shards
+from pneumojax.data.shards import FILES, open_shards, uncompressed_writer
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import CRASHES, Watched, in_parallel, unwatched
 from pneumojax.errors import UserError
 from pneumojax.files import no_room
 
-FORMAT = 2  # raise it when what is written for the same source changes
+FORMAT = 3  # raise it when what is written for the same source changes
 INDEX = "index.json"
 _SHARDS = "images"  # TFDS's name for the one split that holds all; what is trained on is chosen afterwards
 
@@ -221,6 +221,9 @@ def _builder_to(folder, source, size, means):
             info.initialize_from_bucket = _nothing  # which leaves a folder behind in any case
             return info
 
+        def _example_writer(self):
+            return uncompressed_writer()
+
         def _split_generators(self, download_manager):
             return {_SHARDS: self._generate_examples(source.records)}
 
@@ -235,7 +238,7 @@ def _builder_to(folder, source, size, means):
             )
             return means.watched(examples, len(records))
 
-    return Radiographs(data_dir=folder, file_format="array_record")
+    return Radiographs(data_dir=folder, file_format=FILES)
 
 
 def _nothing() -> None:
@@ -272,9 +275,9 @@ def _index(folder: epath.Path) -> dict:
     info, examples = open_shards(folder, _SHARDS, "id", "unreadable", "signature")
     ids, unreadable, signatures = [], {}, {}
     for row in examples(range(info.splits[_SHARDS].num_examples)):
-        ids.append(row["id"].decode())
+        ids.append(str(row["id"], "utf-8"))
         if row["unreadable"]:
-            unreadable[ids[-1]] = row["unreadable"].decode()
+            unreadable[ids[-1]] = str(row["unreadable"], "utf-8")
         else:
-            signatures[ids[-1]] = row["signature"]
+            signatures[ids[-1]] = bytes(row["signature"])
     return {"ids": ids, "unreadable": unreadable} | same_pictures(signatures)

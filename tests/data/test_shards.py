@@ -7,13 +7,13 @@ import pytest
 from etils import epath
 
 from pneumojax.data.quiet_tensorflow import import_tfds
-from pneumojax.data.shards import open_shards
+from pneumojax.data.shards import FILES, _features, open_shards, uncompressed_writer
 
 EXAMPLES = 50
 
 
-@pytest.fixture(scope="module")
-def builder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["compressed", "uncompressed"])
+def builder(request, tmp_path_factory):
     """That of 50 examples in three shards, which are prepared."""
     tfds = import_tfds()
 
@@ -26,6 +26,9 @@ def builder(tmp_path_factory):
             features = {"image": image, "id": tfds.features.Text(), "label": tfds.features.Scalar(np.uint8)}
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
+        def _example_writer(self):
+            return uncompressed_writer() if request.param == "uncompressed" else super()._example_writer()
+
         def _split_generators(self, download_manager):
             return {"images": self._generate_examples()}
 
@@ -35,7 +38,7 @@ def builder(tmp_path_factory):
                 image = rng.integers(0, 256, (9, 7, 1), np.uint8)
                 yield number, {"image": image, "id": f"brüst {number}", "label": number % 2}
 
-    made = Noise(data_dir=tmp_path_factory.mktemp("shards"), file_format="array_record")
+    made = Noise(data_dir=tmp_path_factory.mktemp("shards"), file_format=FILES)
     made.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False))
     assert len(made.info.splits["images"].shard_lengths) == 3
     return made
@@ -49,7 +52,7 @@ def test_each_place_is_what_tfds_finds_there(builder, places):
     assert len(found) == len(places)
     for row, place in zip(found, places, strict=True):
         assert set(row) == {"image", "id"}
-        assert row["id"] == expected[place]["id"]
+        assert bytes(row["id"]) == expected[place]["id"]
         image = np.frombuffer(row["image"], np.uint8).reshape(info.features["image"].shape)
         np.testing.assert_array_equal(image, expected[place]["image"])
 
@@ -68,3 +71,22 @@ def test_a_place_beyond_them_is_an_error(builder):
     _, examples = open_shards(epath.Path(builder.data_path), "images", "id")
     with pytest.raises(IndexError):
         list(examples([EXAMPLES]))
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 16383, 16384, 2**21])
+def test_features_are_found_as_protobuf_finds_them(length):
+    """Among others of every kind, some of which hold what looks like one."""
+    import_tfds()
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    image = np.random.default_rng(length).bytes(length)
+    other = tf_example_pb2.Example()
+    other.features.feature["image"].bytes_list.value.append(b"not this one")
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(image)
+    example.features.feature["bild ü"].bytes_list.value.append(b"")
+    example.features.feature["like"].bytes_list.value.append(other.SerializeToString())
+    example.features.feature["label"].int64_list.value.append(2**40)
+    example.features.feature["share"].float_list.value.append(0.5)
+    found = _features(example.SerializeToString(), ("image", "bild ü"))
+    assert {name: bytes(content) for name, content in found.items()} == {"image": image, "bild ü": b""}
