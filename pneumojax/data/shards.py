@@ -17,7 +17,7 @@ Examples = Callable[[Sequence[int]], Iterator[Mapping[str, memoryview]]]
 def uncompressed_writer():
     """What a builder of TFDS in the format `FILES` has its examples written by.
 
-    Radiographs lose a fifth of their size to the compression that TFDS asks for, and are read in a third of the time
+    Radiographs lose a seventh of their size to the compression that TFDS asks for, and are read in a third of the time
     without it.
 
     Raises:
