@@ -16,7 +16,7 @@ fuzz: install
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
 
 # Kills runs at random moments, fifty times or KILLS, and holds each to one that was not; and jobs of several processes of
-# which one is stopped or dies: some twenty minutes.
+# which one is stopped or dies: seven to twenty minutes.
 soak: install
 	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/test_kill.py tests/test_processes.py
 

@@ -19,7 +19,7 @@ from pneumojax.data.prepared import SIGNATURE, Prepared, same_pictures, signatur
 from pneumojax.data.quiet_tensorflow import import_tfds
 from pneumojax.data.readers import refuse_unreadable, try_read
 from pneumojax.data.records import Source
-from pneumojax.data.shards import FILES, open_shards, uncompressed_writer
+from pneumojax.data.shards import FILE_FORMAT, open_shards, uncompressed_writer
 from pneumojax.data.unreadable import UnreadableImage
 from pneumojax.data.workers import CRASHES, Watched, in_parallel, unwatched
 from pneumojax.errors import UserError
@@ -238,7 +238,7 @@ def _builder_to(folder, source, size, means):
             )
             return means.watched(examples, len(records))
 
-    return Radiographs(data_dir=folder, file_format=FILES)
+    return Radiographs(data_dir=folder, file_format=FILE_FORMAT)
 
 
 def _nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from pneumojax.data.quiet_tensorflow import import_tfds
-from pneumojax.data.shards import FILES, _features, open_shards, uncompressed_writer
+from pneumojax.data.shards import FILE_FORMAT, _features, open_shards, uncompressed_writer
 
 EXAMPLES = 50
 
@@ -38,7 +38,7 @@ def builder(request, tmp_path_factory):
                 image = rng.integers(0, 256, (9, 7, 1), np.uint8)
                 yield number, {"image": image, "id": f"brüst {number}", "label": number % 2}
 
-    made = Noise(data_dir=tmp_path_factory.mktemp("shards"), file_format=FILES)
+    made = Noise(data_dir=tmp_path_factory.mktemp("shards"), file_format=FILE_FORMAT)
     made.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False))
     assert len(made.info.splits["images"].shard_lengths) == 3
     return made
