@@ -1,58 +1,69 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-browser test-peers test-slurm bench peers fuzz soak lint lock clean
+.PHONY: install train test check docs test-browser test-peers test-slurm bench peers fuzz soak lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
 
-# Three at once, since tests wait for processes that they start; whose modules are compiled once, whatever is set here.
+# Three workers at once, since tests wait for processes that they start. The modules of those are compiled once, whatever
+# the environment says.
 test: install
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup $(TESTS)
 
-# Breaks 1,000 files of each kind that users give, others each time, in a minute or two: FUZZ=5000 breaks more.
-# Where ../shared/data has real radiographs, some are among them.
+# Style, types, the direction of imports, and the documents.
+check: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m studies.render --check
+	$(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
+
+# The documents in a browser, at http://127.0.0.1:8000.
+docs: install
+	$(BIN)/mkdocs serve
+
+# Breaks 1,000 files of each kind that users give, different ones each time, in a minute or two. FUZZ=5000 breaks more.
+# Where ../shared/data has real radiographs, some of them are among the files.
 fuzz: install
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
 
-# Kills runs at random moments, fifty times or KILLS, and holds each to one that was not; and jobs of several processes of
-# which one is stopped or dies: seven to twenty minutes.
+# Kills runs at random moments, fifty times or KILLS, and compares each with an undisturbed run; and stops or kills
+# processes of jobs of several: seven to twenty minutes.
 soak: install
-	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/test_kill.py tests/test_processes.py
+	KILLS=$(or $(KILLS),50) XLA_FLAGS= $(BIN)/python -m pytest -s tests/workflows/test_kill.py tests/runtime/test_distributed.py
 
-# A job of launch/slurm.sbatch on a SLURM of this machine alone: as root, with Debian's slurm-wlm and munge, or alike.
+# A job of launch/slurm.sbatch on a SLURM of this machine alone: as root, with Debian's slurm-wlm and munge.
 test-slurm: install
 	SLURM=here $(BIN)/python -m pytest -s tests/launch/test_slurm.py
 
 install: .venv/installed .venv/kernels
 
-# The locked set, then the package itself: no version is chosen at install time.
+# The locked versions, then the package itself: no version is chosen at install time.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The CPU kernels, where there is a compiler; training works without them.
-%/kernels: %/installed $(wildcard pneumojax/kernels/*.cc pneumojax/kernels/*.h)
-	-$*/bin/python -m pneumojax.kernels.build
+# The CPU kernels, where there is a compiler. Training works without them.
+%/kernels: %/installed $(wildcard pneumojax/models/kernels/*.cc pneumojax/models/kernels/*.h)
+	-$*/bin/python -m pneumojax.models.kernels.build
 	touch $@
 
-# The report in headless Chromium: needs Debian's chromium and chromium-driver, or alike, and installs selenium.
+# The report in headless Chromium: needs Debian's chromium and chromium-driver, and installs selenium.
 test-browser: install
 	$(BIN)/python -m pip install --quiet selenium
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/reports/test_report_in_a_browser.py
 
-lint: install
-	$(BIN)/ruff check
-
-# Needs uv. The newest versions that agree with each other, for Python 3.11 and for 3.12 and later.
+# Needs uv. Locks the newest versions that agree with each other, for Python 3.11 and for 3.12 and later.
 lock:
-	uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test \
+	uv pip compile --universal --python-version 3.11 --fork-strategy requires-python --extra test --extra docs \
 	  --no-emit-index-url --no-header --no-annotate --upgrade --output-file requirements.lock pyproject.toml
 
-# Ours beside Keras and PyTorch, in an environment of its own. BENCH takes further flags of --mode=benchmark; TORCH is what
-# pip is told to install. Alone it brings gigabytes of CUDA: without a GPU, add the index that PyTorch's pages name for CPUs.
+# PneumoJAX beside Keras and PyTorch, in an environment of its own. BENCH takes further flags of --mode=benchmark; TORCH is
+# what pip installs. Alone it brings gigabytes of CUDA: without a GPU, add the index that PyTorch's pages name for CPUs.
 TORCH ?= torch
 PEERS ?= pneumojax-xla,keras-tensorflow,keras-jax,torch,torch-compile
 bench: peers .venv-bench/kernels
@@ -68,11 +79,12 @@ bench: peers .venv-bench/kernels
 peers: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet $(TORCH)
 
-# Holds our logits and explanations to those of Keras, PyTorch and Captum, in the same environment.
+# Compares logits and explanations with those of Keras, PyTorch and Captum, in the same environment.
 test-peers: peers .venv-bench/captum .venv-bench/kernels
-	KERAS=all .venv-bench/bin/python -m pytest -s tests/test_keras_parity.py tests/benchmark/test_peers.py tests/test_captum.py
+	KERAS=all .venv-bench/bin/python -m pytest -s tests/models/test_keras_parity.py tests/benchmark/test_peers.py \
+	  tests/inference/test_captum.py
 
-# The locked set has what Captum needs, of which some of its versions want older ones.
+# The locked set has what Captum needs; some versions of Captum ask for older packages.
 .venv-bench/captum: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --no-deps "captum>=0.7"
 	touch $@

@@ -1,123 +1,125 @@
-"""What M1, M2 and M3 share. Not a config to run: use m1, m2 or m3.
+"""The settings that M1, M2 and M3 share. This is not a config to run: use m1, m2 or m3.
 
 Recipes:
-  recommended: Adam from a warm-up along a cosine, class-balanced loss, augmentation against what tells of the
-    acquisition and not of the lungs.
-  28px: the same for images of 28 pixels, as MedMNIST has them: longer, in larger batches, without noise or sharpness.
-  notebook: that of the Keras notebook which the network comes from: RMSprop, geometric augmentation and a learning
-    rate that falls when val accuracy stays.
-  paper: the paper's, literally (Huynh et al.): Adam at a constant 1e-6, 100 epochs, binary cross-entropy, no
-    augmentation, no weighting. Batch 32 and the dropout rates are not printed there; see README.md.
+  recommended: Adam with warm-up and cosine decay, class-balanced loss, and augmentation that varies how an image was
+    acquired, so that the model learns from the lungs.
+  28px: the same for images of 28 pixels, as in MedMNIST: more epochs, larger batches, no noise or sharpness.
+  notebook: that of the Keras notebook that the network comes from: RMSprop, geometric augmentation, and a learning rate
+    that is reduced when the val accuracy stops rising.
+  paper: that of the paper, literally (Huynh et al.): Adam at a constant 1e-6, 100 epochs, binary cross-entropy, no
+    augmentation, no class weights. The paper states neither batch size nor dropout rates: see README.md.
 """
 
 from ml_collections import ConfigDict
 
-from pneumojax.errors import unknown
+from pneumojax.runtime.errors import unknown
 
 
 def recommended() -> ConfigDict:
+    """Return the fields of every config. The comment beside a field is its text in `--help-config`."""
     return ConfigDict(
         {
-            "seed": 0,  # of initial weights, order, augmentation and dropout
-            "deterministic": False,  # equal bits on GPUs too, at some cost; CPUs and TPUs give them anyhow
-            "epochs": 20,
-            "batch_size": 16,  # of the whole job, over all devices
+            "seed": 0,  # random seed of initial weights, order of images, augmentation and dropout
+            "deterministic": False,  # same bits in each run on GPUs too, but slower; no effect on CPUs and TPUs
+            "epochs": 20,  # passes over the train split
+            "batch_size": 16,  # images per training step, over all devices of all processes
             "model": {
-                "name": "m1",
-                "image_size": 150,  # pixels; images are squashed to this square
-                "dtype": "float32",  # of what is computed; or "bfloat16", where parameters stay float32
-                "batch_norm_momentum": 0.95,  # 0.99 would outlast a short run on few images
+                "name": "m1",  # network
+                "image_size": 150,  # pixels per side; images are resized to this square
+                "dtype": "float32",  # number type to compute with; parameters are always float32
+                "batch_norm_momentum": 0.95,  # momentum of BatchNorm's running averages; short runs need less than 0.99
             },
             "optimizer": {
-                "name": "adam",  # or "rmsprop"
-                "learning_rate": 1e-3,  # the highest
-                "schedule": "cosine",  # to zero at the last step; "constant"; "plateau": lower when val accuracy stays
-                "warmup_epochs": 1.0,
+                "name": "adam",  # optimizer
+                "learning_rate": 1e-3,  # the highest learning rate of the schedule
+                "schedule": "cosine",  # cosine: falls to zero at the last step; plateau: falls when val accuracy stalls
+                "warmup_epochs": 1.0,  # epochs during which the learning rate rises linearly
             },
             "loss": {
-                "class_weights": "balanced",  # each class weighs the same in sum; or "none"
-                "label_smoothing": 0.1,  # share of the label that is spread over both classes
+                "class_weights": "balanced",  # balanced: both classes have the same total weight
+                "label_smoothing": 0.1,  # share of each label that is spread over both classes
             },
             "augment": {
-                "rotation": 10.0,  # degrees, at most, either way
-                "zoom": 0.12,  # share, at most, in or out
-                "stretch": 0.1,  # share, at most, of each axis on its own
-                "shift": 0.08,  # share of the side, at most, each way
-                "flip": 0.0,  # share of images that are mirrored
-                "contrast": 0.3,  # share, at most, more or less, about the image's mean
-                "brightness": 0.1,  # of the range [0, 1], at most, up or down
-                "gamma": 0.3,  # share, at most, of the intensities' exponent
-                "sharpness": 0.5,  # share, at most, of fine detail that is taken away or added
-                "noise": 0.03,  # standard deviation, at most, of the range [0, 1]
+                "rotation": 10.0,  # largest rotation either way, in degrees
+                "zoom": 0.12,  # largest zoom in or out, as a share of the size
+                "stretch": 0.1,  # largest stretch of each axis, independently, as a share of the size
+                "shift": 0.08,  # largest shift along each axis, as a share of the side
+                "flip": 0.0,  # share of images that are mirrored left to right
+                "contrast": 0.3,  # largest change of contrast about the image's mean, as a share
+                "brightness": 0.1,  # largest change of brightness, on the scale from 0 (black) to 1 (white)
+                "gamma": 0.3,  # largest change of the exponent of intensities, as a share
+                "sharpness": 0.5,  # largest share of fine detail that is removed or added
+                "noise": 0.03,  # largest standard deviation of added noise, on the scale from 0 to 1
             },
             "data": {
-                "source": "phantom",  # see --data
-                "label_rule": "abnormal",  # of CheXpert; or pneumonia-ones, pneumonia-zeros, pneumonia-ignore
-                "views": "all",  # of CheXpert; or "frontal"
-                "labels": "",  # the label CSV of a folder of DICOM or other files; empty: the one that is found there
-                "subset": "all",  # of train; "paper", or NORMAL,PNEUMONIA as numbers of images, drawn by split_seed
-                "on_error": "fail",  # of unreadable images in training; or "skip"
-                "allow_leakage": False,  # of one patient or picture into several of the given splits
-                "split_seed": 0,  # of the carving of val and test, and of drawing a subset
-                "folds": 0,  # of cross-validation over train, by patient; 0: none is held out
-                "fold": 0,  # the one that is held out
-                "leave_out": "",  # a regular expression: images whose id it is found in are held out
-                "val_fraction": 0.1,  # carved from train where no val split is given
-                "test_fraction": 0.0,  # carved likewise, on request
-                "cache_dir": "",  # prepared shards and compiled programs; empty: the user's cache folder
-                "resident": "auto",  # train as one array on each device: "auto" where it fits; or always, never
-                "workers": 0,  # processes that read images; 0: one for each core, or threads for fewer than 1,000
-                "beam_runner": "",  # of Apache Beam, to prepare on many machines; empty: this one alone
-                "beam_options": "",  # its flags, such as "--project=P --region=R"
+                "source": "phantom",  # a folder, an .npz file, tfds:NAME or phantom; --data sets this
+                "label_rule": "abnormal",  # CheXpert: rule from findings to labels; abnormal: 1 without "No Finding"
+                "views": "all",  # CheXpert: which views to use
+                "labels": "",  # CSV with the labels of a folder of DICOM or other files; empty: find it in the folder
+                "subset": "all",  # how many images of the train split to use, drawn by split_seed
+                "on_error": "fail",  # unreadable images before training; fail: stop; skip: leave them out
+                "allow_leakage": False,  # train even if a patient or picture is in several of the given splits
+                "split_seed": 0,  # random seed for carving val and test, and for drawing a subset
+                "folds": 0,  # cross-validation: number of folds, which divide train by patient; 0: none
+                "fold": 0,  # cross-validation: the fold that is held out, counted from 0
+                "leave_out": "",  # hold out training images whose id contains a match of this pattern; empty: none
+                "val_fraction": 0.1,  # share of train that becomes val, if there is no val split or it is too small
+                "test_fraction": 0.0,  # share of train that becomes test, if there is no test split; 0: none
+                "cache_dir": "",  # folder for prepared images and compiled programs; empty: the user's cache folder
+                "resident": "auto",  # hold the train split as one array on each device; auto: if it fits
+                "workers": 0,  # processes that read images; 0: one per core, or threads for fewer than 1,000 images
+                "beam_runner": "",  # Apache Beam runner that prepares images on many machines; empty: this machine
+                "beam_options": "",  # flags of the Beam runner, such as "--project=P --region=R"
             },
-            "checkpoint": {  # beside one after each epoch, within it:
-                "steps": 0,  # after every so many steps; 0: none
-                "minutes": 10.0,  # when so long has passed since the last; 0: none
+            "checkpoint": {
+                "steps": 0,  # also save after this many steps within an epoch; 0: only after each epoch
+                "minutes": 10.0,  # also save when this many minutes have passed since the last save; 0: never
             },
             "evaluation": {
-                "batch_size": 64,
-                "prevalence": 0.0,  # of pneumonia where the model is used, for the probabilities; 0: val's
-                "shifts": False,  # whether the foremost split is evaluated under shifts made on purpose, too
+                "batch_size": 64,  # images per evaluation step, over all devices
+                "prevalence": 0.0,  # share of pneumonia where the model is used, to adapt probabilities; 0: as in val
+                "corruptions": False,  # also evaluate the main split (test, held out or val) under corruptions
             },
             "explanation": {
-                "methods": "grad-cam,grad-cam++,integrated-gradients,smooth-grad,occlusion",
-                "count": 16,  # images
-                "checks": False,  # whether the methods themselves are measured too, on as many images
-                "layer": "",  # of Grad-CAM and Grad-CAM++; empty: the last convolution
-                "steps": 100,  # of integrated gradients
-                "samples": 32,  # of SmoothGrad
-                "noise": 0.1,  # of SmoothGrad: standard deviation, of the range [0, 1]
-                "baseline": "blurred",  # where integrated gradients begin, and what occlusion covers with; or "black"
-                "square": 0.2,  # share of the side, of what occlusion covers at a time
-                "square_step": 0.065,  # share of the side, from one such square to the next
+                "methods": "grad-cam,grad-cam++,integrated-gradients,smooth-grad,occlusion",  # methods to explain with
+                "count": 16,  # number of images to explain
+                "checks": False,  # also measure how faithful the methods are, on `count` images
+                "layer": "",  # layer for Grad-CAM and Grad-CAM++; empty: the last convolution
+                "steps": 100,  # integrated gradients: steps from the baseline to the image
+                "samples": 32,  # SmoothGrad: noisy copies of the image
+                "noise": 0.1,  # SmoothGrad: standard deviation of the noise, on the scale from 0 to 1
+                "baseline": "blurred",  # image that integrated gradients start from and occlusion covers with
+                "square": 0.2,  # occlusion: side of the covered square, as a share of the image's side
+                "square_step": 0.065,  # occlusion: distance from one square to the next, as a share of the side
             },
             "prediction": {
-                "output": "",  # a file .csv or .jsonl; empty: predictions/<name>.csv in the workdir
-                "shard": "",  # such as 0/4, the first of four parts of the images; empty: a part for each process
+                "output": "",  # file to write; empty: predictions/<name>.csv in the workdir
+                "shard": "",  # part of the images to predict, such as 0/4 for the first of 4; empty: one per process
             },
             "experiment": {
-                "models": "",  # configs, such as "m1,m2,m3"; empty: the one of --config, or all where none is given
-                "recipes": "recommended,notebook,paper",  # also such as recommended+augment.noise=0+epochs=20
-                "folds": "",  # which of data.folds are held out in turn, such as "0,1,2"; empty: all
-                "seeds": "0",
-                "shifts": True,  # whether each run is evaluated under shifts made on purpose, too
+                "models": "",  # configs to train, such as "m1,m2,m3"; empty: that of --config, or all shipped ones
+                "recipes": "recommended,notebook,paper",  # recipes, also with changed fields, such as paper+epochs=20
+                "folds": "",  # folds to hold out in turn, such as "0,1,2"; empty: all of data.folds
+                "seeds": "0",  # random seeds to train with
+                "corruptions": True,  # also evaluate each run under artificial corruptions of its images
             },
-            "benchmark": {  # of each comma list, the first goes with every other field's first; the rest one at a time
-                "models": "",  # empty: the config's own, or all where no --config is given
-                "modes": "train,train-augmented,infer,feed,feed-train,resident-train",
-                "batch_sizes": "32",
-                "image_sizes": "150",  # pixels
-                "precisions": "float32",  # and bfloat16
-                "devices": "1",  # simulated on a CPU
-                "peers": "",  # to measure beside: pneumojax-xla (without CPU kernels), keras-tensorflow, keras-jax, ...
-                "rounds": 5,  # of turns that the peers take
-                "seconds": 3.0,  # for each measurement; at least three steps
+            "benchmark": {  # values after the first of a list are measured with the first values of the other lists
+                "models": "",  # networks to measure; empty: that of --config, or all if there is no --config
+                "modes": "train,train-augmented,infer,feed,feed-train,resident-train",  # what to measure
+                "batch_sizes": "32",  # images per step
+                "image_sizes": "150",  # pixels per side
+                "precisions": "float32",  # number types to compute with
+                "devices": "1",  # numbers of devices; a CPU simulates them
+                "peers": "",  # implementations to compare with; pneumojax-xla is pneumojax without its CPU kernels
+                "rounds": 5,  # how often each of the compared processes has its turn
+                "seconds": 3.0,  # length of each measurement, in seconds; at least three steps are timed
             },
         }
     )
 
 
 def paper() -> ConfigDict:
+    """Return the paper's recipe."""
     config = recommended()
     config.epochs = 100
     config.batch_size = 32
@@ -129,6 +131,7 @@ def paper() -> ConfigDict:
 
 
 def notebook() -> ConfigDict:
+    """Return the recipe of the Keras notebook that the network comes from."""
     config = paper()
     config.epochs = 12
     config.optimizer.update({"name": "rmsprop", "learning_rate": 1e-3, "schedule": "plateau"})
@@ -137,6 +140,7 @@ def notebook() -> ConfigDict:
 
 
 def pixels28() -> ConfigDict:
+    """Return the recipe for images of 28 pixels."""
     config = recommended()
     config.model.image_size = 28
     config.epochs = 40
@@ -149,7 +153,7 @@ RECIPES = {"recommended": recommended, "28px": pixels28, "notebook": notebook, "
 
 
 def get_config(recipe: str) -> ConfigDict:
-    """The settings that the models share under `recipe`.
+    """Return the settings that the models share under `recipe`.
 
     Raises:
       UserError: there is no such recipe.

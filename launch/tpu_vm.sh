@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice of one host or several, one process on each.
+# Train on a Cloud TPU slice of one or several hosts, with one process on each.
 #   launch/tpu_vm.sh train NAME ZONE TYPE --config=m1 --workdir=gs://BUCKET/runs/m1 ...
-#   launch/tpu_vm.sh stop NAME ZONE      after Ctrl-C, which ends this script alone: has the run saved and ended
-#   launch/tpu_vm.sh delete NAME ZONE    the slice, which costs as long as it is there
-# TYPE is such as v5litepod-16. The slice is asked for if there is none of that name, and anew when it was preempted.
-# What is committed here runs there. The workdir has to be one that all hosts see. From the environment:
-#   DATA=gs://BUCKET/chest_xray   is copied to each host, and trained on
-#   SPOT=1                        asks for a slice that is cheaper, and can be preempted
-#   RUNTIME=NAME                  of the hosts, where the usual one of the type does not fit
-#   RESTARTS=20, POLL=30          how often a run is gone on with, at most; seconds between looks at the slice
+#   launch/tpu_vm.sh stop NAME ZONE      save and stop the run; Ctrl-C stops only this script
+#   launch/tpu_vm.sh delete NAME ZONE    delete the slice, which costs money while it exists
+# TYPE is a type of slice, such as v5litepod-16. `train` requests the slice if it does not exist or was preempted.
+# The hosts run the code that is committed here. All hosts must be able to write the workdir. Environment variables:
+#   DATA=gs://BUCKET/chest_xray   images to copy to each host and train on
+#   SPOT=1                        request a spot slice, which is cheaper but can be preempted
+#   RUNTIME=NAME                  software version of the hosts, if the default for TYPE does not fit
+#   RESTARTS=20                   how often to continue a stopped run, at most
+#   POLL=30                       seconds between checks of the slice
 set -euo pipefail
 
 usage() {
@@ -22,7 +23,7 @@ on_all() { tpus tpu-vm ssh "$name" --worker=all --command="$1"; }
 slice_state() { tpus tpu-vm describe "$name" --format='value(state)' 2>/dev/null || true; }
 request_state() { tpus queued-resources describe "$name" --format='value(state.state)' 2>/dev/null || true; }
 
-ask_for_slice() {
+request_slice() {
   local runtime options=()
   case "$accelerator" in
     v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
@@ -40,12 +41,12 @@ wait_for_slice() {
   until [ "$(slice_state)" = READY ]; do
     installed=no
     request=$(request_state)
-    echo "$0: the slice is not ready; its request: ${request:-none yet}" >&2
+    echo "$0: waiting for the slice; state of its request: ${request:-none yet}" >&2
     case "$request" in
-      '') ask_for_slice ;;
+      '') request_slice ;;
       SUSPENDED) tpus queued-resources delete "$name" --force ;;
       FAILED)
-        echo "$0: the request has failed: gcloud compute tpus queued-resources describe $name --zone=$zone" >&2
+        echo "$0: the request failed: see gcloud compute tpus queued-resources describe $name --zone=$zone" >&2
         exit 1
         ;;
     esac
@@ -53,14 +54,14 @@ wait_for_slice() {
   done
 }
 
-# The hosts' own Python is older than 3.11: uv brings one. A run that still goes on there is waited for first.
+# The hosts' Python is older than 3.11, so uv installs one. The lock waits for a run that is still active.
 install_on_all() {
   local archive command
   archive=$(mktemp)
   git -C "$(dirname "$0")/.." archive --format=tar.gz --output="$archive" HEAD
   tpus tpu-vm scp "$archive" "$name:pneumojax.tar.gz" --worker=all
   rm "$archive"
-  # shellcheck disable=SC2016  # the hosts' shell expands it
+  # shellcheck disable=SC2016  # expanded by the shell of the hosts
   command='set -e
     mkdir -p pneumojax data
     cd pneumojax
@@ -80,7 +81,7 @@ install_on_all() {
   installed=yes
 }
 
-# Where a connection breaks, the run goes on, and gcloud gives the command again: it waits for that run to end.
+# If the connection breaks, the run continues, and gcloud repeats the command, which waits for that run to end.
 train() {
   local command status restarts=0
   printf -v command ' %q' "$@"
@@ -92,7 +93,7 @@ train() {
     if [ "$installed" = no ]; then install_on_all; fi
     status=0
     on_all "$command" || status=$?
-    # Of several hosts, gcloud gives the status of the first that failed: 76 where another was preempted.
+    # Of several hosts, gcloud returns the status of the first that failed: 76 if another one was preempted.
     case "$status" in
       0 | 2) exit "$status" ;;
       75 | 76 | 255) ;;
@@ -100,7 +101,7 @@ train() {
     esac
     if [ "$restarts" -ge "${RESTARTS:-20}" ]; then exit "$status"; fi
     restarts=$((restarts + 1))
-    echo "$0: the run has stopped with $status, and is gone on with" >&2
+    echo "$0: the run stopped with status $status: continuing it" >&2
   done
 }
 

@@ -1,92 +1,228 @@
-"""What each `--mode` is: from flags to a config, and to what does the work."""
+"""What each `--mode` is: one table, from a command to what does its work.
 
-from collections.abc import Sequence
+Each entry imports what it needs when it runs: processes that read images import this module too.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etils import epath
 
-from pneumojax import cache, curate, log, processes, workdirs
-from pneumojax.errors import UserError
-from pneumojax.experiment.plan import is_experiment
+from pneumojax.runtime import cache, distributed
+from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import ExitStatus, UserError
 
-JOINT = ("train", "evaluate", "predict")  # that a job of several processes can share
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
-def run(
-    mode: str,
-    *,
-    spec: str | None,
-    workdir: epath.Path | None,
-    data: str | None,
-    overrides: Sequence[str],
-    job: dict | None,
-    join_seconds: int,
-) -> int:
-    """Does what the command line asks for, and returns the exit status. What computes is imported where it is needed.
+class Command(NamedTuple):
+    """What the command line asks for.
 
-    Args:
-      mode, spec, workdir, data: the flags --mode, --config, --workdir and --data.
+    Attributes:
+      spec, workdir, data: the flags --config, --workdir and --data; None where they are not given.
       overrides: of the config, as "field=value".
-      job: what `processes.join` is to be given; None where there is one process.
-      join_seconds: how long to wait for the others.
+      job: the arguments of `distributed.join`; None where this process is the whole job.
+      join_seconds: how long to wait for the job's other processes.
+    """
+
+    spec: str | None = None
+    workdir: epath.Path | None = None
+    data: str | None = None
+    overrides: Sequence[str] = ()
+    job: dict[str, Any] | None = None
+    join_seconds: int = distributed.JOIN_S
+
+
+class Mode(NamedTuple):
+    """One `--mode`.
+
+    Attributes:
+      summary: what it does, for the help.
+      usage: its flags, for the help.
+      run: does it, and returns the exit status.
+      shared: whether several processes of a job can share it.
+    """
+
+    summary: str
+    usage: str
+    run: Callable[[Command], int]
+    shared: bool = False
+
+
+def run(mode: str, command: Command) -> int:
+    """Do what the command line asks for, and return the exit status.
 
     Raises:
-      UserError: what is asked for cannot be done.
+      UserError: it cannot be done; the message says why.
     """
-    of_experiment = mode == "evaluate" and spec is None and is_experiment(workdir)
-    if job is not None and (mode not in JOINT or of_experiment):
-        raise UserError(f"--mode={mode} {'of an experiment ' * of_experiment}is for one process: start it as one")
-    if mode == "audit" and data is None:
-        raise UserError("give --data: what is to be audited")
-    if of_experiment:
-        from pneumojax.experiment.mode import evaluate_experiment
+    entry = MODES[mode]
+    if mode == "evaluate" and command.spec is None and workdirs.is_experiment(command.workdir):
+        entry = _EVALUATE_EXPERIMENT
+    if command.job is not None and not entry.shared:
+        of_what = " of an experiment" if entry is _EVALUATE_EXPERIMENT else ""
+        raise UserError(f"--mode={mode}{of_what} is for one process: start it as one")
+    return entry.run(command)
 
-        evaluate_experiment(overrides, workdir, data)
-        return 0
-    config = workdirs.config_for(mode, spec, workdir, data, overrides)
-    workdir = workdir or workdirs.default(mode, config)
-    if mode == "audit":
-        return curate.audit_mode(config, workdir)
-    if mode == "prepare":
-        curate.prepare_mode(config)
-        return 0
+
+@contextmanager
+def _computing(config: "ConfigDict", command: Command) -> Iterator[None]:
+    """Prepare this process to compute with JAX, as one of the job's; wait for the others at the end."""
     if config.deterministic:
-        from pneumojax import devices
+        from pneumojax.runtime import sharding
 
-        devices.compute_equal_bits()
-    if mode == "benchmark":
-        from pneumojax.benchmark.mode import benchmark_mode
+        sharding.compute_deterministically()
+    if command.job is not None:
+        from pneumojax.runtime import run_log
 
-        benchmark_mode(config, workdir)
-        return 0
-    if job is not None:
-        processes.join(job, join_seconds)
-        log.console.quiet = not processes.first()
-    # The first process alone adds to it; GPUs that do not find what it finds wait for it to compile, in vain.
-    if processes.all_see(cache.folder(config.data.cache_dir)):
+        distributed.join(command.job, command.join_seconds)
+        run_log.console.quiet = not distributed.first()
+    # The first process alone adds to the cache; GPUs that do not find what it finds wait for it to compile, in vain.
+    if distributed.all_see(cache.folder(config.data.cache_dir)):
         cache.keep_compiled(config.data.cache_dir)
-    status = _compute(mode, config, workdir, data, overrides)
-    processes.meet()  # when the first has written the report; signals are heeded until then
-    return status
+    yield
+    distributed.meet()  # when the first has written the report; until then signals are handled
 
 
-def _compute(mode, config, workdir, data, overrides) -> int:
-    if mode == "predict":
-        from pneumojax.predict import predict_mode
+def _default_workdir(start: str, config: "ConfigDict") -> epath.Path:
+    from pneumojax.data.source import name_of
 
-        return predict_mode(config, workdir, data)
-    if mode == "explain":
-        from pneumojax.explanations import explain_mode
+    return epath.Path(f"runs/{start}-{name_of(config.data.source)}")
 
-        explain_mode(config, workdir, data)
-    elif mode == "experiment":
-        from pneumojax.experiment.mode import experiment_mode
 
-        experiment_mode(config, overrides, workdir)
-    else:
-        from pneumojax import run
+def _run_config(command: Command, source: str | None) -> tuple["ConfigDict", epath.Path]:
+    """Return the config of a run, and its workdir."""
+    from pneumojax.workflows import run_config
 
-        if mode == "train":
-            run.train_mode(config, workdir)
-        else:
-            run.evaluate_mode(config, workdir, data)
-    return 0
+    config = run_config.given(command.spec, command.workdir)
+    config = run_config.completed(config, command.overrides, source=source, further_rules=_further_rules())
+    return config, command.workdir or _default_workdir(f"{config.name}-{config.recipe}", config)
+
+
+def _further_rules() -> tuple[Callable, ...]:
+    from pneumojax.benchmark import plan
+
+    return (plan.rules,)
+
+
+def _train(command: Command) -> int:
+    config, workdir = _run_config(command, command.data)
+    with _computing(config, command):
+        from pneumojax.workflows.train import train_and_evaluate
+
+        train_and_evaluate(config, workdir)
+    return ExitStatus.DONE
+
+
+def _evaluate(command: Command) -> int:
+    from pneumojax.workflows import run_config
+
+    config = run_config.for_evaluation(run_config.given(command.spec, command.workdir), command.overrides)
+    workdir = command.workdir or _default_workdir(f"{config.name}-{config.recipe}", config)
+    with _computing(config, command):
+        from pneumojax.workflows.evaluate import evaluate_run
+
+        evaluate_run(config, workdir, command.data)
+    return ExitStatus.DONE
+
+
+def _evaluate_experiment(command: Command) -> int:
+    from pneumojax.workflows.experiment import evaluate_experiment
+
+    assert command.workdir is not None
+    evaluate_experiment(command.overrides, command.workdir, command.data)
+    return ExitStatus.DONE
+
+
+def _predict(command: Command) -> int:
+    config, workdir = _run_config(command, source=None)
+    with _computing(config, command):
+        from pneumojax.workflows.predict import predict_images
+
+        return predict_images(config, workdir, command.data)
+
+
+def _explain(command: Command) -> int:
+    config, workdir = _run_config(command, source=None)
+    with _computing(config, command):
+        from pneumojax.workflows.explain import explain_images
+
+        explain_images(config, workdir, command.data)
+    return ExitStatus.DONE
+
+
+def _experiment(command: Command) -> int:
+    from pneumojax.runtime import config as configs
+    from pneumojax.workflows import run_config
+
+    models = command.spec.partition(":")[0] if command.spec else ",".join(configs.shipped())
+    config = configs.with_fields(run_config.named(command.spec or "m1"), {"experiment.models": models})
+    config = run_config.completed(config, command.overrides, source=command.data, further_rules=_further_rules())
+    workdir = command.workdir or _default_workdir("experiment", config)
+    with _computing(config, command):
+        from pneumojax.workflows.experiment import run_experiment
+
+        run_experiment(config, command.overrides, workdir)
+    return ExitStatus.DONE
+
+
+def _images_config(command: Command) -> "ConfigDict":
+    """Return the config where it matters for images alone: there, m1, m2 and m3 agree."""
+    from pneumojax.workflows import run_config
+
+    known = command.spec is not None or (command.workdir is not None and workdirs.is_run(command.workdir))
+    config = run_config.given(command.spec if known else "m1", command.workdir)
+    return run_config.completed(config, command.overrides, source=command.data, further_rules=_further_rules())
+
+
+def _audit(command: Command) -> int:
+    if command.data is None:
+        raise UserError("give --data: what is to be audited")
+    from pneumojax.workflows.audit import audit_source
+
+    config = _images_config(command)
+    return audit_source(config, command.workdir or _default_workdir("audit", config))
+
+
+def _prepare(command: Command) -> int:
+    from pneumojax.workflows.prepare import prepare_source
+
+    prepare_source(_images_config(command))
+    return ExitStatus.DONE
+
+
+def _benchmark(command: Command) -> int:
+    from pneumojax.benchmark import plan
+    from pneumojax.benchmark.run_benchmark import run_benchmark
+    from pneumojax.runtime import config as configs
+    from pneumojax.workflows import run_config
+
+    config = run_config.named(command.spec or "m1")
+    if command.spec is None:
+        config = configs.with_fields(config, {"benchmark.models": ",".join(configs.shipped())})
+    config = run_config.completed(config, command.overrides, source=command.data, further_rules=(plan.rules,))
+    workdir = command.workdir or epath.Path("-".join(["runs/benchmark", *plan.plan(config).models]))
+    if config.deterministic:
+        from pneumojax.runtime import sharding
+
+        sharding.compute_deterministically()
+    run_benchmark(config, workdir)
+    return ExitStatus.DONE
+
+
+MODES = {
+    "train": Mode(
+        "train on phantoms or your images, evaluate, and write a report", "--config=m1 [--data=FOLDER]", _train, True
+    ),
+    "evaluate": Mode(
+        "evaluate a run or an experiment, on its own or other images", "--workdir=RUN [--data=FOLDER]", _evaluate, True
+    ),
+    "predict": Mode("predict images without labels", "--workdir=RUN --data=FILES", _predict, True),
+    "explain": Mode("draw where predictions come from", "--workdir=RUN [--data=FILES]", _explain),
+    "experiment": Mode("train models and recipes on folds, and compare them", "--data=FOLDER", _experiment),
+    "audit": Mode("look for what is wrong with images and splits", "--data=FOLDER", _audit),
+    "prepare": Mode("write the images into the cache that training reads", "--data=FOLDER", _prepare),
+    "benchmark": Mode("measure how fast all of it is on this machine", "[--config=m1]", _benchmark),
+}
+_EVALUATE_EXPERIMENT = Mode(MODES["evaluate"].summary, MODES["evaluate"].usage, _evaluate_experiment)

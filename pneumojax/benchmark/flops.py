@@ -1,12 +1,18 @@
-"""How many floating-point operations an image takes, counted on paper."""
+"""Count the floating-point operations that an image takes, from the shapes of the layers."""
 
 from typing import NamedTuple
 
-from pneumojax.family import FAMILY, HEAD_UNITS
+from pneumojax.models.architectures import FAMILY, HEAD_UNITS
 
 
 class Shape(NamedTuple):
-    """Of a block's convolution: `side` x `side` pixels, `channels` that come in, `filters` that go out."""
+    """The shape of a block's convolution.
+
+    Attributes:
+      side: height and width of its input and output, in pixels.
+      channels: of its input.
+      filters: channels of its output.
+    """
 
     side: int
     channels: int
@@ -14,7 +20,7 @@ class Shape(NamedTuple):
 
 
 def shapes(model: str, image_size: int) -> list[Shape]:
-    """Each block's."""
+    """Return the shape of each block's convolution."""
     found, side, channels = [], image_size, 1
     for block in FAMILY[model]:
         found.append(Shape(side, channels, block.filters))
@@ -23,29 +29,30 @@ def shapes(model: str, image_size: int) -> list[Shape]:
 
 
 def pooled(side: int) -> int:
-    """The side after a block's max-pool."""
+    """Return the side after a block's max-pool."""
     return -(-side // 2)
 
 
 def features(model: str, image_size: int) -> int:
-    """How many values the last block hands to the first dense layer."""
+    """Return how many values the last block gives to the first dense layer."""
     last = shapes(model, image_size)[-1]
     return pooled(last.side) ** 2 * last.filters
 
 
 def forward(model: str, image_size: int) -> int:
-    """Operations of one image's way through the convolutions and dense layers; an addition and a product are two.
+    """Count the operations of one image's forward pass; a multiplication and an addition are two.
 
-    What a padded border multiplies with zeros is counted, as is usual. Biases, activations, normalization and
-    pooling are left out: they are some hundredths of it.
+    Products with the zeros of the padding count, as is usual. Biases, activations, normalization and pooling do not:
+    they are a few percent.
     """
     blocks = sum(2 * 3 * 3 * channels * filters * side**2 for side, channels, filters in shapes(model, image_size))
     return blocks + 2 * features(model, image_size) * HEAD_UNITS + 2 * HEAD_UNITS
 
 
 def training(model: str, image_size: int) -> int:
-    """Three times the forward pass: the backward pass has two products, with weights and with inputs, for each.
+    """Count the operations of one image's training step: three times the forward pass.
 
-    The first block needs no gradient of its input, but its convolution a second time: three as well.
+    For each product of the forward pass, the backward pass has two: one for the weights and one for the inputs. The
+    first block needs no gradient of its input, but computes its convolution a second time.
     """
     return 3 * forward(model, image_size)

@@ -1,27 +1,31 @@
-"""The family in Keras, on TensorFlow or on JAX, each way to a step that may be its fastest."""
+"""M1, M2 and M3 in Keras, on TensorFlow or JAX, with every way to compute a step that may be the fastest."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from pneumojax.benchmark.task import INFER, TRAIN, Task
-from pneumojax.benchmark.worker import Prepared, Ways
-from pneumojax.family import FAMILY, HEAD_DROPOUT, HEAD_UNITS
+from pneumojax.benchmark.tasks import INFER, TRAIN, Task
+from pneumojax.benchmark.worker import ReadyStep, Ways
+from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS
 
 LEARNING_RATE = 1e-3
 
 
 def ways(backend: str) -> Callable[[Task, ConfigDict], Ways]:
-    """For the worker: `backend`'s ways to a task."""
-    prepares = {"tensorflow": _on_tensorflow, "jax": _on_jax}
-    return lambda task, config: prepares[backend](task)
+    """Return the function that maps a task to its ways on `backend`: see worker.py."""
+    ways_of = {"tensorflow": _on_tensorflow, "jax": _on_jax}[backend]
+    return lambda task, _: ways_of(task)
 
 
 def build(name: str, image_size: int, precision: str = "float32") -> keras.Sequential:
-    """The network that the paper's tables show, its layers named as ours: images -> (batch, 1) logits."""
+    """Build the network of the paper's tables: images (batch, size, size, 1) in [0, 1] -> logits (batch, 1).
+
+    Layers have the names that they have in pneumojax.
+    """
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
     layers = [keras.Input((image_size, image_size, 1))]
     for number, block in enumerate(FAMILY[name], start=1):
@@ -48,12 +52,12 @@ def build(name: str, image_size: int, precision: str = "float32") -> keras.Seque
 
 
 def _batch(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Images in [0, 1] and labels of either class, float32."""
+    """Return images in [0, 1], (batch, size, size, 1), and labels of both classes, (batch, 1), float32."""
     images = np.random.default_rng(0).random((task.batch_size, task.image_size, task.image_size, 1), np.float32)
     return images, np.arange(task.batch_size, dtype=np.float32)[:, None] % 2
 
 
-def _loss() -> keras.losses.Loss:
+def _loss() -> Callable[..., Any]:
     return keras.losses.BinaryCrossentropy(from_logits=True)
 
 
@@ -68,7 +72,7 @@ def _on_tensorflow(task: Task) -> Ways:
     }
 
 
-def _tensorflow_train(task: Task, xla: bool) -> Prepared:
+def _tensorflow_train(task: Task, xla: bool) -> ReadyStep:
     import tensorflow as tf
 
     model, loss = build(task.model, task.image_size, task.precision), _loss()
@@ -77,33 +81,35 @@ def _tensorflow_train(task: Task, xla: bool) -> Prepared:
     images, labels = map(tf.constant, _batch(task))
 
     @tf.function(jit_compile=xla)
-    def step(images, labels):
+    def step(images: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             value = loss(labels, model(images, training=True))
         optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
         return value
 
-    return Prepared(lambda: step(images, labels).numpy(), _tensorflow_facts())
+    return ReadyStep(lambda: step(images, labels).numpy(), _tensorflow_facts())
 
 
-def _tensorflow_own(task: Task, xla: bool) -> Prepared:
-    """The step that `fit` takes, without what it does around it."""
+def _tensorflow_own(task: Task, xla: bool) -> ReadyStep:
+    """Take the step of `fit`, without what `fit` does around it."""
     import tensorflow as tf
 
     model = build(task.model, task.image_size, task.precision)
-    model.compile(keras.optimizers.Adam(LEARNING_RATE), _loss(), jit_compile=xla)
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
+    model.compile(optimizer, _loss(), jit_compile=xla)  # pyright: ignore[reportArgumentType]  Keras declares a str
     batches = iter(tf.data.Dataset.from_tensors(tuple(map(tf.constant, _batch(task)))).repeat())
     model.make_train_function()
-    return Prepared(lambda: model.train_function(batches)["loss"].numpy(), _tensorflow_facts())
+    step: Any = model.train_function
+    return ReadyStep(lambda: step(batches)["loss"].numpy(), _tensorflow_facts())
 
 
-def _tensorflow_infer(task: Task, xla: bool) -> Prepared:
+def _tensorflow_infer(task: Task, xla: bool) -> ReadyStep:
     import tensorflow as tf
 
     model = build(task.model, task.image_size, task.precision)
     images = tf.constant(_batch(task)[0])
     logits = tf.function(lambda images: model(images, training=False), jit_compile=xla)
-    return Prepared(lambda: logits(images).numpy(), _tensorflow_facts())
+    return ReadyStep(lambda: logits(images).numpy(), _tensorflow_facts())
 
 
 def _tensorflow_facts() -> dict[str, str]:
@@ -116,7 +122,7 @@ def _on_jax(task: Task) -> Ways:
     return {"jax.jit": partial({TRAIN: _jax_train, INFER: _jax_infer}[task.mode], task)}
 
 
-def _jax_train(task: Task) -> Prepared:
+def _jax_train(task: Task) -> ReadyStep:
     import jax
 
     model, optimizer = build(task.model, task.image_size, task.precision), keras.optimizers.Adam(LEARNING_RATE)
@@ -124,12 +130,12 @@ def _jax_train(task: Task) -> Prepared:
     images, labels = map(jax.device_put, _batch(task))
     bce = _loss()
 
-    def loss(trainable, other, images, labels):
-        logits, other = model.stateless_call(trainable, other, images, training=True)
+    def loss(trainable: Any, other: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+        logits, other = model.stateless_call(trainable, other, images, training=True)[:2]
         return bce(labels, logits), other
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state, images, labels):
+    def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
         trainable, other, moments = state
         (value, other), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, other, images, labels)
         trainable, moments = optimizer.stateless_apply(moments, gradients, trainable)
@@ -138,15 +144,15 @@ def _jax_train(task: Task) -> Prepared:
     groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
     state = tuple([variable.value for variable in group] for group in groups)
 
-    def take():
+    def run() -> None:
         nonlocal state
         state, value = step(state, images, labels)
         value.block_until_ready()
 
-    return Prepared(take, {"platform": jax.default_backend()})
+    return ReadyStep(run, {"platform": jax.default_backend()})
 
 
-def _jax_infer(task: Task) -> Prepared:
+def _jax_infer(task: Task) -> ReadyStep:
     import jax
 
     model = build(task.model, task.image_size, task.precision)
@@ -154,4 +160,4 @@ def _jax_infer(task: Task) -> Prepared:
     groups = (model.trainable_variables, model.non_trainable_variables)
     state = [[variable.value for variable in group] for group in groups]
     logits = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
-    return Prepared(lambda: logits(state, images).block_until_ready(), {"platform": jax.default_backend()})
+    return ReadyStep(lambda: logits(state, images).block_until_ready(), {"platform": jax.default_backend()})

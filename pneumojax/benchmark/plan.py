@@ -1,18 +1,20 @@
-"""What a benchmark is to measure, read from the config."""
+"""Read from the config what a benchmark measures."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from pneumojax.benchmark.task import FEED, INFER, MODES, PEERS, PRECISIONS, TRAIN, Task
-from pneumojax.family import FAMILY
+from pneumojax.benchmark.tasks import FEED, INFER, MODES, PEERS, PRECISIONS, TRAIN, Task
+from pneumojax.models.architectures import FAMILY
+from pneumojax.runtime.config import Rule
 
 _NUMBERS = re.compile(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*")
 
 
 class Plan(NamedTuple):
-    """The config's `benchmark`, its lists parted, with the model of the config where it names none."""
+    """The fields of the config's `benchmark`, its texts split into lists."""
 
     models: tuple[str, ...]
     modes: tuple[str, ...]
@@ -26,18 +28,18 @@ class Plan(NamedTuple):
 
 
 def plan(config: ConfigDict) -> Plan:
-    """The plan of a config that `rules` hold for."""
-    given = config.benchmark
+    """Return the plan of a config that satisfies `rules`. Without `benchmark.models`, the config's model is used."""
+    fields = config.benchmark
     return Plan(
-        models=_names(given.models) or (config.model.name,),
-        modes=_names(given.modes),
-        batch_sizes=_numbers(given.batch_sizes),
-        image_sizes=_numbers(given.image_sizes),
-        precisions=_names(given.precisions),
-        devices=_numbers(given.devices),
-        peers=_names(given.peers),
-        rounds=given.rounds,
-        seconds=given.seconds,
+        models=_names(fields.models) or (config.model.name,),
+        modes=_names(fields.modes),
+        batch_sizes=_numbers(fields.batch_sizes),
+        image_sizes=_numbers(fields.image_sizes),
+        precisions=_names(fields.precisions),
+        devices=_numbers(fields.devices),
+        peers=_names(fields.peers),
+        rounds=fields.rounds,
+        seconds=fields.seconds,
     )
 
 
@@ -49,36 +51,38 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def rules(given: ConfigDict) -> list[tuple[str, bool, str]]:
-    """(field, whether its value is in range, what it must be) of the config's `benchmark`."""
+def rules(config: ConfigDict) -> Iterable[Rule]:
+    """Yield the rules of `config.benchmark`."""
+    fields = config.benchmark
 
-    def named(field, known, least):
-        names = _names(given[field])
-        holds = len(names) >= least and set(names) <= set(known) and len(set(names)) == len(names)
-        return f"benchmark.{field}", holds, f"a comma list of {', '.join(known)}" + (", or empty" if not least else "")
+    def names(field: str, known: Iterable[str], optional: bool = False) -> Rule:
+        listed = _names(fields[field])
+        holds = bool(listed or optional) and set(listed) <= set(known) and len(set(listed)) == len(listed)
+        expected = f"a comma-separated list of {', '.join(known)}" + (", or empty" if optional else "")
+        return Rule(f"benchmark.{field}", holds, expected)
 
-    def counted(field, least, most, such_as):
-        holds = bool(_NUMBERS.fullmatch(given[field])) and all(least <= n <= most for n in _numbers(given[field]))
-        return f"benchmark.{field}", holds, f"a comma list of numbers from {least} to {most}, such as {such_as}"
+    def numbers(field: str, least: int, most: int, example: str) -> Rule:
+        text = fields[field]
+        holds = bool(_NUMBERS.fullmatch(text)) and all(least <= number <= most for number in _numbers(text))
+        expected = f"a comma-separated list of numbers from {least} to {most}, such as {example}"
+        return Rule(f"benchmark.{field}", holds, expected)
 
-    return [
-        named("models", FAMILY, 0),
-        named("modes", MODES, 1),
-        counted("batch_sizes", 1, 65536, "32,64"),
-        counted("image_sizes", 16, 4096, "150,224"),
-        named("precisions", PRECISIONS, 1),
-        counted("devices", 1, 4096, "1,8"),
-        named("peers", PEERS, 0),
-        ("benchmark.rounds", 1 <= given.rounds <= 1000, "from 1 to 1000"),
-        ("benchmark.seconds", 0 < given.seconds <= 3600, "above 0 and at most 3600"),
-    ]
+    yield names("models", FAMILY, optional=True)
+    yield names("modes", MODES)
+    yield numbers("batch_sizes", 1, 65536, "32,64")
+    yield numbers("image_sizes", 16, 4096, "150,224")
+    yield names("precisions", PRECISIONS)
+    yield numbers("devices", 1, 4096, "1,8")
+    yield names("peers", PEERS, optional=True)
+    yield Rule("benchmark.rounds", 1 <= fields.rounds <= 1000, "from 1 to 1000")
+    yield Rule("benchmark.seconds", 0 < fields.seconds <= 3600, "above 0 and at most 3600")
 
 
 def tasks(plan: Plan) -> list[Task]:
-    """What is measured of ours: for each model, every mode at the first of each list; TRAIN and INFER at the others,
-    one at a time, too.
+    """List the tasks that measure pneumojax alone.
 
-    The feed alone has nothing to do with the model, and is measured once.
+    For each model, every mode is measured at the first value of each list. TRAIN and INFER are also measured at each
+    further value, with the first values of the other lists. FEED does not depend on the model, and is measured once.
     """
     lists = {
         "batch_size": plan.batch_sizes,
@@ -86,11 +90,13 @@ def tasks(plan: Plan) -> list[Task]:
         "precision": plan.precisions,
         "devices": plan.devices,
     }
-    firsts = {field: values[0] for field, values in lists.items()}
+    first = Task(
+        plan.models[0], FEED, plan.batch_sizes[0], plan.image_sizes[0], plan.precisions[0], devices=plan.devices[0]
+    )
     found = []
     for model in plan.models:
-        at_first = [Task(model, mode, **firsts) for mode in plan.modes if mode != FEED]
+        at_first = [first._replace(model=model, mode=mode) for mode in plan.modes if mode != FEED]
         varied = [task for task in at_first if task.mode in (TRAIN, INFER)]
-        others = [(field, value) for field, values in lists.items() for value in values[1:]]
-        found += at_first + [task._replace(**{field: value}) for field, value in others for task in varied]
-    return found + [Task(plan.models[0], FEED, **firsts)] * (FEED in plan.modes)
+        further = [{field: value} for field, values in lists.items() for value in values[1:]]
+        found += at_first + [task._replace(**change) for change in further for task in varied]
+    return found + [first] * (FEED in plan.modes)

@@ -1,30 +1,32 @@
-"""The family in PyTorch, eager or by `torch.compile`, each way to a step that may be its fastest.
+"""M1, M2 and M3 in PyTorch, eager or by `torch.compile`, with every way to compute a step that may be the fastest.
 
-On a GPU it computes there, with the reduced precision of float32 products that JAX uses there by default.
+On a GPU, float32 products have the reduced precision (TF32) that JAX uses there by default.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from ml_collections import ConfigDict
-from torch import nn
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 from pneumojax.benchmark import flops
-from pneumojax.benchmark.task import INFER, TRAIN, Task
-from pneumojax.benchmark.worker import Prepared, Ways
-from pneumojax.family import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
+from pneumojax.benchmark.tasks import INFER, TRAIN, Task
+from pneumojax.benchmark.worker import ReadyStep, Ways
+from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
 
 LEARNING_RATE = 1e-3
 FORMATS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
 
 
 class Classifier(nn.Module):
-    """Images (batch, 1, height, width) in [0, 1] -> logits (batch,)."""
+    """The network: images (batch, 1, height, width) in [0, 1] -> logits (batch,)."""
 
     def __init__(self, name: str, image_size: int):
+        """Build the network `name`, such as "m1", for images of `image_size` pixels per side."""
         super().__init__()
         blocks = FAMILY[name]
         inputs = [1, *(block.filters for block in blocks)]
@@ -34,7 +36,8 @@ class Classifier(nn.Module):
         self.dense_2 = nn.Linear(HEAD_UNITS, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # Flattened in the order height, width, channel, which costs no copy where channels come last.
+        """Compute the logits."""
+        # Flatten in the order height, width, channel: in channels-last layout this needs no copy.
         x = self.blocks(images).permute(0, 2, 3, 1).flatten(1)
         return self.dense_2(self.dropout(F.relu(self.dense_1(x))))[:, 0]
 
@@ -51,41 +54,41 @@ def _block(inputs: int, block: Block) -> nn.Sequential:
 
 
 def load(model: Classifier, variables: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> None:
-    """Gives the model the variables of ours: `params` and `batch_stats`, by layer and name."""
+    """Copy the variables of a pneumojax model into this one.
+
+    Args:
+      model: of the same name and image size.
+      variables: `params` and `batch_stats`, each by layer and variable.
+    """
     params, statistics = variables["params"], variables["batch_stats"]
 
-    def give(target: torch.Tensor, value, axes=None):
+    def assign(target: torch.Tensor, value: np.ndarray, axes: tuple[int, ...] | None = None) -> None:
         target.data.copy_(torch.from_numpy(np.array(np.transpose(value, axes))))
 
     for number, block in enumerate(model.blocks, start=1):
         convolution, norm = block[0], block[-2]
-        conv, learned, kept = (
-            group[f"{name}_{number}"]
-            for group, name in ((params, "conv"), (params, "batch_norm"), (statistics, "batch_norm"))
-        )
-        give(convolution.weight, conv["kernel"], (3, 2, 0, 1))
-        give(convolution.bias, conv["bias"])
-        for target, value in (
-            (norm.weight, learned["scale"]),
-            (norm.bias, learned["bias"]),
-            (norm.running_mean, kept["mean"]),
-            (norm.running_var, kept["var"]),
-        ):
-            give(target, value)
+        assign(convolution.weight, params[f"conv_{number}"]["kernel"], (3, 2, 0, 1))
+        assign(convolution.bias, params[f"conv_{number}"]["bias"])
+        assign(norm.weight, params[f"batch_norm_{number}"]["scale"])
+        assign(norm.bias, params[f"batch_norm_{number}"]["bias"])
+        assign(norm.running_mean, statistics[f"batch_norm_{number}"]["mean"])
+        assign(norm.running_var, statistics[f"batch_norm_{number}"]["var"])
     for name in ("dense_1", "dense_2"):
-        give(getattr(model, name).weight, params[name]["kernel"], (1, 0))
-        give(getattr(model, name).bias, params[name]["bias"])
+        assign(getattr(model, name).weight, params[name]["kernel"], (1, 0))
+        assign(getattr(model, name).bias, params[name]["bias"])
 
 
-def ways(name: str) -> Callable[[Task, ConfigDict], Ways]:
-    """For the worker: the ways to a task, "eager" or by "compile"."""
+def ways(variant: str) -> Callable[[Task, ConfigDict], Ways]:
+    """Return the function that maps a task to its ways, "eager" or by "compile": see worker.py."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    prepares = {("eager", TRAIN): _eager_train, ("eager", INFER): _eager_infer}
-    prepares |= {("compile", TRAIN): _compile_train, ("compile", INFER): _compile_infer}
-    return lambda task, config: prepares[name, task.mode](task, device)
+    ways_of = {
+        "eager": {TRAIN: _eager_train, INFER: _eager_infer},
+        "compile": {TRAIN: _compile_train, INFER: _compile_infer},
+    }[variant]
+    return lambda task, _: ways_of[task.mode](task, device)
 
 
 def _eager_train(task: Task, device: str) -> Ways:
@@ -120,45 +123,50 @@ def _named(layout: str, how: str) -> str:
     return f"{layout}, {how}" if how else layout
 
 
-def _compilers(device: str) -> dict[str, dict]:
-    """What `torch.compile` is asked for: on a GPU also CUDA graphs, and trying out of what its library has."""
+def _compilers(device: str) -> dict[str, dict[str, Any]]:
+    """Return options of `torch.compile` by name; on a GPU also those with CUDA graphs and with autotuning."""
     return {"": {}} | {mode: {"mode": mode} for mode in ("reduce-overhead", "max-autotune") if device == "cuda"}
 
 
-def _with_narrow(task: Task, ways: dict[str, partial]) -> Ways:
-    """In bfloat16, each way also with a model that is bfloat16 itself."""
+def _with_narrow(task: Task, ways: dict[str, partial[ReadyStep]]) -> Ways:
+    """In bfloat16, add each way with a model whose own variables are bfloat16."""
     if task.precision != "bfloat16":
         return ways
     return ways | {f"{name}, all bfloat16": partial(way, narrow=True) for name, way in ways.items()}
 
 
-def _compiled(options, model, _):
+def _compiled(options: dict[str, Any], model: Classifier, _: torch.Tensor) -> Callable[..., torch.Tensor]:
     return torch.compile(model, **options)
 
 
-def _scripted(model, images):
+def _scripted(model: Classifier, images: torch.Tensor) -> Callable[..., torch.Tensor]:
     return torch.jit.optimize_for_inference(torch.jit.trace(model, images))
 
 
 def _batch(task: Task, device: str, layout: torch.memory_format) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (batch, 1, size, size) in [0, 1] and labels of either class (batch,), float32."""
+    """Return images in [0, 1], (batch, 1, size, size), and labels of both classes, (batch,), float32."""
     images = torch.rand(task.batch_size, 1, task.image_size, task.image_size)
     return images.to(device, memory_format=layout), (torch.arange(task.batch_size) % 2).float().to(device)
 
 
-def _train(task: Task, device: str, layout: torch.memory_format, compiling: Callable = lambda loss: loss) -> Prepared:
+def _train(
+    task: Task,
+    device: str,
+    layout: torch.memory_format,
+    compiler: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] = lambda loss: loss,
+) -> ReadyStep:
     torch._dynamo.reset()
     model = Classifier(task.model, task.image_size).to(device, memory_format=layout).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, eps=1e-7, fused=True)
     images, labels = _batch(task, device, layout)
 
-    @compiling
-    def loss(images, labels):
+    @compiler
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=task.precision == "bfloat16"):
             logits = model(images)
         return F.binary_cross_entropy_with_logits(logits.float(), labels)
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         value = loss(images, labels)
         value.backward()
@@ -166,16 +174,16 @@ def _train(task: Task, device: str, layout: torch.memory_format, compiling: Call
         value.item()
         _wait(device)
 
-    return Prepared(step, _facts(device))
+    return ReadyStep(step, _facts(device))
 
 
 def _infer(
     task: Task,
     device: str,
     layout: torch.memory_format,
-    compiling: Callable = lambda model, images: model,
+    compiler: Callable[[Classifier, torch.Tensor], Callable[..., torch.Tensor]] = lambda model, images: model,
     narrow: bool = False,
-) -> Prepared:
+) -> ReadyStep:
     torch._dynamo.reset()
     model = Classifier(task.model, task.image_size).to(device, memory_format=layout).eval()
     images, _ = _batch(task, device, layout)
@@ -183,18 +191,18 @@ def _infer(
         model, images = model.to(torch.bfloat16), images.to(torch.bfloat16)
     cast = task.precision == "bfloat16" and not narrow
 
-    def computing():
+    def autocast() -> torch.autocast:
         return torch.autocast(device, torch.bfloat16, enabled=cast, cache_enabled=False)
 
-    with torch.no_grad(), computing():  # what is made in inference mode cannot be traced
-        logits = compiling(model, images)
+    with torch.no_grad(), autocast():  # not in inference mode: its tensors cannot be traced
+        logits = compiler(model, images)
 
-    def step():
-        with torch.inference_mode(), computing():
+    def step() -> None:
+        with torch.inference_mode(), autocast():
             logits(images)
         _wait(device)
 
-    return Prepared(step, _facts(device))
+    return ReadyStep(step, _facts(device))
 
 
 def _facts(device: str) -> dict[str, str]:

@@ -1,15 +1,18 @@
-"""A process that measures when it is told to, and sleeps otherwise: what takes turns with it has the machine alone.
+"""A process that measures steps on request and sleeps otherwise, so that workers can take turns.
 
-  python -m pneumojax.benchmark.worker SIDE
+  python -m pneumojax.benchmark.worker MODULE VARIANT
 
-A request is a line of JSON on standard input, its answer a line on standard output:
+MODULE is the dotted name of a module with a function `ways(variant)`. It returns a function that maps a task and a
+config to the ways to compute the task's step.
 
-  {"prepare": TASK, "config": CONFIG, "trial": S}   builds the task's step, by the way that is fastest in S seconds each
-      -> {"way": ..., "tried": {way: seconds a step, or why not}, "facts": {...}}
+Each request is one line of JSON on standard input. Each answer is one line of JSON on standard output:
+
+  {"prepare": TASK, "config": CONFIG, "trial": S}   tries each way for S seconds and keeps the fastest
+      -> {"way": ..., "tried": {way: seconds per step, or why it failed}, "facts": {...}}
   {"measure": S, "least": N}                        repeats the step for S seconds, at least N times
       -> {"steps": [seconds, ...], "peak_bytes": ...}
 
-What fails is answered by {"error": one line}. What libraries print goes to standard error.
+A request that fails is answered by {"error": one line}. Whatever libraries print goes to standard error.
 """
 
 import gc
@@ -26,131 +29,140 @@ from typing import Any, NamedTuple, TextIO
 
 from ml_collections import ConfigDict
 
-from pneumojax import allocator
-from pneumojax.benchmark.task import SIDES, Task
-from pneumojax.errors import UserError, one_line
+from pneumojax.benchmark.tasks import Task
+from pneumojax.runtime import allocator
+from pneumojax.runtime.errors import UserError, one_line
 
-WARM_UP = 2  # calls before a way is judged
-LEAST = 3  # calls that it is judged by
+WARM_UP = 2  # untimed calls before a way is timed
+LEAST = 3  # timed calls, at least, for each measurement
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held.
+    """Return the most memory that this process has held.
 
-    Linux counts a parent's memory in the `ru_maxrss` of a process that it starts; VmHWM begins anew.
+    On Linux this is VmHWM, since `ru_maxrss` of a child starts from the memory of its parent.
     """
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, the only other one that is known
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
-class Prepared(NamedTuple):
-    """A step, ready to run.
+class ReadyStep(NamedTuple):
+    """A step that is built and can be timed.
 
     Attributes:
-      run: takes `steps` steps, and returns when all that they compute is there; or, where a call begins what the next
-        one waits for, when what the call before began is.
-      facts: what the answer tells of it: the `platform` that it computes on, and more.
-      steps: of a call.
-      settle: waits for what the last call began; None where that has ended.
-      peak_bytes: of memory.
+      run: takes `steps` steps. Returns once their results are computed; if calls overlap, once the results of the call
+        before are.
+      facts: included in the answer: the `platform` that computes, and whatever else the table shows.
+      steps: steps per call.
+      settle: waits until the last call has finished; None if `run` waits itself.
+      peak_bytes: returns the most memory used so far.
     """
 
-    run: Callable[[], Any]
+    run: Callable[[], object]
     facts: Mapping[str, Any]
     steps: int = 1
-    settle: Callable[[], Any] | None = None
+    settle: Callable[[], object] | None = None
     peak_bytes: Callable[[], int] = peak_bytes
 
 
-Ways = Mapping[str, Callable[[], Prepared]]
+Ways = Mapping[str, Callable[[], ReadyStep]]  # name of a way -> builds its step
 
 
 def serve(ways: Callable[[Task, ConfigDict], Ways], requests: Iterable[str], answers: TextIO) -> None:
-    """Answers requests until there are no more."""
-    prepared = None
+    """Answer requests until there are no more."""
+    ready: ReadyStep | None = None
     for line in requests:
         request = json.loads(line)
         try:
             if "prepare" in request:
-                prepared = None  # its memory is free before the next one's is taken
+                ready = None  # free its memory before the next step takes some
                 task, config = Task(**request["prepare"]), ConfigDict(request["config"])
-                prepared, answer = prepare(ways(task, config), request["trial"])
+                ready, answer = prepare(ways(task, config), request["trial"])
+            elif ready is None:
+                raise RuntimeError("no step is ready: send a prepare request first")
             else:
-                steps = repeat(prepared, request["measure"], request["least"])
-                answer = {"steps": steps, "peak_bytes": prepared.peak_bytes()}
-        except Exception as error:  # of a library that cannot do this task; others it may do
-            answer = {"error": _told(error)}
+                steps = repeat(ready, request["measure"], request["least"])
+                answer = {"steps": steps, "peak_bytes": ready.peak_bytes()}
+        except Exception as error:  # a library that cannot do this task may be able to do the next
+            answer = {"error": _reason(error)}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def prepare(ways: Ways, trial: float) -> tuple[Prepared, dict]:
-    """The fastest way, warm, and the answer that tells of it; a single one is not tried."""
+def prepare(ways: Ways, trial: float) -> tuple[ReadyStep, dict[str, Any]]:
+    """Build the fastest way, warmed up, and the answer that describes it. A single way is not timed."""
+    tried: dict[str, float | str] = {}
     if len(ways) == 1:
-        [(way, build)] = ways.items()
-        built = build()
-        _warm_up(built)
-        return built, {"way": way, "tried": {}, "facts": built.facts}
-    tried, fastest, best = {}, None, float("inf")
-    for way, build in ways.items():
+        [(name, build)] = ways.items()
+        ready = _built(build)
+    else:
+        name, ready = _fastest(ways, trial, tried)
+    return ready, {"way": name, "tried": tried, "facts": ready.facts}
+
+
+def _fastest(ways: Ways, trial: float, tried: dict[str, float | str]) -> tuple[str, ReadyStep]:
+    """Time each way for `trial` seconds, and note in `tried` the seconds per step or why the way failed."""
+    fastest, least = None, float("inf")
+    for name, build in ways.items():
         try:
-            built = build()
-            _warm_up(built)
-            tried[way] = statistics.median(repeat(built, trial, LEAST))
+            ready = _built(build)
+            seconds = statistics.median(repeat(ready, trial, LEAST))
         except Exception as error:  # not every library can compile every step
-            tried[way] = _told(error)
-            continue
-        if tried[way] < best:
-            fastest, best = (way, built), tried[way]
-        built = None
+            tried[name] = _reason(error)
+        else:
+            tried[name] = seconds
+            if seconds < least:
+                fastest, least = (name, ready), seconds
+        ready = None  # frees the memory of a slower step
         gc.collect()
     if fastest is None:
-        raise RuntimeError("; ".join(f"{way}: {reason}" for way, reason in tried.items()))
-    way, built = fastest
-    return built, {"way": way, "tried": tried, "facts": built.facts}
+        raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in tried.items()))
+    return fastest
 
 
-def _warm_up(built: Prepared) -> None:
+def _built(build: Callable[[], ReadyStep]) -> ReadyStep:
+    ready = build()
     for _ in range(WARM_UP):
-        built.run()
-    if built.settle:
-        built.settle()
+        ready.run()
+    if ready.settle:
+        ready.settle()
+    return ready
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     return one_line(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def repeat(prepared: Prepared, seconds: float, least: int) -> list[float]:
-    """How long a step of each call took, in seconds, over about `seconds` and at least `least` calls.
+def repeat(ready: ReadyStep, seconds: float, least: int) -> list[float]:
+    """Return the seconds per step of each call, over about `seconds` and at least `least` calls.
 
-    The first step is not counted: it finds caches that others have filled. What the last call began has ended when this
-    returns, or it would go on in another side's turn.
+    The first step is not counted, since other processes have filled the caches. The last call has finished when this
+    returns; otherwise it would run on in the next worker's turn.
     """
-    prepared.run()
-    if prepared.settle:
-        prepared.run()  # which waits for the first step
+    ready.run()
+    if ready.settle:
+        ready.run()  # waits for the first step
     times = []
-    ends = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < ends:
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
         started = time.perf_counter()
-        prepared.run()
-        times.append((time.perf_counter() - started) / prepared.steps)
-    if prepared.settle:
-        prepared.settle()
+        ready.run()
+        times.append((time.perf_counter() - started) / ready.steps)
+    if ready.settle:
+        ready.settle()
     return times
 
 
 def main() -> None:
-    allocator.keep_freed()  # for every side, since PyTorch gains by it as ours does
+    """Serve the ways of the module and variant that the command line names."""
+    allocator.keep_freed()  # for every side: PyTorch gains by it too
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    module, name = SIDES[sys.argv[1]]
-    found = importlib.import_module(f"pneumojax.benchmark.{module}")
-    serve(found.ways(name), sys.stdin, answers)
+    module, variant = sys.argv[1:]
+    serve(importlib.import_module(module).ways(variant), sys.stdin, answers)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,38 @@
-"""Which images are trained on, chosen by, and only looked at."""
+"""The splits of a source: which images to train on, to choose a model by, and only to evaluate."""
 
 import csv
 import hashlib
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
-from pneumojax.data.records import CLASSES, WHOLE, Record
-from pneumojax.errors import UserError
-from pneumojax.files import csv_table
+from pneumojax.data.source import CLASSES, WHOLE, Record
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.tables import csv_table
+from pneumojax.runtime.wording import counted
 
 PAPERS_SUBSET = (1082, 6517)  # Huynh et al.: normal and pneumonia images to train on
 MIN_PER_CLASS = 50  # a val split with fewer images of either class is too small to choose a model by
 
-HELD_OUT = "held_out"  # the split of what cross-validation, or a pattern, keeps from training
+HELD_OUT = "held_out"  # the split that cross-validation, or a pattern, keeps from training
 _IMPORTANCE = ("test", HELD_OUT, "val", "val_given", WHOLE, "train")
 
 Splits = dict[str, tuple[Record, ...]]
 
 
 class Carving(NamedTuple):
-    """How train is divided further.
+    """How to divide train further.
 
     Attributes:
       seed: of the drawing of val and test, and of a subset.
-      val_fraction: share of train's images, in (0, 1), where no val split is given.
+      val_fraction: share of train's images, in (0, 1), if no val split is given.
       test_fraction: share of train's images, in [0, 1); 0 carves none.
-      folds: of cross-validation, over which train is divided once, whatever the seed; 0 for none.
-      fold: which of them is held out, in [0, folds).
-      leave_out: a regular expression; the images of train whose id it is found in are held out. Of a fold, only
-        images of the classes that it leaves untouched are held out beside them.
+      folds: of cross-validation; 0 for none. The folds do not depend on the seed.
+      fold: the fold to hold out, in [0, folds).
+      leave_out: a regular expression; images of train are held out if it matches anywhere in their ids. If a fold is
+        held out as well, only its images of the classes without such a match are.
     """
 
     seed: int = 0
@@ -42,18 +43,18 @@ class Carving(NamedTuple):
     leave_out: str = ""
 
 
-def importance(name: str) -> tuple:
-    """Sorts splits by how much they tell of images that were not trained on, nor chosen by."""
+def importance(name: str) -> tuple[int, str]:
+    """Return a key that sorts splits: those that neither training nor choosing has seen come first."""
     return (_IMPORTANCE.index(name) if name in _IMPORTANCE else len(_IMPORTANCE), name)
 
 
 def foremost(names: Iterable[str]) -> str:
-    """The split that a reader wants to know of first."""
+    """Return the split whose scores a reader should see first."""
     return min(names, key=importance)
 
 
 def as_given(records: Sequence[Record]) -> Splits:
-    """The splits as they lie in the source."""
+    """Return the splits of the source itself."""
     splits = defaultdict(list)
     for record in records:
         splits[record.split].append(record)
@@ -61,35 +62,35 @@ def as_given(records: Sequence[Record]) -> Splits:
 
 
 def require_labels(records: Sequence[Record]) -> None:
-    """Raises UserError if an image has no label."""
+    """Raise UserError if an image has no label."""
     unlabelled = [record.id for record in records if record.label is None]
     if unlabelled:
         raise UserError(
-            f"{len(unlabelled)} images have no label, such as {unlabelled[0]}: put them into folders named by class, or"
-            " a CSV beside them"
+            f"{counted(len(unlabelled), 'image')} without a label, such as {unlabelled[0]}: put images into folders"
+            " named by class, or add a CSV of labels"
         )
 
 
 def require_trainable(records: Sequence[Record]) -> None:
-    """Raises UserError if there is nothing to train on, or one class only, or an image without a label."""
+    """Raise UserError if there is nothing to train on, only one class, or an image without a label."""
     require_labels(records)
     train = [record for record in records if record.split in ("train", WHOLE)]
     if not train:
-        raise UserError(f"the source has no train split, only {', '.join(as_given(records))}")
+        raise UserError(f"the source has no train split, only {', '.join(as_given(records))}: add a train folder")
     _require_both_classes("train", train)
 
 
 def to_csv(splits: Splits, records: Sequence[Record]) -> str:
-    """Which of a source's `records` is in which split: a table of id, label and split, empty for those in none."""
+    """Format a table of id, label and split of all `records` of a source; the split is empty for those in none."""
     chosen = {record.id: name for name, members in splits.items() for record in members}
     return csv_table(("id", "label", "split"), ((r.id, r.label, chosen.get(r.id, "")) for r in records))
 
 
 def from_csv(text: str, records: Sequence[Record]) -> Splits:
-    """The splits that `to_csv` wrote of a source that then had these records.
+    """Read the splits that `to_csv` wrote for a source with these records.
 
     Raises:
-      ValueError: it had others, or with other labels.
+      ValueError: the table has other ids or labels.
     """
     splits = defaultdict(list)
     for (id, label, name), record in zip(_rows(text), records, strict=True):
@@ -101,59 +102,59 @@ def from_csv(text: str, records: Sequence[Record]) -> Splits:
 
 
 def labels_in_csv(text: str) -> dict[str, list[int]]:
-    """The labels of every split's images, as `to_csv` wrote them."""
-    found = defaultdict(list)
+    """Read the labels of every split's images from what `to_csv` wrote."""
+    labels = defaultdict(list)
     for _, label, name in _rows(text):
-        found[name].append(int(label))
-    found.pop("", None)
-    return dict(found)
+        labels[name].append(int(label))
+    labels.pop("", None)
+    return dict(labels)
 
 
 def _rows(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline="")))[1:]
 
 
-def composition(labels: Sequence[int | None]) -> dict:
-    """What a split is made of: `n`, `normal`, `pneumonia`, and the larger class's share, `majority_accuracy`.
+def composition(labels: Sequence[int | None]) -> dict[str, Any]:
+    """Count a split's images: `n`, `normal`, `pneumonia`, and the larger class's share, `majority_accuracy`.
 
-    The share is of the images that have a label, and None where there are none.
+    The share is of the images with a label; None if there are none.
     """
-    normal, pneumonia = (sum(label == wanted for label in labels) for wanted in (0, 1))
+    normal, pneumonia = (sum(label == number for label in labels) for number in (0, 1))
     majority = max(normal, pneumonia) / (normal + pneumonia) if normal + pneumonia else None
     return {"n": len(labels), "normal": normal, "pneumonia": pneumonia, "majority_accuracy": majority}
 
 
-def subset(records: Sequence[Record], wanted: tuple[int, int], seed: int) -> tuple[Record, ...]:
-    """As many training images of either class as are wanted, drawn by `seed`, and all images of other splits.
+def subset(records: Sequence[Record], counts: tuple[int, int], seed: int) -> tuple[Record, ...]:
+    """Draw training images of each class by `seed`; keep all images of other splits.
 
     Args:
       records: of the source.
-      wanted: numbers of normal and of pneumonia images. The paper trains on `PAPERS_SUBSET` of CheXpert.
-      seed: of the drawing; a record's chance does not depend on the others.
+      counts: numbers of normal and of pneumonia images to draw. The paper trains on `PAPERS_SUBSET` of CheXpert.
+      seed: of the drawing; whether a record comes before another does not depend on further records.
 
     Raises:
-      UserError: there are fewer.
+      UserError: a class has fewer images.
     """
     train = [record for record in records if record.split in ("train", WHOLE)]
     drawn = set()
-    for label, (name, count) in enumerate(zip(CLASSES, wanted, strict=True)):
+    for label, (name, count) in enumerate(zip(CLASSES, counts, strict=True)):
         ids = [record.id for record in train if record.label == label]
         if len(ids) < count:
-            raise UserError(f"a subset of {count:,} {name} images is asked for, and train has {len(ids):,}")
+            raise UserError(f"train has {len(ids):,} {name} images: set --config.data.subset to fewer than {count:,}")
         drawn.update(sorted(ids, key=lambda id: _draw(f"{seed}:subset", id))[:count])
     return tuple(record for record in records if record.split not in ("train", WHOLE) or record.id in drawn)
 
 
 def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, list[str]]:
-    """The splits to train with: carved from train where val is missing, or a test split or folds are asked for.
+    """Return the splits to train with; carve from train a missing val, and a test split or folds on request.
 
-    A val split with fewer than `MIN_PER_CLASS` images of either class becomes `val_given`: evaluated, never
-    chosen by. Carving keeps each patient's images together, takes the same share of either class, and hangs
-    on the patients' names and the seed alone.
+    A val split with fewer than `MIN_PER_CLASS` images of either class becomes `val_given`: it is evaluated, but no
+    model is chosen by it. Carving keeps each patient's images together, takes the same share of either class, and
+    depends only on the patients' names and the seed.
 
     Args:
-      records: of the source, fit to train on.
-      carving: what is asked for. What is held out is so before anything else is carved.
+      records: of the source, which `require_trainable` accepts.
+      carving: what to carve. Images are held out before anything else is carved.
 
     Returns:
       The splits, train and val among them; and what was done, in sentences.
@@ -168,7 +169,7 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
         splits["train"], splits[HELD_OUT] = _hold_out(splits["train"], carving)
         _require_both_classes(HELD_OUT, splits[HELD_OUT], ": hold out a fold too, or match images of both classes")
         _require_both_classes("train", splits["train"], f" left beside {HELD_OUT}: hold out less")
-        notes.append(_said(HELD_OUT, splits[HELD_OUT]))
+        notes.append(_carving_note(HELD_OUT, splits[HELD_OUT]))
     if "val" in splits and min(_counts(splits["val"])) < MIN_PER_CLASS:
         splits["val_given"] = splits.pop("val")
         negatives, positives = _counts(splits["val_given"])
@@ -176,27 +177,27 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
             f"The source's val split ({negatives} normal, {positives} pneumonia) is too small to choose a model"
             " by: it is kept as val_given."
         )
-    wanted = {"val": carving.val_fraction if "val" not in splits else 0.0}
-    wanted["test"] = carving.test_fraction if "test" not in splits else 0.0
+    fractions = {"val": carving.val_fraction if "val" not in splits else 0.0}
+    fractions["test"] = carving.test_fraction if "test" not in splits else 0.0
     whole = splits["train"]
-    for name, fraction in wanted.items():
+    for name, fraction in fractions.items():
         if fraction:
             share = fraction * len(whole) / len(splits["train"])
             splits["train"], splits[name] = _carve(splits["train"], share, f"{carving.seed}:{name}")
-            advice = f": too few patients in train to carve {name} from; give more images"
+            advice = f": train has too few patients to carve {name} from: add images"
             _require_both_classes(name, splits[name], advice)
             _require_both_classes("train", splits["train"], advice)
-            notes.append(_said(name, splits[name]))
+            notes.append(_carving_note(name, splits[name]))
     return splits, notes
 
 
-def _said(name, records) -> str:
+def _carving_note(name: str, records: Sequence[Record]) -> str:
     negatives, positives = _counts(records)
     return f"{name} is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient."
 
 
-def _hold_out(records, carving):
-    """(kept, held out): the images that `leave_out` names with their patients' others, and the fold, see `Carving`."""
+def _hold_out(records: Sequence[Record], carving: Carving) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Return (kept, held out): patients with an image that `leave_out` matches are held out, and the fold."""
     named = [r for r in records if carving.leave_out and re.search(carving.leave_out, r.id)]
     if carving.leave_out and not named:
         raise UserError(f"no training image's id matches --config.data.leave_out={carving.leave_out!r}")
@@ -205,11 +206,11 @@ def _hold_out(records, carving):
         rest = [record for record in records if record.patient not in out]
         members, touched = _fold(rest, carving.folds, carving.fold), {record.label for record in named}
         out |= {record.patient for record in rest if record.patient in members and record.label not in touched}
-    return _parted(records, out)
+    return _divide(records, out)
 
 
-def _fold(records, folds, fold) -> set[str]:
-    """The patients of one of `folds` parts, which hold about as many images of each stratum, see `_strata`."""
+def _fold(records: Sequence[Record], folds: int, fold: int) -> set[str]:
+    """Return the patients of one of `folds` parts with about equal numbers of images of each stratum, see `_strata`."""
     members = set()
     for stratum in _strata(records):
         total, before = sum(stratum.values()), 0
@@ -220,27 +221,27 @@ def _fold(records, folds, fold) -> set[str]:
     return members
 
 
-def _strata(records) -> list[dict[str, int]]:
-    """Patient -> number of images: of the patients without, and of those with, a positive image."""
+def _strata(records: Sequence[Record]) -> list[dict[str, int]]:
+    """Return patient -> number of images, for the patients without and for those with a positive image."""
     images, positive = Counter(r.patient for r in records), {r.patient for r in records if r.label}
-    return [{name: n for name, n in images.items() if (name in positive) == wanted} for wanted in (False, True)]
+    return [{name: n for name, n in images.items() if (name in positive) == sick} for sick in (False, True)]
 
 
-def _carve(records, share, salt):
-    """(kept, taken): whole patients in the order of a salted hash, until `share` of each stratum is taken."""
+def _carve(records: Sequence[Record], share: float, salt: str) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Return (kept, taken): takes patients in the order of a salted hash, up to `share` of each stratum's images."""
     taken = set()
     for stratum in _strata(records):
-        wanted, count = share * sum(stratum.values()), 0
+        target, count = share * sum(stratum.values()), 0
         for name in sorted(stratum, key=lambda name: _draw(salt, name)):
             # A patient that would overshoot by more than it brings closer stays in train.
-            if abs(count + stratum[name] - wanted) < abs(count - wanted):
+            if abs(count + stratum[name] - target) < abs(count - target):
                 taken.add(name)
                 count += stratum[name]
-    return _parted(records, taken)
+    return _divide(records, taken)
 
 
-def _parted(records, patients):
-    """(records of others, records of `patients`), both in order."""
+def _divide(records: Sequence[Record], patients: Collection[str]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Return (records of other patients, records of `patients`), both in order."""
     return (
         tuple(record for record in records if record.patient not in patients),
         tuple(record for record in records if record.patient in patients),
@@ -251,12 +252,14 @@ def _draw(salt: str, name: str) -> bytes:
     return hashlib.sha256(f"{salt}:{name}".encode()).digest()
 
 
-def _counts(records) -> tuple[int, int]:
-    positives = sum(record.label for record in records)
+def _counts(records: Sequence[Record]) -> tuple[int, int]:
+    positives = sum(record.label == 1 for record in records)
     return len(records) - positives, positives
 
 
-def _require_both_classes(name, records, advice=": training needs both classes"):
+def _require_both_classes(
+    name: str, records: Sequence[Record], advice: str = ": training needs both classes, add images"
+) -> None:
     for count, missing in zip(_counts(records), CLASSES, strict=True):
         if not count:
             raise UserError(f"the {name} split has no {missing} image{advice}")

@@ -1,4 +1,4 @@
-"""Sound files of every kind that users give, made of drawn images, and ways to break them."""
+"""Sound files of every kind that users have, made of synthetic images, and ways to break them."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from pneumojax.data import phantom
+from pneumojax.data.sources import phantom
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 LONG = int(os.environ.get("FUZZ", 0))  # cases of each kind in the long form
@@ -43,10 +43,10 @@ def profile():
 
 
 def pngs(folder):
-    told = PngInfo()
-    told.add_text("Comment", "chest " * 50, zip=True)
-    told.add_itxt("Title", "röntgen", zip=True)
-    yield encoded(CHEST, "PNG", pnginfo=told, icc_profile=profile())
+    texts = PngInfo()
+    texts.add_text("Comment", "chest " * 50, zip=True)
+    texts.add_itxt("Title", "röntgen", zip=True)
+    yield encoded(CHEST, "PNG", pnginfo=texts, icc_profile=profile())
     yield encoded(Image.fromarray(np.asarray(CHEST).astype(np.uint16) * 257), "PNG")
     yield from (encoded(CHEST.convert(mode), "PNG") for mode in ("1", "RGB", "LA", "RGBA"))
     yield encoded(CHEST.convert("P"), "PNG", transparency=b"\xff\x80\x00")
@@ -58,14 +58,14 @@ def pngs(folder):
 
 
 def raw_png(width, height, depth, colour, interlace, rows):
-    """A PNG of these header fields and filtered rows, whether or not they make sense."""
+    """Make a PNG with these header fields and filtered rows, whether or not they make sense."""
     header = np.array([width, height], ">u4").tobytes() + bytes([depth, colour, 0, 0, interlace])
     chunks = ((b"IHDR", header), (b"PLTE", bytes(range(30))), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return sealed_png(b"\x89PNG\r\n\x1a\n" + b"".join(len(d).to_bytes(4) + n + d + bytes(4) for n, d in chunks))
 
 
 def sealed_png(content):
-    """With the checksums that its chunks ask for, without which most of a decoder is never reached."""
+    """Give every chunk its right checksum, because decoders stop at a wrong one."""
     sealed, place = content[:8], 8
     while place < len(content):
         length = int.from_bytes(content[place : place + 4])
@@ -76,30 +76,30 @@ def sealed_png(content):
 
 
 def dicoms(folder):
-    import test_dicom
+    import dicom_files
     from pydicom import uid
 
     window = {"WindowCenter": "1500", "WindowWidth": "2000", "RescaleSlope": "2", "PixelPaddingValue": 0}
-    window["VOILUTSequence"] = test_dicom.lut(range(4096), 0, 16)
-    yield test_dicom.write(folder / "x", test_dicom.WIDE, 12, **window).read_bytes()
-    packs = {uid.ExplicitVRLittleEndian: lambda pixels: None} | test_dicom.LOSSLESS | test_dicom.LOSSY
+    window["VOILUTSequence"] = dicom_files.lut(range(4096), 0, 16)
+    yield dicom_files.write(folder / "x", dicom_files.WIDE, 12, **window).read_bytes()
+    packs = {uid.ExplicitVRLittleEndian: lambda pixels: None} | dicom_files.LOSSLESS | dicom_files.LOSSY
     for syntax, pack in packs.items():
-        whole = test_dicom.write(folder / "x", test_dicom.WIDE, 12, syntax, pack(test_dicom.WIDE)).read_bytes()
+        whole = dicom_files.write(folder / "x", dicom_files.WIDE, 12, syntax, pack(dicom_files.WIDE)).read_bytes()
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             whole = whole[: body(whole)] + zlib.decompress(whole[body(whole) :], -15)
         yield whole
     rgb = np.asarray(CHEST.convert("RGB"))
-    told = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 1}
-    yield test_dicom.write(folder / "x", rgb, 8, **told).read_bytes()
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 1}
+    yield dicom_files.write(folder / "x", rgb, 8, **colour).read_bytes()
 
 
 def body(content):
-    """Where the data set of a DICOM file begins."""
+    """Return where the data set of a DICOM file starts."""
     return 144 + int.from_bytes(content[140:144], "little")
 
 
 def sealed_dicom(content):
-    """Deflated, where it says so."""
+    """Deflate the data set if the header says so."""
     if b"1.2.840.10008.1.2.1.99" not in content[:500]:
         return content
     deflate = zlib.compressobj(wbits=-15)
@@ -123,7 +123,7 @@ def tables(folder):
 
 
 def place(draw, content):
-    """Half of the time in the header."""
+    """Draw a place, half of the time in the header."""
     return draw(st.integers(0, min(len(content), 600)) | st.integers(0, len(content)))
 
 
@@ -166,8 +166,8 @@ def extreme(draw, content, bases):
 
 
 def digits(draw, content, bases):
-    found = [match.span() for match in re.finditer(rb"\d+", content)] or [(0, 0)]
-    start, end = draw(st.sampled_from(found))
+    numbers = [match.span() for match in re.finditer(rb"\d+", content)] or [(0, 0)]
+    start, end = draw(st.sampled_from(numbers))
     return content[:start] + draw(st.sampled_from((b"0", b"1", b"-1", b"1e308", b"nan", b"9" * 20))) + content[end:]
 
 
@@ -198,7 +198,7 @@ def npz(draw, bases):
 
 
 def names(bases):
-    """(folder, file, content): names of any bytes that a file system may take, and some that it does not."""
+    """Draw (folder, file, content), with names of any bytes, some of which no file system takes."""
     odd = ("a\nb", "a\x1b[2Jb", "'\"; `", "ä\u2028\u202e", "-", "~", "x" * 240)
     plain = st.text(max_size=20) | st.sampled_from(odd)
     name = plain.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=20)

@@ -1,7 +1,7 @@
-"""Broken files of every kind that users give: each is read, or refused in one line, in little time and memory.
+"""Broken files of every kind that users have: each is read, or refused in one line, in little time and memory.
 
-Each kind has a process of its own, so that a decoder that crashes, hangs or floods the terminal fails one test, and
-the file that it met is kept. `make fuzz` runs many more cases, and others each time.
+The cases run in another process, so that a decoder that crashes, hangs or floods the terminal fails one test, and the
+file of the last case is kept. `make fuzz` runs many more cases, different ones each time.
 """
 
 import faulthandler
@@ -36,16 +36,17 @@ from broken_files import (
 )
 from hypothesis import HealthCheck, given, settings
 
-from pneumojax.data.audit import examine
+from pneumojax.data.audit.findings import examine
+from pneumojax.data.decode.quiet import quiet_decoders
+from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.sources import open_source
-from pneumojax.data.unreadable import UnreadableImage
-from pneumojax.errors import UserError
+from pneumojax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SHORT = 80
-SECONDS = 5  # of a case, after which it hangs
-ROOM = 6 << 30  # bytes of addresses; pydicom asks for the 4 GiB that an element may claim, and fills what is there
-MAX_GROWTH = 1000  # MB of memory: Pillow has 4 bytes for each of the pixels of a colour image, twice if it converts it
+SECONDS = 5  # of a case; one that takes longer hangs
+ROOM = 6 << 30  # bytes of addresses: pydicom asks for the 4 GiB that an element may declare
+MAX_GROWTH = 1000  # MB of memory: Pillow has 4 bytes for each pixel of a colour image, twice if it converts it
 MAX_LINE = 600
 
 
@@ -79,12 +80,12 @@ def put_names(root, case):
     try:
         put(file, content)
         put(file.parents[1] / name, content)
-    except (OSError, ValueError):  # it cannot exist, but may be asked for
+    except (OSError, ValueError):  # it cannot exist, but a user may name it
         pass
     return [file.parents[1], file, root / (8 * f"{folder}/{name}")]
 
 
-# Kind: its sound files, the cases made of them, and what puts a case where open_source finds it.
+# Kind -> its sound files, the cases made of them, and a function that puts a case where open_source finds it.
 KINDS = {
     "JPEG": (jpegs, mutated, lambda root, case: put_image("case.jpg", root, case)),
     "PNG": (pngs, lambda bases: mutated(bases, sealed_png) | ODD_PNG, lambda *case: put_image("case.png", *case)),
@@ -96,13 +97,13 @@ KINDS = {
 
 
 def read(location):
-    """Whether all of the first images at a location are read; fails where one is neither read nor refused."""
+    """Return whether the first images at a location are all read; fail if one is neither read nor refused."""
     try:
         source = open_source(str(location))
     except UserError as reason:
         return refused(str(reason))
-    told = [read_one(source, record) for record in source.records[:3]]
-    return all(told)
+    results = [read_one(source, record) for record in source.records[:3]]
+    return all(results)
 
 
 def read_one(source, record):
@@ -120,7 +121,7 @@ def refused(line):
     assert line.strip()
     assert len(line) <= MAX_LINE, line
     assert all(unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") for char in line), repr(line)
-    assert not re.search("memory|allocate", line, re.I), line  # another machine would have taken it
+    assert not re.search("memory|allocate", line, re.I), line  # a reason that depends on the machine
     return False
 
 
@@ -129,13 +130,13 @@ def megabytes(field):
 
 
 def run(kind, count, root):
-    """Meets the cases of one kind, and prints what there is to say of them."""
-    found, strategy, put_case = KINDS[kind]
+    """Try the cases of one kind, and print their statistics."""
+    sound_files, strategy, put_case = KINDS[kind]
     root.mkdir()
-    bases = list(found(root))
+    bases = list(sound_files(root))
     for base in bases if kind != "NPZ" else ():
         [read(location) for location in put_case(root, base if kind != "names" else ("a", "b.png", base))]
-    told, times, growths = [], [], []
+    results, times, growths = [], [], []
 
     @settings(
         max_examples=count,
@@ -146,20 +147,20 @@ def run(kind, count, root):
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy(bases))
-    def meet(case):
+    def try_case(case):
         locations, printed = put_case(root, case), os.fstat(2).st_size
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        taken, begun = megabytes("VmRSS"), time.perf_counter()
+        Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
+        taken, started = megabytes("VmRSS"), time.perf_counter()
         faulthandler.dump_traceback_later(SECONDS, exit=True)
-        told.append([read(location) for location in locations][0])
+        results.append([read(location) for location in locations][0])
         faulthandler.cancel_dump_traceback_later()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started)
         growths.append(megabytes("VmHWM") - taken)
-        assert os.fstat(2).st_size == printed, "a warning, or a library's own words, would reach the user"
+        assert os.fstat(2).st_size == printed, "a warning, or a library's own message, would reach the user"
         assert growths[-1] < MAX_GROWTH
 
-    meet()
-    print(json.dumps([kind, len(told), sum(told), max(times), max(growths)]))
+    try_case()
+    print(json.dumps([kind, len(results), sum(results), max(times), max(growths)]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and measures memory as Linux does")
@@ -171,20 +172,21 @@ def test_broken_files_are_read_or_refused(tmp_path, kinds):
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
         )
-    said = (tmp_path / "stderr").read_text(errors="replace")
-    said = "\n".join(line[:200] for line in said.splitlines()[-40:])  # a case itself may be long
-    assert done.returncode == 0, f"the case lies in {tmp_path}; exit status {done.returncode}:\n{said}"
-    assert not said
+    printed = (tmp_path / "stderr").read_text(errors="replace")
+    printed = "\n".join(line[:200] for line in printed.splitlines()[-40:])  # a case itself may be long
+    assert done.returncode == 0, f"the case is in {tmp_path}; exit status {done.returncode}:\n{printed}"
+    assert not printed
     for line in done.stdout.splitlines():
         kind, cases, good, slowest, growth = json.loads(line)
-        counted = f"{cases:6,} cases, {good:6,} read, {cases - good:6,} refused"
-        print(f"\n{kind:6} {counted}, slowest {slowest:.2f} s, memory +{growth:.0f} MB", end="")
+        counts = f"{cases:6,} cases, {good:6,} read, {cases - good:6,} refused"
+        print(f"\n{kind:6} {counts}, slowest {slowest:.2f} s, memory +{growth:.0f} MB", end="")
         assert cases >= (LONG or SHORT)
 
 
 if __name__ == "__main__":
+    quiet_decoders()
     resource.setrlimit(resource.RLIMIT_AS, (int(megabytes("VmSize") * 2**20) + ROOM,) * 2)
     for kind in sys.argv[2:]:
         run(kind, LONG or SHORT, Path(sys.argv[1]) / kind)

@@ -1,4 +1,4 @@
-"""Files that are well formed, or no files at all, but would take for ever, or all memory, or spoil the terminal."""
+"""Well-formed files, and paths that are no files, that would take forever, or all memory, or corrupt the terminal."""
 
 import csv
 import io
@@ -16,14 +16,15 @@ from broken_files import CHEST, encoded, raw_png, sealed_png
 from PIL import Image
 from test_fuzz import megabytes
 
-from pneumojax import config as configs
-from pneumojax import curate
-from pneumojax.data import images
-from pneumojax.data.audit import examine
-from pneumojax.data.checks import is_colour
-from pneumojax.data.sources import open_source, table
-from pneumojax.data.unreadable import MAX_PIXELS, UnreadableImage
-from pneumojax.errors import MAX_LINE, UserError
+from pneumojax.data.audit.findings import examine
+from pneumojax.data.audit.quality import is_colour
+from pneumojax.data.decode import images
+from pneumojax.data.decode.quiet import quiet_decoders
+from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage
+from pneumojax.data.sources import label_table, open_source
+from pneumojax.runtime import config as configs
+from pneumojax.runtime.errors import MAX_LINE, UserError
+from pneumojax.workflows import prepare
 
 SIDE = 10_000
 CORRUPT = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"
@@ -35,7 +36,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 @pytest.fixture(autouse=True)
 def hang_limit():
     def fail(*_):
-        raise TimeoutError("it hangs")
+        raise TimeoutError("the test hangs")
 
     signal.signal(signal.SIGALRM, fail)
     signal.alarm(30)
@@ -51,20 +52,21 @@ def root(tmp_path):
 
 
 def problems(root):
-    """{id: why it cannot be read}."""
+    """Return {id: why it cannot be read}."""
     source = open_source(str(root))
-    told = {}
+    reasons = {}
     for record in source.records:
-        told[record.id] = problem = examine(source, record).problem
+        reasons[record.id] = problem = examine(source, record).problem
         if problem:
             with pytest.raises(UnreadableImage) as caught:
                 source.read(record, 32)
             assert str(caught.value) == problem
-    return told
+    return reasons
 
 
-def tell(root):
-    """What `open_source` says of the images and NPZ files at `root`."""
+def read_all(root):
+    """Open and read the images and NPZ files at `root`, as the command line does, and print the results."""
+    quiet_decoders()
     print(problems(root))
     for path in root.glob("*.npz"):
         try:
@@ -91,7 +93,7 @@ def with_chunk(name, data):
     return sealed_png(whole[:33] + len(data).to_bytes(4) + name + data + bytes(4) + whole[33:])
 
 
-def test_what_is_no_file_is_refused_and_never_waited_for(root):
+def test_pipes_devices_and_loops_are_refused_without_waiting(root):
     for name in ("pipe.png", "pipe.dcm"):
         os.mkfifo(root / "NORMAL" / name)
     (root / "NORMAL" / "device.jpg").symlink_to("/dev/zero")
@@ -116,26 +118,26 @@ def test_a_pipe_is_no_source(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["labels.csv", "train.csv"])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
-def test_what_is_no_file_is_no_csv(tmp_path, name, make):
+def test_pipes_and_folders_are_no_csv(tmp_path, name, make):
     CHEST.save(tmp_path / "a.png")
     make(tmp_path / name)
     assert "holds no images in folders" in refusal(tmp_path)
 
 
-def test_loops_of_links(tmp_path):
+def test_links_to_themselves_are_refused(tmp_path):
     (tmp_path / "x.png").symlink_to("x.png")
     assert "no such data" in refusal(tmp_path / "x.png")
     (tmp_path / "NORMAL").symlink_to("NORMAL")
     assert "holds no images" in refusal(tmp_path)
 
 
-def test_a_file_that_vanishes_once_it_is_listed(root):
+def test_a_file_that_is_deleted_after_listing_has_a_reason(root):
     source = open_source(str(root))
     (root / "NORMAL" / "sound.png").unlink()
     assert examine(source, source.records[0]).problem == "No such file or directory"
 
 
-def test_a_file_that_may_not_be_read(root):
+def test_a_file_without_permission_has_a_reason(root):
     (root / "NORMAL" / "sound.png").chmod(0)
     if os.access(root / "NORMAL" / "sound.png", os.R_OK):
         pytest.skip("this user may read everything")
@@ -143,47 +145,47 @@ def test_a_file_that_may_not_be_read(root):
 
 
 @pytest.mark.parametrize("error", [UserError, UnreadableImage])
-def test_names_cannot_spoil_the_terminal(error):
-    told = error("胸部\u3000é: \x1b[2J\r\n\u2028\udcff" + "x" * 5000 + " mend it")
-    assert str(told).startswith("胸部\u3000é: \\x1b[2J\\r\\n\\u2028\\udcffxxx")
-    assert str(told).endswith("xxx mend it") and len(str(told)) <= MAX_LINE
-    assert str(pickle.loads(pickle.dumps(told))) == str(told)
+def test_names_cannot_corrupt_the_terminal(error):
+    raised = error("胸部\u3000é: \x1b[2J\r\n\u2028\udcff" + "x" * 5000 + " fix it")
+    assert str(raised).startswith("胸部\u3000é: \\x1b[2J\\r\\n\\u2028\\udcffxxx")
+    assert str(raised).endswith("xxx fix it") and len(str(raised)) <= MAX_LINE
+    assert str(pickle.loads(pickle.dumps(raised))) == str(raised)
 
 
-def test_a_folder_of_an_odd_name(tmp_path):
+def test_the_name_of_a_folder_is_escaped(tmp_path):
     (tmp_path / "a\n\x1b[2Jb").mkdir()
     assert "a\\n\\x1b[2Jb holds no images" in refusal(tmp_path / "a\n\x1b[2Jb")
 
 
-def test_what_is_listed_commands_no_terminal(root, capsys):
-    """A broken file whose name is a command to clear the screen, and one beside the folders of classes."""
+def test_listed_names_are_no_commands_of_the_terminal(root, capsys):
+    """One broken file, and one folder beside the class folders, have names that would clear the screen."""
     (root / "NORMAL" / "a\x1b[2J.png").write_bytes(b"broken")
     (root / "b\x1b[2J").mkdir()
     (root / "b\x1b[2J" / "c.png").write_bytes(b"broken")
     config = configs.load("m1")
     config.data.source, config.data.cache_dir = str(root), str(root.parent / "cache")
-    for sentence in curate.said_of(open_source(str(root))):
+    for sentence in prepare.remarks_on(open_source(str(root))):
         print(sentence)
     with pytest.raises(UserError):
-        curate.prepare_mode(config)
-    told = capsys.readouterr().out
-    assert "unreadable: NORMAL/a\\x1b[2J.png" in told
-    assert "b\\x1b[2J" in told
-    assert "\x1b" not in told
+        prepare.prepare_source(config)
+    printed = capsys.readouterr().out
+    assert "unreadable: NORMAL/a\\x1b[2J.png" in printed
+    assert "b\\x1b[2J" in printed
+    assert "\x1b" not in printed
 
 
-def test_libraries_warn_nobody(root):
+def test_no_warning_of_a_library_reaches_the_user(root):
     for transparency in (1, b"\xff\x80"):
         assert not is_colour(Image.open(io.BytesIO(encoded(CHEST.convert("P"), "PNG", transparency=transparency))))
     (root / "NORMAL" / "palette.png").write_bytes(encoded(CHEST.convert("P"), "PNG", transparency=b"\xff\x80"))
     (root / "NORMAL" / "exif.jpg").write_bytes(encoded(CHEST, "JPEG", exif=CORRUPT))
     path = npz(root / "x.npz", (3, 9, 9), zipfile.ZIP_STORED)
     for old, new in ((b"fortran_order", rb"fortran\order"), (b"(3, 9, 9), ", b"(3L, 9, 9),")):
-        put = path.with_stem(new[:3].hex())
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(put, "w") as broken:
+        copy = path.with_stem(new[:3].hex())
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as broken:
             for name in archive.namelist():
                 broken.writestr(name, archive.read(name).replace(old, new))
-    code = "import sys; sys.path.append('tests/data'); from test_hostile import *; tell(Path(sys.argv[1]))"
+    code = "import sys; sys.path.append('tests/data'); from test_hostile import *; read_all(Path(sys.argv[1]))"
     command = [sys.executable, "-W", "always", "-c", code, root]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert not done.stderr
@@ -192,37 +194,35 @@ def test_libraries_warn_nobody(root):
 
 @linux_only
 @pytest.mark.parametrize(("depth", "colour"), [(8, 0), (16, 0), (8, 3)])
-def test_as_many_pixels_as_may_be(tmp_path, depth, colour):
-    """What was thought for a few megapixels took 1.7 GB here."""
+def test_the_largest_images_take_little_memory(tmp_path, depth, colour):
+    """Converting all pixels to grey at once would take 1.7 GB."""
     assert SIDE**2 == MAX_PIXELS
     content = raw_png(SIDE, SIDE, depth, colour, 0, bytes(SIDE * (1 + SIDE * depth // 8)))
     if colour == 3:
         at = content.index(b"IDAT") - 4
         content = sealed_png(content[:at] + (10).to_bytes(4) + b"tRNS" + bytes(14) + content[at:])
     (tmp_path / "x.png").write_bytes(content)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
     taken = megabytes("VmRSS")
     assert (images.read(tmp_path / "x.png", 32) == 0).all()
     assert megabytes("VmHWM") - taken < 400
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "CMYK", "I;16", "1"])
-def test_grey_by_bands_is_the_same(monkeypatch, mode):
+def test_grey_by_bands_is_the_same(mode):
     image = CHEST.convert(mode) if mode != "I;16" else Image.fromarray(np.asarray(CHEST).astype(np.uint16) * 257)
     if mode == "P":
         image = Image.open(io.BytesIO(encoded(image, "PNG", transparency=bytes(range(200)))))
-    whole = images.grey(image)
-    monkeypatch.setattr(images, "_BAND", 7 * 64 + 1)
-    np.testing.assert_array_equal(images.grey(image), whole)
+    np.testing.assert_array_equal(images.grey(image, band=7 * 64 + 1), images.grey(image))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_the_widest_jpeg(tmp_path, mode):
+def test_the_widest_jpeg_is_read(tmp_path, mode):
     Image.new(mode, (65_500, 1_500), "white").save(tmp_path / "x.jpg")
     assert (images.read(tmp_path / "x.jpg", 32) == 255).all()
 
 
-def test_a_jpeg_of_scans_without_end(root):
+def test_a_jpeg_of_endless_scans_is_refused(root):
     whole = encoded(Image.new("L", (65_500, 1_500)), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xc4") : -2]
     (root / "NORMAL" / "sound.png").write_bytes(whole[:-2] + last * 5_000 + whole[-2:])
@@ -230,7 +230,7 @@ def test_a_jpeg_of_scans_without_end(root):
 
 
 @pytest.mark.parametrize("start", [b"zTXtComment\0\0", b"iTXtComment\0\1\0\0\0", b"iCCPicc\0\0"])
-def test_a_png_chunk_that_inflates_without_end(tmp_path, start):
+def test_a_png_chunk_that_inflates_enormously_is_refused(tmp_path, start):
     content = with_chunk(start[:4], start[4:] + zlib_bomb())
     assert "too large" in unreadable(tmp_path / "x.png", content)
 
@@ -239,23 +239,22 @@ def zlib_bomb():
     return raw_png(1, 1, 8, 0, 0, bytes(100 << 20)).partition(b"IDAT")[2][:-16]
 
 
-def test_a_png_with_more_data_than_pixels(tmp_path):
+def test_a_png_with_more_data_than_pixels_is_read(tmp_path):
     (tmp_path / "x.png").write_bytes(raw_png(8, 8, 8, 0, 0, bytes(100 << 20)))
     assert images.read(tmp_path / "x.png", 8).shape == (8, 8)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_file_without_end(tmp_path, kind):
+def test_an_enormous_file_is_refused(tmp_path, kind):
     (tmp_path / "x").write_bytes(encoded(CHEST, kind))
-    os.truncate(tmp_path / "x", 8 * MAX_PIXELS + 1)  # takes no room where files may have holes
+    os.truncate(tmp_path / "x", 8 * MAX_PIXELS + 1)  # takes no space where files may have holes
     with pytest.raises(UnreadableImage, match="a file of more than 800,000,000 bytes"):
         images.read(tmp_path / "x", 32)
 
 
 def npz(path, shape, method):
     header = io.BytesIO()
-    told = {"descr": "|u1", "fortran_order": False}
-    np.lib.format.write_array_header_1_0(header, told | {"shape": shape})
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     labels = io.BytesIO()
     np.save(labels, np.zeros(shape[0], np.uint8))
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -265,16 +264,16 @@ def npz(path, shape, method):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_an_npz_that_unpacks_all_at_once(tmp_path, method):
-    assert "compressed as NumPy never does" in refusal(npz(tmp_path / "x.npz", (3, 900, 900), method))
+def test_an_npz_with_another_compression_is_refused(tmp_path, method):
+    assert "has a compression that NumPy never uses" in refusal(npz(tmp_path / "x.npz", (3, 900, 900), method))
 
 
-def test_an_npz_of_more_images_than_there_are(tmp_path):
+def test_an_npz_of_too_many_images_is_refused(tmp_path):
     assert "holds 2,000,001 images" in refusal(npz(tmp_path / "x.npz", (2_000_001, 1, 1), zipfile.ZIP_DEFLATED))
 
 
 @linux_only
-def test_an_npz_of_zeros(tmp_path):
+def test_opening_an_npz_takes_little_memory(tmp_path):
     path = npz(tmp_path / "x.npz", (3, 9_900, 9_900), zipfile.ZIP_DEFLATED)
     Path("/proc/self/clear_refs").write_text("5")
     taken = megabytes("VmRSS")
@@ -283,23 +282,23 @@ def test_an_npz_of_zeros(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "start"), [("train.csv", HEADER), ("labels.csv", b"image,label\n")])
-def test_a_csv_without_end(tmp_path, name, start):
+def test_an_enormous_csv_is_refused(tmp_path, name, start):
     (tmp_path / name).write_bytes(start)
     os.truncate(tmp_path / name, 300 << 20)
     assert "is larger than 268,435,456 bytes" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "start"), [("train.csv", HEADER), ("labels.csv", b"image,label\n")])
-def test_a_csv_of_one_long_line(tmp_path, name, start):
+def test_a_csv_of_one_long_line_is_refused(tmp_path, name, start):
     (tmp_path / name).write_bytes(start + b"a" * (30 << 20))
     assert f"field larger than field limit ({csv.field_size_limit()})" in refusal(tmp_path)
 
 
-def test_a_csv_of_too_many_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "MAX_RECORDS", 3)
+def test_a_csv_of_too_many_lines_is_refused(tmp_path):
     for name in "abcd":
         CHEST.save(tmp_path / f"{name}.png")
     (tmp_path / "labels.csv").write_text("image,label\n\na,0\nb,1\nc,0\n")
-    assert len(open_source(str(tmp_path)).records) == 3
+    assert len(label_table.open_table(tmp_path, "", max_records=3).records) == 3
     (tmp_path / "labels.csv").write_text("image,label\na,0\nb,1\nc,0\nd,0\n")
-    assert "has more than 3 lines" in refusal(tmp_path)
+    with pytest.raises(UserError, match="has more than 3 lines"):
+        label_table.open_table(tmp_path, "", max_records=3)

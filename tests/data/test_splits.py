@@ -1,4 +1,4 @@
-"""Who is trained on, chosen by and looked at: what the contract of the splits promises."""
+"""Splits to train with, to choose by and to evaluate: they keep the promises of `splits.for_training`."""
 
 import random
 from collections import Counter
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pneumojax.data import splits
-from pneumojax.data.records import Record
+from pneumojax.data.source import Record
 from pneumojax.data.sources import open_source
-from pneumojax.errors import UserError
+from pneumojax.runtime.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "kermany_224"
 
@@ -43,25 +43,25 @@ def patients(members):
     return {record.patient for record in members}
 
 
-def test_as_given_scores_every_image_where_it_lies():
+def test_as_given_keeps_every_image_in_its_own_split():
     given = records("val", 3, 3) + records("test", 2, 1) + records("all", 1, 0)
     result = splits.as_given(given)
     assert {name: len(members) for name, members in result.items()} == {"val": 6, "test": 3, "all": 1}
     assert all(record.split == name for name, members in result.items() for record in members)
 
 
-def test_a_missing_val_is_carved_and_said():
+def test_a_missing_val_is_carved_with_a_note():
     given = records()
     result, notes = training(given)
     assert set(result) == {"train", "val"}
-    assert sorted(result["train"] + result["val"]) == sorted(given), "each image lies in one split, once"
+    assert sorted(result["train"] + result["val"]) == sorted(given), "each image is in one split, once"
     negatives, positives = counts(result["val"])
     assert notes == [f"val is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient."]
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3, 0.5])
 @pytest.mark.parametrize("per_patient", [1, 3, 10])
-def test_carving_takes_the_share_of_either_class(fraction, per_patient):
+def test_carving_takes_its_share_of_each_class(fraction, per_patient):
     result = carved(records(per_patient=per_patient), val=fraction)
     for count, whole in zip(counts(result["val"]), (300, 900), strict=True):
         assert abs(count - fraction * whole) <= per_patient / 2
@@ -104,31 +104,31 @@ def test_order_of_the_records_does_not_matter():
 
 
 def test_new_images_hardly_move_the_old_ones():
-    """A val image that is trained on after the data grew would make the old and new val figures lie."""
+    """If val images moved to train when the data grows, old and new val scores could not be compared."""
     old = records()
     before = ids(carved(old)["val"])
     after = ids(carved(old + records(normal=30, pneumonia=90, salt="new"))["val"])
     moved = (before ^ after) & ids(old)
     assert len(moved) <= 0.15 * len(before)
-    # A carving that is drawn anew would keep a tenth.
+    # A carving drawn from scratch would keep a tenth.
     assert len(before & after) >= 0.85 * len(before)
 
 
-def test_the_seed_decides():
+def test_other_seeds_carve_other_images():
     assert carved(records(), seed=3) == carved(records(), seed=3)
     first, second = (ids(carved(records(), seed=seed)["val"]) for seed in (0, 1))
     assert len(first & second) < 0.4 * len(first)
 
 
-def test_val_and_test_are_drawn_apart():
-    """With one salt for both, test would be what a larger val had taken."""
+def test_val_and_test_are_drawn_independently():
+    """With one salt for both, test would hold the images that a larger val takes."""
     val = ids(carved(records(), val=0.3)["val"])
     test = ids(carved(records() + records("val", 50, 50), test=0.3)["test"])
     assert len(val & test) < 0.6 * len(val)
 
 
 @pytest.mark.parametrize(("normal", "pneumonia"), [(49, 200), (200, 49), (8, 8), (0, 60)])
-def test_a_small_val_is_looked_at_but_never_chosen_by(normal, pneumonia):
+def test_a_small_val_is_kept_apart_and_another_is_carved(normal, pneumonia):
     small = records("val", normal, pneumonia)
     result, notes = training(records() + small)
     assert set(result) == {"train", "val", "val_given"}
@@ -165,10 +165,10 @@ def test_a_source_without_splits_is_carved_from():
         (records(normal=0), "train split has no normal"),
         (records(pneumonia=0), "train split has no pneumonia"),
         (records("all", pneumonia=0), "train split has no pneumonia"),
-        ([*records(), Record("odd one", None, "x", "train")], "1 images have no label, such as odd one"),
+        ([*records(), Record("odd one", None, "x", "train")], "^1 image without a label, such as odd one"),
     ],
 )
-def test_what_cannot_be_trained_on(given, says):
+def test_what_cannot_be_trained_on_is_refused(given, says):
     with pytest.raises(UserError, match=says) as caught:
         splits.require_trainable(given)
     assert "\n" not in str(caught.value)
@@ -178,17 +178,17 @@ def test_what_cannot_be_trained_on(given, says):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (records(normal=30, per_patient=30), "val split has no normal image: too few patients"),
-        (records(normal=3, pneumonia=3), "val split has no normal image: too few patients"),
+        (records(normal=30, per_patient=30), "val split has no normal image: train has too few patients"),
+        (records(normal=3, pneumonia=3), "val split has no normal image: train has too few patients"),
         ([Record(f"{i}", i % 2, "the only one", "train") for i in range(100)], "too few patients"),
     ],
 )
-def test_what_cannot_be_carved(given, says):
+def test_what_cannot_be_carved_is_refused(given, says):
     with pytest.raises(UserError, match=says):
         training(given)
 
 
-def test_a_subset_has_the_numbers_asked_for_and_leaves_other_splits_alone():
+def test_a_subset_has_the_chosen_numbers_and_leaves_other_splits_alone():
     given = records() + records("val", 60, 60)
     drawn = splits.subset(given, (10, 70), seed=0)
     assert counts([record for record in drawn if record.split == "train"]) == (10, 70)
@@ -196,28 +196,28 @@ def test_a_subset_has_the_numbers_asked_for_and_leaves_other_splits_alone():
     assert drawn == splits.subset(given, (10, 70), seed=0)
     assert ids(drawn) < ids(splits.subset(given, (11, 71), seed=0)), "a larger one holds the smaller"
     assert len(ids(drawn) & ids(splits.subset(given, (10, 70), seed=1))) < 120 + 30
-    with pytest.raises(UserError, match="301 normal images is asked for, and train has 300"):
+    with pytest.raises(UserError, match="^train has 300 normal images: set --config.data.subset to fewer than 301$"):
         splits.subset(given, (301, 1), seed=0)
 
 
-def test_the_table_of_splits_brings_them_back():
+def test_splits_are_read_back_from_their_table():
     given = [*records(normal=3, pneumonia=4), Record('comma, "quote"\nline', 1, "x", "train")]
     before = {"train": tuple(given[:4]), "val": tuple(given[5:])}
     table = splits.to_csv(before, given)
     assert table.startswith("id,label,split\n")
-    assert f"\n{given[4].id},1,\n" in table, "one that is in no split is listed too"
+    assert f"\n{given[4].id},1,\n" in table, "images in no split are listed too"
     assert splits.from_csv(table, given) == before
     for changed in (given[1:], [given[0]._replace(label=1), *given[1:]], [*given, Record("new", 0, "y", "train")]):
         with pytest.raises(ValueError):
             splits.from_csv(table, changed)
 
 
-def test_a_share_that_leaves_nothing_to_train_on():
+def test_a_share_that_leaves_nothing_to_train_on_is_refused():
     with pytest.raises(UserError, match="train split has no"):
         training(records(), val=0.999)
 
 
-def test_a_test_split_that_would_be_empty():
+def test_a_test_split_that_would_be_empty_is_refused():
     with pytest.raises(UserError, match="test split has no normal"):
         training(records(normal=30, per_patient=10), val=0.4, test=0.01)
 
@@ -243,7 +243,7 @@ def held_out(given, **options):
 
 @pytest.mark.parametrize("folds", [2, 5, 7])
 def test_folds_are_disjoint_and_together_are_train(folds):
-    """Each image is told of once by a model that has not seen it, nor another image of its patient."""
+    """Each image is held out once, with all others of its patient."""
     given = records()
     parts = [held_out(given, folds=folds, fold=fold) for fold in range(folds)]
     assert sorted(record for part in parts for record in part) == sorted(given)
@@ -253,7 +253,7 @@ def test_folds_are_disjoint_and_together_are_train(folds):
 @pytest.mark.parametrize("folds", [2, 7, 10])
 @pytest.mark.parametrize("per_patient", [1, 3, 10])
 def test_a_fold_has_its_share_of_either_class(folds, per_patient):
-    """A patient lies where its middle does, so that no boundary is off by more than half a patient."""
+    """A patient belongs to the fold of its middle image, so no boundary is off by more than half a patient."""
     so_far = [0, 0]
     for fold in range(folds):
         part = counts(held_out(records(per_patient=per_patient), folds=folds, fold=fold))
@@ -263,8 +263,8 @@ def test_a_fold_has_its_share_of_either_class(folds, per_patient):
             assert abs(so_far[label] - whole * (fold + 1) / folds) <= per_patient / 2
 
 
-def test_patients_of_unlike_size_make_folds_of_like_size():
-    """Patients of 1 to 20 images: folds of as many patients would have 1.5 times as many images as others."""
+def test_folds_have_similar_sizes_although_patients_do_not():
+    """Patients have 1 to 20 images: with equal numbers of patients, some folds would have 1.5 times as many images."""
     given = [
         Record(f"{label}/{patient}/{i}", label, f"{label}/{patient}", "train")
         for label in (0, 1)
@@ -283,23 +283,23 @@ def test_a_patient_of_both_classes_is_in_one_fold():
     assert sorted(record for part in parts for record in part) == sorted(mixed)
 
 
-def test_folds_hang_on_neither_seed_nor_order():
-    """Runs of a cross-validation that are started with other seeds must still be told of one division."""
+def test_folds_depend_on_neither_seed_nor_order():
+    """Runs of one cross-validation may have different seeds and must still share its folds."""
     shuffled = records()
     random.Random(0).shuffle(shuffled)
     for fold in range(3):
         first = divided(records(), folds=3, fold=fold, seed=0)
         other = divided(shuffled, folds=3, fold=fold, seed=5)
         assert ids(first[splits.HELD_OUT]) == ids(other[splits.HELD_OUT])
-        assert ids(first["val"]) != ids(other["val"]), "the seed is of val"
+        assert ids(first["val"]) != ids(other["val"]), "the seed only changes val"
         same = divided(shuffled, folds=3, fold=fold, seed=0)
         assert {name: ids(members) for name, members in first.items()} == {
             name: ids(members) for name, members in same.items()
         }
 
 
-def test_folds_are_not_the_order_of_names():
-    """Names often tell of the hospital or the year: a fold of neighbours would be another population."""
+def test_folds_do_not_follow_the_order_of_names():
+    """Names often start with a hospital or a year: a fold of neighbours would be another population."""
     part = held_out(records(per_patient=1), folds=5, fold=0)
     places = [int(record.id[-5:]) / (900 if record.label else 300) for record in part]
     assert min(places) < 0.1 and max(places) > 0.9
@@ -308,7 +308,7 @@ def test_folds_are_not_the_order_of_names():
 
 @pytest.mark.parametrize("fold", range(4))
 def test_val_and_test_are_carved_from_what_a_fold_leaves(fold):
-    """A val that touched the fold would let the model be chosen by what it is told of."""
+    """If val shared images with the fold, the model would be chosen by the images that it is then scored on."""
     given = records()
     result, notes = splits.for_training(given, splits.Carving(val_fraction=0.1, test_fraction=0.2, folds=4, fold=fold))
     assert set(result) == {"train", "val", "test", splits.HELD_OUT}
@@ -329,17 +329,17 @@ def test_folds_leave_given_splits_alone():
     assert ids(result["train"]) | ids(result[splits.HELD_OUT]) == ids(records())
 
 
-def test_folds_of_a_source_without_splits():
+def test_a_source_without_splits_has_folds_too():
     parts = [held_out(records("all"), folds=3, fold=fold) for fold in range(3)]
     assert sorted(record for part in parts for record in part) == sorted(records("all"))
 
 
-def test_nothing_is_held_out_unless_asked_for():
+def test_nothing_is_held_out_by_default():
     assert splits.HELD_OUT not in divided(records())
 
 
-def test_leave_out_takes_the_matching_images_with_their_patients_others():
-    """Images 12 and 13 of a class, of patients of three, bring 14 along; the pattern may match anywhere."""
+def test_leave_out_takes_all_images_of_matching_patients():
+    """Patients have three images: with 12 and 13 of a class, 14 is held out. The pattern may match anywhere."""
     result = divided(records(), leave_out=r"0001[23]$")
     expected = {f"train/{name}/{i:05d}" for name in "np" for i in (12, 13, 14)}
     assert ids(result[splits.HELD_OUT]) == expected
@@ -351,32 +351,32 @@ def test_leave_out_takes_the_matching_images_with_their_patients_others():
 
 
 def test_leave_out_searches_ids_of_train_alone():
-    """An image of test is not trained on anyhow, and stays where it is."""
+    """Images of test are never trained on, so they stay where they are."""
     given = records("test", 5, 5)
     result = divided(records() + given, leave_out=r"/0000[0-4]$")
     assert ids(result["test"]) == ids(given)
-    # Of patients of three, 0 to 4 bring 5 along.
+    # Patients have three images: with 0 to 4, 5 is held out.
     assert counts(result[splits.HELD_OUT]) == (6, 6)
 
 
-@pytest.mark.parametrize(("pattern", "untouched"), [("/p/000", 0), ("/n/000", 1)])
-def test_a_fold_beside_a_pattern_gives_the_untouched_class_alone(pattern, untouched):
-    """A kind of pneumonia that is left out is told from normals of a fold; its pneumonia stays to be trained on."""
+@pytest.mark.parametrize(("pattern", "unmatched"), [("/p/000", 0), ("/n/000", 1)])
+def test_a_fold_beside_a_pattern_holds_out_only_the_class_that_the_pattern_does_not_match(pattern, unmatched):
+    """A kind of pneumonia that is left out is scored against normals of a fold; other pneumonia is trained on."""
     named = {record.id for record in records() if pattern in record.id}
-    whole = {record.id for record in records() if record.label == untouched}
+    whole = {record.id for record in records() if record.label == unmatched}
     parts = []
     for fold in range(4):
         result = divided(records(), folds=4, fold=fold, leave_out=pattern)
         out = result[splits.HELD_OUT]
-        touched = {record for record in out if record.label != untouched}
-        assert named <= ids(touched)
-        assert patients(touched) == {record.patient for record in records() if record.id in named}
+        matched = {record for record in out if record.label != unmatched}
+        assert named <= ids(matched)
+        assert patients(matched) == {record.patient for record in records() if record.id in named}
         assert not patients(out) & (patients(result["train"]) | patients(result["val"]))
         assert sorted(record for members in result.values() for record in members) == sorted(records())
-        parts.append(ids(out) - ids(touched))
+        parts.append(ids(out) - ids(matched))
         # The other class is divided as it is without the pattern, so that both runs can be compared.
         plain = held_out(records(), folds=4, fold=fold)
-        assert parts[-1] == {record.id for record in plain if record.label == untouched}
+        assert parts[-1] == {record.id for record in plain if record.label == unmatched}
     assert set.union(*parts) == whole and sum(map(len, parts)) == len(whole)
 
 
@@ -391,15 +391,15 @@ def test_a_fold_beside_a_pattern_gives_the_untouched_class_alone(pattern, untouc
         ({"leave_out": "/n/|/p/000"}, "train split has no normal image left beside held_out"),
     ],
 )
-def test_what_cannot_be_held_out(options, says):
-    """Such a model would be trained, or told of, by one class: the line says which, before anything is read."""
+def test_what_cannot_be_held_out_is_refused(options, says):
+    """The model would be trained or scored on one class: the message names the split before any image is read."""
     with pytest.raises(UserError, match=says) as caught:
         divided(records(), **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_fold_without_patients_is_refused():
-    """Three normal patients cannot fill five folds; the fold that has none would be told of without a word."""
+def test_a_fold_without_a_class_is_refused():
+    """Three normal patients cannot fill five folds, and a fold without any could not be scored."""
     given = records(normal=30, per_patient=10)
     refused = 0
     for fold in range(5):
@@ -411,7 +411,7 @@ def test_a_fold_without_patients_is_refused():
     assert refused == 2
 
 
-def test_held_out_splits_come_back_from_their_table():
+def test_held_out_splits_are_read_back_from_their_table():
     result = divided(records(), folds=3, fold=1, leave_out="/p/000")
     assert splits.from_csv(splits.to_csv(result, records()), records()) == result
 
@@ -425,11 +425,11 @@ def test_held_out_splits_come_back_from_their_table():
         (("train", "val_given"), "val_given"),
         (("train", "all"), "all"),
         (("train",), "train"),
-        # Evaluations of other sources lie beside the run's own, which its recipe is judged by.
+        # A run may have evaluations of other sources beside its own, which count more.
         (("train", "elsewhere-test", "val"), "val"),
         (("elsewhere-test", "abroad-test"), "abroad-test"),
     ],
 )
 def test_the_foremost_split_is_the_least_known_to_the_model(names, first):
     assert splits.foremost(names) == first
-    assert splits.foremost(dict.fromkeys(reversed(names))) == first, "the order they are read in is nothing"
+    assert splits.foremost(dict.fromkeys(reversed(names))) == first, "the order of reading does not matter"

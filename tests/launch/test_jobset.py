@@ -1,6 +1,7 @@
-"""The files for Kubernetes: what the API takes, and what becomes of a pod that ends.
+"""The files for Kubernetes are valid, and a pod that ends has the right consequences.
 
-references/jobset.json says what JobSets, Pods and claims may hold: references/make_jobset.py tells where it is from.
+references/jobset.json has the schemas of JobSets, Pods and claims. references/make_jobset.py made it and names its
+sources.
 """
 
 import copy
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from pneumojax import __version__
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = json.loads((ROOT / "tests/references/jobset.json").read_text())
@@ -31,18 +34,19 @@ TYPES = {
 
 
 def problems(schema: dict, value, place: str = "") -> list[str]:
-    """What of `value` the schema does not allow. A field that it does not know is one: the API would drop it."""
+    """List what the schema does not allow in `value`, including unknown fields: the API would drop those."""
     if "$ref" in schema:
         return problems(SCHEMAS[schema["$ref"]], value, place)
     if "oneOf" in schema:
-        return [] if any(not problems(one, value) for one in schema["oneOf"]) else [f"{place}: {value!r} is of no kind"]
+        valid = any(not problems(choice, value) for choice in schema["oneOf"])
+        return [] if valid else [f"{place}: {value!r} matches no schema"]
     if "type" in schema and (
         not isinstance(value, TYPES[schema["type"]]) or isinstance(value, bool) and schema["type"] != "boolean"
     ):
-        return [f"{place}: {value!r} is no {schema['type']}"]
+        return [f"{place}: {value!r} is not of type {schema['type']}"]
     found = []
     if "enum" in schema and value not in schema["enum"]:
-        found.append(f"{place}: {value!r} is none of {schema['enum']}")
+        found.append(f"{place}: {value!r} is not one of {schema['enum']}")
     if isinstance(value, list):
         for number, item in enumerate(value):
             found += problems(schema.get("items", {}), item, f"{place}[{number}]")
@@ -53,7 +57,7 @@ def problems(schema: dict, value, place: str = "") -> list[str]:
             if name in schema.get("properties", {}):
                 found += problems(schema["properties"][name], item, f"{place}.{name}")
             elif others is False:
-                found.append(f"{place}.{name} is not known")
+                found.append(f"{place}.{name} is unknown")
             elif others is not True:
                 found += problems(others, item, f"{place}.{name}")
     return found
@@ -88,7 +92,7 @@ def flags(jobset: dict) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", [*FILES, "storage.yaml"])
-def test_the_api_takes_it(name):
+def test_the_file_matches_the_schemas(name):
     for document in documents(name):
         assert problems(SCHEMAS[ROOTS[document["apiVersion"], document["kind"]]], document, document["kind"]) == []
 
@@ -104,40 +108,50 @@ def _rule(broken):
 @pytest.mark.parametrize(
     ("part", "field", "value", "place"),
     [
-        (_spec, "failurPolicy", {}, "JobSet.spec.failurPolicy is not known"),
-        (_spec, "suspend", "no", "JobSet.spec.suspend: 'no' is no boolean"),
-        (lambda broken: broken["spec"]["failurePolicy"], "maxRestarts", "20", "maxRestarts: '20' is no integer"),
-        (lambda broken: broken["spec"]["failurePolicy"], "restartStrategy", "Blocking", "'Blocking' is none of"),
-        (lambda broken: broken["spec"]["failurePolicy"]["rules"][0], "onJobFailureReasons", ["Exit2"], "is none of"),
-        (job, "completion", 2, ".completion is not known"),
-        (job, "backoffLimit", True, "backoffLimit: True is no integer"),
+        (_spec, "failurPolicy", {}, "JobSet.spec.failurPolicy is unknown"),
+        (_spec, "suspend", "no", "JobSet.spec.suspend: 'no' is not of type boolean"),
+        (
+            lambda broken: broken["spec"]["failurePolicy"],
+            "maxRestarts",
+            "20",
+            "'20' is not of type integer",
+        ),
+        (lambda broken: broken["spec"]["failurePolicy"], "restartStrategy", "Blocking", "'Blocking' is not one of"),
+        (lambda broken: broken["spec"]["failurePolicy"]["rules"][0], "onJobFailureReasons", ["Exit2"], "is not one of"),
+        (job, "completion", 2, ".completion is unknown"),
+        (job, "backoffLimit", True, "backoffLimit: True is not of type integer"),
         (_rule, "onExitCodes", {"operator": "In"}, ".onExitCodes.values is missing"),
-        (pod, "containers", {}, "containers: {} is no array"),
-        (pod, "nodeSelector", {"topology": 4}, "nodeSelector.topology: 4 is no string"),
-        (container, "arg", [], ".arg is not known"),
-        (container, "resources", {"limits": {"nvidia.com/gpu": [1]}}, "is of no kind"),
+        (pod, "containers", {}, "containers: {} is not of type array"),
+        (pod, "nodeSelector", {"topology": 4}, "nodeSelector.topology: 4 is not of type string"),
+        (container, "arg", [], ".arg is unknown"),
+        (container, "resources", {"limits": {"nvidia.com/gpu": [1]}}, "matches no schema"),
     ],
 )
-def test_a_mistake_is_seen(jobset, part, field, value, place):
+def test_the_schemas_find_a_mistake(jobset, part, field, value, place):
     part(jobset)[field] = value
     found = problems(SCHEMAS["JobSet"], jobset, "JobSet")
     assert len(found) == 1
     assert place in found[0]
 
 
-def test_a_missing_name_is_seen(jobset):
+def test_the_schemas_find_a_missing_name(jobset):
     del jobset["spec"]["replicatedJobs"][0]["name"]
     assert problems(SCHEMAS["JobSet"], jobset, "JobSet") == ["JobSet.spec.replicatedJobs[0].name is missing"]
 
 
 def fate(jobset: dict, *pods: tuple[int, bool], restarts: int = 0) -> str:
-    """What JobSet does once pods have failed, each with its exit status and whether its node was taken from it.
+    """Return what JobSet does when pods fail: "replace" pods, "restart" all, or "fail".
 
-    As Kubernetes' controller of Jobs has it, a pod that podFailurePolicy fails the Job by comes before the count of
-    those that have failed; and as JobSet's, the first rule that knows the Job's reason decides, else it restarts.
+    The Job controller of Kubernetes applies podFailurePolicy before it counts failed pods against backoffLimit. The
+    JobSet controller applies its first rule for the Job's reason, and restarts if there is none.
+
+    Args:
+      jobset: the JobSet.
+      pods: for each failed pod, its exit status, and whether its node was taken away.
+      restarts: how often the JobSet has restarted already.
     """
     rules = job(jobset)["podFailurePolicy"]["rules"]
-    actions = [next((rule["action"] for rule in rules if _matches(rule, *one)), "Count") for one in pods]
+    actions = [next((rule["action"] for rule in rules if _matches(rule, *pod)), "Count") for pod in pods]
     if "FailJob" in actions:
         reason = "PodFailurePolicy"
     elif actions.count("Count") > job(jobset).get("backoffLimit", 6):
@@ -160,8 +174,8 @@ def _matches(rule: dict, status: int, disrupted: bool) -> bool:
 
 @pytest.mark.parametrize("disrupted", [False, True])
 @pytest.mark.parametrize("status", [75, 76, 1, 137])
-def test_all_pods_start_anew_where_one_was_stopped(jobset, status, disrupted):
-    """Not the one alone: it could not join a job that has begun."""
+def test_all_pods_restart_when_one_stops(jobset, status, disrupted):
+    """A single new pod could not join a job that is already running."""
     assert fate(jobset, (status, disrupted)) == "restart"
     assert fate(jobset, (status, disrupted), (76, False)) == "restart"
 
@@ -172,13 +186,13 @@ def test_restarts_are_bounded(jobset):
     assert fate(jobset, (75, True), restarts=most) == "fail"
 
 
-def test_a_mistake_is_never_tried_again(jobset):
+def test_a_mistake_is_not_retried(jobset):
     assert fate(jobset, (2, False)) == "fail"
     assert fate(jobset, (76, False), (2, False)) == "fail"
 
 
-def test_the_fates_can_be_others(jobset):
-    """That is, the tests above can fail."""
+def test_other_policies_have_other_consequences(jobset):
+    """This shows that the tests above can fail."""
     lenient = copy.deepcopy(jobset)
     del lenient["spec"]["failurePolicy"]["rules"]
     assert fate(lenient, (2, False)) == "restart"
@@ -190,13 +204,14 @@ def test_the_fates_can_be_others(jobset):
     assert fate(alone, (75, True)) == "replace"
 
 
-def test_pods_of_before_are_gone_first(jobset):
+def test_old_pods_are_gone_before_new_ones_start(jobset):
+    """Otherwise both would write to the workdir."""
     assert jobset["spec"]["failurePolicy"]["restartStrategy"] == "BlockingRecreate"
 
 
 def test_a_stopped_run_has_time_to_save(jobset):
     assert pod(jobset)["terminationGracePeriodSeconds"] >= 60
-    assert pod(jobset)["restartPolicy"] == "Never"  # else podFailurePolicy is refused
+    assert pod(jobset)["restartPolicy"] == "Never"  # required by podFailurePolicy
 
 
 def test_signals_reach_python(jobset):
@@ -209,19 +224,19 @@ def test_each_pod_is_one_process(jobset):
     assert jobset["spec"]["replicatedJobs"][0]["replicas"] == 1
 
 
-def test_gpu_processes_are_told_of_each_other():
+def test_gpu_processes_find_each_other():
     (jobset,) = documents("jobset.yaml")
-    told = flags(jobset)
-    assert int(told["processes"]) == job(jobset)["parallelism"]
-    assert told["process"] == "$(JOB_COMPLETION_INDEX)"
+    given = flags(jobset)
+    assert int(given["processes"]) == job(jobset)["parallelism"]
+    assert given["process"] == "$(JOB_COMPLETION_INDEX)"
     name, (replicated,) = jobset["metadata"]["name"], jobset["spec"]["replicatedJobs"]
-    host, port = told["coordinator"].split(":")
+    host, port = given["coordinator"].split(":")
     assert host == f"{name}-{replicated['name']}-0-0.{name}"
     assert 1024 <= int(port) < 65536
     assert jobset["spec"]["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
-def test_tpu_processes_are_those_of_the_slice():
+def test_tpu_pods_use_all_chips_of_the_slice():
     (jobset,) = documents("jobset-tpu.yaml")
     sides = pod(jobset)["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
     chips = int(container(jobset)["resources"]["limits"]["google.com/tpu"])
@@ -238,43 +253,43 @@ def test_the_batch_can_be_divided_over_the_devices(jobset):
     assert m1.get_config().batch_size % devices == 0
 
 
-def test_images_are_as_the_dockerfile_names_them(jobset):
+def test_the_image_is_the_one_that_the_dockerfile_builds(jobset):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extra = "tpu" if jobset["metadata"]["name"].endswith("-tpu") else "cuda"
     assert extra in project["optional-dependencies"]
-    image = f"pneumojax:{project['version']}-{extra}"
+    image = f"pneumojax:{__version__}-{extra}"
     assert container(jobset)["image"] == image
     if extra == "cuda":
         assert f"--tag {image}" in (ROOT / "launch/Dockerfile").read_text()
 
 
-def test_paths_are_those_of_the_claim(jobset):
-    claim, keeper = documents("storage.yaml")
+def test_paths_lie_on_the_claimed_volume(jobset):
+    claim, storage_pod = documents("storage.yaml")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     volumes = {volume["name"]: volume for volume in pod(jobset)["volumes"]}
     assert volumes["storage"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     mounts = {mount["mountPath"]: mount for mount in container(jobset)["volumeMounts"]}
-    told = flags(jobset)
-    assert mounts[told["data"]]["readOnly"]
-    made = re.findall(r"/storage/(\w+)", keeper["spec"]["containers"][0]["command"][-1])
-    assert mounts[told["data"]]["subPath"] in made
-    for path in (told["workdir"], told["config.data.cache_dir"]):
+    given = flags(jobset)
+    assert mounts[given["data"]]["readOnly"]
+    made = re.findall(r"/storage/(\w+)", storage_pod["spec"]["containers"][0]["command"][-1])
+    assert mounts[given["data"]]["subPath"] in made
+    for path in (given["workdir"], given["config.data.cache_dir"]):
         assert path.split("/")[1] == "storage"
         assert path.split("/")[2] in made
     assert not mounts["/storage"].get("readOnly")
 
 
-def test_root_is_for_tpus_alone():
-    """The image's user has the number that the pods of GPUs run as, and that the claim's folders belong to."""
+def test_gpu_pods_run_as_the_images_user():
+    """That user also owns the folders on the volume."""
     (gpu,) = documents("jobset.yaml")
     user = pod(gpu)["securityContext"]["runAsUser"]
     assert f"useradd --uid {user} " in (ROOT / "launch/Dockerfile").read_text()
     assert f"-o {user} -g {pod(gpu)['securityContext']['runAsGroup']}" in str(documents("storage.yaml"))
 
 
-def test_flags_are_known(jobset):
+def test_flags_exist(jobset):
     from pneumojax import main  # noqa: F401, defines the flags
-    from pneumojax.config import split_overrides
+    from pneumojax.runtime.config import split_overrides
 
     plain, overrides = split_overrides(["pneumojax", *container(jobset)["args"]])
     names = {argument.removeprefix("--").split("=")[0] for argument in plain[1:]}

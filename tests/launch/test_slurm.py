@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch on a SLURM of one node, with two tasks: `make test-slurm` starts one, as root."""
+"""launch/slurm.sbatch on a SLURM cluster of one node, with two tasks. `make test-slurm` starts the cluster, as root."""
 
 import os
 import shutil
@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
-from conftest import JOB, ROOT
-from test_processes import left, once_saved_in
+from jobs import has_checkpoint, outcome
+from support import JOB, ROOT
+
+from pneumojax.runtime import signals
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 LIMIT_S = 600
@@ -21,9 +23,9 @@ if "SLURM" not in os.environ:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """Calls SLURM's commands: (name, arguments) -> what they print."""
+    """A function that calls a command of SLURM: name, arguments -> what the command prints."""
     missing = [name for name in NEEDED if not shutil.which(name)]
-    assert not missing, f"{missing} not found: apt-get install slurm-wlm munge"
+    assert not missing, f"{missing} not found: run `apt-get install slurm-wlm munge`"
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     host, munge = socket.gethostname(), folder / "munge"
@@ -36,7 +38,7 @@ def slurm(tmp_path_factory):
 ClusterName=test
 SlurmctldHost={host}
 AuthType=auth/munge
-# A requeued job may begin when the credentials of its last start have expired: by default after two minutes.
+# A requeued job can start when the credentials of its last start have expired: by default after two minutes.
 AuthInfo=socket={munge}/socket,cred_expire=5
 CredType=cred/munge
 SlurmUser=root
@@ -58,7 +60,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=4 Gres=gpu:2 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
     )
-    for index in (0, 1):  # GPUs by name alone, since the file asks for one each
+    for index in (0, 1):  # files that stand for GPUs, since the script requests one per task
         (folder / f"gpu{index}").touch()
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
     (folder / "spool").mkdir()
@@ -72,9 +74,10 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
     running = []
 
     def call(name, *arguments):
-        done = subprocess.run([name, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        command = [name, *map(str, arguments)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     try:
         for daemon in daemons:
@@ -104,33 +107,33 @@ def submit(slurm, folder, chests) -> str:
     return slurm("sbatch", "--parsable", f"--export={exported}", *more, script, "m1", *flags).strip()
 
 
-def told_of(slurm, job) -> dict[str, str]:
+def state_of(slurm, job) -> dict[str, str]:
     return dict(word.split("=", 1) for word in slurm("scontrol", "show", "job", job).split() if "=" in word)
 
 
 def wait_for(slurm, job, folder) -> dict[str, str]:
     ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-    wait_until(lambda: told_of(slurm, job)["JobState"] in ended, LIMIT_S)
-    told = told_of(slurm, job)
-    assert told["JobState"] == "COMPLETED", (folder / "log.txt").read_text()
-    return told
+    wait_until(lambda: state_of(slurm, job)["JobState"] in ended, LIMIT_S)
+    state = state_of(slurm, job)
+    assert state["JobState"] == "COMPLETED", (folder / "log.txt").read_text()
+    return state
 
 
-def test_a_job_that_is_signalled_is_requeued_and_ends_as_one_that_was_not(slurm, chests, tmp_path):
+def test_a_signalled_job_is_requeued_and_ends_like_an_undisturbed_one(slurm, chests, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir()
     stopped.mkdir()
     wait_for(slurm, submit(slurm, whole, chests), whole)
 
     job = submit(slurm, stopped, chests)
-    wait_until(lambda: once_saved_in(stopped), LIMIT_S)
+    wait_until(lambda: has_checkpoint(stopped), LIMIT_S)
     slurm("scancel", f"--signal={signal.SIGTERM.name}", job)
-    told = wait_for(slurm, job, stopped)
-    assert told["Restarts"] == "1"
+    state = wait_for(slurm, job, stopped)
+    assert state["Restarts"] == "1"
     log = (stopped / "log.txt").read_text()
-    assert "interrupted: run the same command again to go on" in log
+    assert signals.MESSAGE in log
     assert "Resuming within epoch" in log
-    found, expected = left(stopped), left(whole)
+    found, expected = outcome(stopped), outcome(whole)
     assert found.lines == expected.lines
     assert found.images == expected.images
     assert found.logits.tolist() == expected.logits.tolist()

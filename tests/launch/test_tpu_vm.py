@@ -1,4 +1,4 @@
-"""tpu_vm.sh, with a gcloud that writes down what it is asked, and answers as it is told to."""
+"""launch/tpu_vm.sh, run with a fake gcloud that records its calls and gives prepared answers."""
 
 import json
 import os
@@ -40,7 +40,10 @@ pytestmark = pytest.mark.skipif(not (shutil.which("bash") and shutil.which("git"
 
 @pytest.fixture
 def cloud(tmp_path):
-    """Runs the script where gcloud gives `answers`, each list in turn and then its last again: text, or a status."""
+    """A function that runs the script with prepared answers of gcloud.
+
+    `answers` maps the words of a command to its answers in turn, the last of which repeats: text, or an exit status.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "gcloud").write_text(GCLOUD.format(python=sys.executable))
@@ -51,9 +54,9 @@ def cloud(tmp_path):
     def run(*arguments, answers=None, **environment):
         (tmp_path / "answers").write_text(json.dumps(answers or {}))
         (tmp_path / "calls").write_text("")
-        own = {"PATH": f"{programs}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
+        fake = {"PATH": f"{programs}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
         result = subprocess.run(
-            [SCRIPT, *arguments], env=os.environ | own | environment, capture_output=True, text=True, timeout=60
+            [SCRIPT, *arguments], env=os.environ | fake | environment, capture_output=True, text=True, timeout=60
         )
         result.calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
         return result
@@ -61,8 +64,8 @@ def cloud(tmp_path):
     return run
 
 
-def asked(result, *words) -> list[list[str]]:
-    """What gcloud compute tpus was asked that begins with `words`."""
+def calls(result, *words) -> list[list[str]]:
+    """Return the calls of `gcloud compute tpus` that start with `words`."""
     for call in result.calls:
         assert call[:2] == ["compute", "tpus"]
         assert "--zone=us-west4-a" in call
@@ -70,12 +73,12 @@ def asked(result, *words) -> list[list[str]]:
 
 
 def commands(result) -> list[str]:
-    """What the hosts were told to do."""
-    calls = asked(result, "tpu-vm", "ssh", "xray")
-    assert all("--worker=all" in call for call in calls)
-    given = [argument.removeprefix("--command=") for call in calls for argument in call if "--command=" in argument]
-    assert len(given) == len(calls)
-    return given
+    """Return the commands that the hosts ran."""
+    ssh = calls(result, "tpu-vm", "ssh", "xray")
+    assert all("--worker=all" in call for call in ssh)
+    found = [argument.removeprefix("--command=") for call in ssh for argument in call if "--command=" in argument]
+    assert len(found) == len(ssh)
+    return found
 
 
 def runs(result) -> list[str]:
@@ -101,32 +104,32 @@ READY = {"tpu-vm describe": ["READY"]}
         ("remove", "xray", "us-west4-a"),
     ],
 )
-def test_wrong_arguments_end_in_a_line_of_usage(cloud, arguments):
+def test_wrong_arguments_print_the_usage(cloud, arguments):
     result = cloud(*arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("usage: ")
     assert result.calls == []
 
 
-def test_a_slice_that_is_there_is_used(cloud):
+def test_an_existing_slice_is_used(cloud):
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=READY)
     assert result.returncode == 0, result.stderr
-    assert asked(result, "queued-resources") == []
-    assert len(asked(result, "tpu-vm", "scp")) == 1
+    assert calls(result, "queued-resources") == []
+    assert len(calls(result, "tpu-vm", "scp")) == 1
     assert [command in runs(result) for command in commands(result)] == [False, True]
 
 
-def test_a_slice_that_is_not_there_is_asked_for_once(cloud):
+def test_a_missing_slice_is_requested_once(cloud):
     answers = {
         "tpu-vm describe": [1, 1, "CREATING", "READY"],
         "queued-resources describe": [1, "WAITING_FOR_RESOURCES", "PROVISIONING"],
     }
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=answers, SPOT="1")
     assert result.returncode == 0, result.stderr
-    (created,) = asked(result, "queued-resources", "create")
+    (created,) = calls(result, "queued-resources", "create")
     wanted = {"xray", "--node-id=xray", "--accelerator-type=v5litepod-16", "--spot"}
     assert wanted | {"--runtime-version=v2-alpha-tpuv5-lite"} < set(created)
-    assert asked(result, "queued-resources", "delete") == []
+    assert calls(result, "queued-resources", "delete") == []
     assert len(runs(result)) == 1
 
 
@@ -142,29 +145,29 @@ def test_a_slice_that_is_not_there_is_asked_for_once(cloud):
 def test_the_runtime_fits_the_type(cloud, accelerator, environment, runtime):
     answers = {"tpu-vm describe": [1, "READY"], "queued-resources describe": [1]}
     result = cloud("train", "xray", "us-west4-a", accelerator, *FLAGS, answers=answers, **environment)
-    (created,) = asked(result, "queued-resources", "create")
+    (created,) = calls(result, "queued-resources", "create")
     assert f"--runtime-version={runtime}" in created
     assert "--spot" not in created
 
 
-def test_a_request_that_failed_ends_it(cloud):
+def test_a_failed_request_ends_the_script(cloud):
     answers = {"tpu-vm describe": [1], "queued-resources describe": ["FAILED"]}
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=answers)
     assert result.returncode == 1
-    assert "the request has failed" in result.stderr
-    assert asked(result, "queued-resources", "create") == []
+    assert "the request failed" in result.stderr
+    assert calls(result, "queued-resources", "create") == []
 
 
 @pytest.mark.parametrize("status", [75, 76, 255])
-def test_a_run_that_was_stopped_is_gone_on_with(cloud, status):
+def test_a_stopped_run_is_continued(cloud, status):
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=READY | {"run": [status, status, 0]})
     assert result.returncode == 0
     assert len(runs(result)) == 3
     assert len(set(runs(result))) == 1
-    assert len(asked(result, "tpu-vm", "scp")) == 1
+    assert len(calls(result, "tpu-vm", "scp")) == 1
 
 
-def test_going_on_is_bounded(cloud):
+def test_continuing_is_bounded(cloud):
     answers = READY | {"run": [75]}
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=answers, RESTARTS="2")
     assert result.returncode == 75
@@ -172,14 +175,14 @@ def test_going_on_is_bounded(cloud):
 
 
 @pytest.mark.parametrize("status", [1, 2, 137])
-def test_what_going_on_does_not_help_ends_it(cloud, status):
+def test_a_run_that_would_fail_again_is_not_continued(cloud, status):
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=READY | {"run": [status, 0]})
     assert result.returncode == status
     assert len(runs(result)) == 1
 
 
-def test_a_slice_that_was_preempted_is_asked_for_anew(cloud):
-    """There the program is installed again, and the run is gone on with."""
+def test_a_preempted_slice_is_requested_again(cloud):
+    """The program is installed on the new slice, and the run continues."""
     answers = {
         "tpu-vm describe": ["READY", "PREEMPTED", "PREEMPTED", 1, "READY"],
         "queued-resources describe": ["SUSPENDED", 1],
@@ -187,40 +190,40 @@ def test_a_slice_that_was_preempted_is_asked_for_anew(cloud):
     }
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=answers)
     assert result.returncode == 0, result.stderr
-    (deleted,) = asked(result, "queued-resources", "delete")
+    (deleted,) = calls(result, "queued-resources", "delete")
     assert "--force" in deleted
-    assert len(asked(result, "queued-resources", "create")) == 1
-    assert len(asked(result, "tpu-vm", "scp")) == 2
+    assert len(calls(result, "queued-resources", "create")) == 1
+    assert len(calls(result, "tpu-vm", "scp")) == 2
     assert len(runs(result)) == 2
 
 
-def test_stopping_and_deleting(cloud):
+def test_stop_signals_the_run_and_delete_deletes_the_slice(cloud):
     stopped = cloud("stop", "xray", "us-west4-a")
     assert stopped.returncode == 0
     (command,) = commands(stopped)
     assert "pkill -TERM" in command
     deleted = cloud("delete", "xray", "us-west4-a", answers={"queued-resources describe": ["ACTIVE"]})
-    assert len(asked(deleted, "queued-resources", "delete", "xray")) == 1
-    assert asked(deleted, "tpu-vm", "delete") == []
+    assert len(calls(deleted, "queued-resources", "delete", "xray")) == 1
+    assert calls(deleted, "tpu-vm", "delete") == []
     without_request = cloud("delete", "xray", "us-west4-a", answers={"queued-resources describe": [1]})
-    assert len(asked(without_request, "tpu-vm", "delete", "xray")) == 1
+    assert len(calls(without_request, "tpu-vm", "delete", "xray")) == 1
 
 
 def on_a_host(command: str, home: Path, **stubs: str) -> subprocess.CompletedProcess:
-    """Does there what a host is told to, with `stubs` for programs."""
+    """Run a host's command in `home`, with shell scripts as `stubs` for programs."""
     programs = home / "bin"
     programs.mkdir()
     for name, text in stubs.items():
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o755)
-    own = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home)}
+    variables = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home)}
     return subprocess.run(
-        ["bash", "-c", command], cwd=home, env=os.environ | own, capture_output=True, text=True, timeout=60
+        ["bash", "-c", command], cwd=home, env=os.environ | variables, capture_output=True, text=True, timeout=60
     )
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
-def test_hosts_are_given_every_argument_as_it_is(cloud, tmp_path):
+def test_arguments_reach_the_hosts_unchanged(cloud, tmp_path):
     odd = "--config.data.leave_out=a b|$HOME 'c'"
     data = {"DATA": "gs://bucket/chest xray"}
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, odd, answers=READY, **data)
@@ -231,13 +234,13 @@ def test_hosts_are_given_every_argument_as_it_is(cloud, tmp_path):
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 75\n')
     python.chmod(0o755)
     done = on_a_host(command, host)
-    told = ["-m", "pneumojax.main", "--processes=auto", *FLAGS, odd, "--data=../data/chest xray"]
-    assert done.stdout.splitlines() == told
+    arguments = ["-m", "pneumojax.main", "--processes=auto", *FLAGS, odd, "--data=../data/chest xray"]
+    assert done.stdout.splitlines() == arguments
     assert done.returncode == 75
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
-def test_a_run_outlives_its_connection(cloud, tmp_path):
+def test_a_run_continues_when_the_connection_breaks(cloud, tmp_path):
     (command,) = runs(cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=READY))
     host = tmp_path / "host"
     python = host / "pneumojax/.venv/bin/python"
@@ -253,33 +256,33 @@ def test_a_run_outlives_its_connection(cloud, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
-def test_hosts_install_what_is_committed(cloud, tmp_path):
+def test_hosts_install_the_committed_files(cloud, tmp_path):
     result = cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=READY, DATA="gs://bucket/chest xray")
     install = commands(result)[0]
     host = tmp_path / "host"
     (host / "pneumojax/pneumojax").mkdir(parents=True)
-    (host / "pneumojax/pneumojax/of_before.py").touch()
+    (host / "pneumojax/pneumojax/outdated.py").touch()
     (host / "pneumojax/.venv").mkdir()
     shutil.copy(tmp_path / "copied.tar.gz", host / "pneumojax.tar.gz")
     with tarfile.open(host / "pneumojax.tar.gz") as archive:
         committed = archive.getnames()
-    done = on_a_host(install, host, python3='echo "$@" >> ~/did', gcloud='printf "%s\\n" "$@" >> ~/copied')
+    done = on_a_host(install, host, python3='echo "$@" >> ~/installed', gcloud='printf "%s\\n" "$@" >> ~/copied')
     assert done.returncode == 0, done.stderr
     assert (host / "pneumojax/pneumojax/main.py").exists()
     assert (host / "pneumojax/requirements.lock").exists()
-    assert not (host / "pneumojax/pneumojax/of_before.py").exists()
+    assert not (host / "pneumojax/pneumojax/outdated.py").exists()
     assert (host / "pneumojax/.venv").exists()
     assert "pneumojax/main.py" in committed
-    did = (host / "did").read_text().splitlines()
-    assert did[0].startswith("-m pip install")
-    assert did[-1].endswith("--editable .[tpu]")
+    installed = (host / "installed").read_text().splitlines()
+    assert installed[0].startswith("-m pip install")
+    assert installed[-1].endswith("--editable .[tpu]")
     copied = ["storage", "rsync", "--recursive", "gs://bucket/chest xray", "../data/chest xray"]
     assert (host / "copied").read_text().splitlines() == copied
     assert (host / "data").is_dir()
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
-def test_a_host_that_cannot_install_ends_it(cloud, tmp_path):
+def test_a_failed_installation_ends_the_script(cloud, tmp_path):
     install = commands(cloud("train", "xray", "us-west4-a", "v5litepod-16", *FLAGS, answers=READY))[0]
     host = tmp_path / "host"
     host.mkdir()

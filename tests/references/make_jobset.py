@@ -1,18 +1,20 @@
-"""Writes jobset.json: what a JobSet, a Pod and a PersistentVolumeClaim may hold, as JSON Schema without descriptions.
+"""Write jobset.json: the JSON Schemas of a JobSet, a Pod and a PersistentVolumeClaim, without descriptions.
 
-In an environment with kubeflow-trainer-api 2.3.0 and kubernetes-validate 1.37.0, both Apache-2.0:
+Run it in an environment with kubeflow-trainer-api 2.3.0 and kubernetes-validate 1.37.0, both Apache-2.0:
 python tests/references/make_jobset.py
 
-JobSet's own fields are those of kubeflow-trainer-api's models, which are made from the OpenAPI of
-github.com/kubernetes-sigs/jobset, jobset.x-k8s.io/v1alpha2. They lack its enumerations: those are below, as
-api/jobset/v1alpha2/jobset_types.go has them (816ba51). Everything else is Kubernetes 1.31's own, from
-kubernetes-validate: later versions add fields and take none away.
+The fields of JobSet come from the models of kubeflow-trainer-api, which are generated from the OpenAPI of
+github.com/kubernetes-sigs/jobset, jobset.x-k8s.io/v1alpha2. The models lack its enumerations. These are written below,
+from api/jobset/v1alpha2/jobset_types.go (816ba51). Everything else comes from kubernetes-validate, for Kubernetes 1.31:
+later versions add fields and remove none.
 """
 
 import json
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 KUBERNETES = "v1.31.0-local-strict"
 JOBSET = "JobsetV1alpha2"
@@ -23,7 +25,7 @@ ENUMERATIONS = {
     ("StartupPolicy", "startupPolicyOrder"): ["AnyOrder", "InOrder"],
     ("DependsOn", "status"): ["Ready", "Complete"],
 }
-# What the controller's webhook takes as onJobFailureReasons (pkg/webhooks/jobset_webhook.go, ec94252).
+# The onJobFailureReasons that the controller's webhook accepts (pkg/webhooks/jobset_webhook.go, ec94252).
 REASONS = ["BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"]
 ROOTS = ("JobSet", "io.k8s.api.core.v1.Pod", "io.k8s.api.core.v1.PersistentVolumeClaim")
 
@@ -36,20 +38,20 @@ def main() -> None:
     Path(__file__).with_name("jobset.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def _of_kubernetes() -> dict:
+def _of_kubernetes() -> dict[str, Any]:
     folder = files("kubernetes_validate") / "kubernetes-json-schema" / KUBERNETES
     definitions = json.loads((folder / "_definitions.json").read_text())["$defs"]
     return {name: _reduced(schema) for name, schema in definitions.items()}
 
 
-def _of_jobset(kubernetes: dict) -> dict:
+def _of_jobset(kubernetes: dict[str, Any]) -> dict[str, Any]:
     from kubeflow_trainer_api import models
 
     whole = models.JobsetV1alpha2JobSet.model_json_schema(by_alias=True)
     names = {_plain(name): name for name in kubernetes}
-    found = whole.pop("$defs") | {f"{JOBSET}JobSet": whole}
+    definitions = whole.pop("$defs") | {f"{JOBSET}JobSet": whole}
     schemas = {}
-    for name, schema in found.items():
+    for name, schema in definitions.items():
         if name.startswith(JOBSET):
             schemas[name.removeprefix(JOBSET)] = _reduced(schema, names) | {"additionalProperties": False}
     del schemas["JobSet"]["properties"]["status"]
@@ -63,8 +65,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _reduced(schema, names=None):
-    """Without prose, and without null, which says the same as a field that is left out."""
+def _reduced(schema: Any, names: dict[str, str] | None = None) -> Any:
+    """Remove prose, and null, which means the same as leaving the field out."""
     if isinstance(schema, list):
         return [_reduced(part, names) for part in schema]
     if not isinstance(schema, dict):
@@ -82,15 +84,17 @@ def _reduced(schema, names=None):
             (reduced[key],) = (kind for kind in value if kind != "null")
         elif key == "$ref":
             name = value.rpartition("/")[2]
-            own = name.removeprefix(JOBSET) if names is not None else name
-            reduced[key] = own if names is None or name.startswith(JOBSET) else names[_plain(name)]
+            if names is not None:
+                name = name.removeprefix(JOBSET) if name.startswith(JOBSET) else names[_plain(name)]
+            reduced[key] = name
         else:
             reduced[key] = _reduced(value, names)
     return reduced
 
 
-def _reached(schemas: dict, roots) -> set[str]:
-    reached, ahead = set(), list(roots)
+def _reached(schemas: dict[str, Any], roots: Iterable[str]) -> set[str]:
+    reached: set[str] = set()
+    ahead = list(roots)
     while ahead:
         name = ahead.pop()
         if name not in reached:

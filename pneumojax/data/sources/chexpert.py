@@ -1,4 +1,4 @@
-"""CheXpert as it is released: CSVs of labels that were mined from reports, and images by patient and study.
+"""CheXpert as released: CSVs with labels mined from reports, and images by patient and study.
 
 Irvin et al., "CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels and Expert Comparison" (2019).
 """
@@ -8,15 +8,16 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pneumojax.data.records import MAX_CSV_BYTES, Options, Record, Source, name_of, read_file
-from pneumojax.errors import UserError, unknown
+from pneumojax.data.source import MAX_CSV_BYTES, Options, Record, Source, name_of, read_file
+from pneumojax.runtime.errors import UserError, unknown
 
 CSVS = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
-# Rule: the column that it reads, and value -> label; a value without a label leaves the image out. `abnormal` is
-# that of Huynh et al., the others are those of Irvin et al. for uncertain findings.
+# Rule -> the column that it reads, and value -> label; an image with another value is left out. `abnormal` is the rule
+# of Huynh et al., the others are those of Irvin et al. for uncertain findings.
 RULES = {
     "abnormal": ("No Finding", {1: 0, 0: 1, -1: 1}),
     "pneumonia-ones": ("Pneumonia", {1: 1, 0: 0, -1: 1}),
@@ -25,22 +26,22 @@ RULES = {
 }
 VIEWS = ("all", "frontal")
 
-# Present, absent, uncertain; blank is a finding that the report does not mention.
+# Present, absent, uncertain; blank if the report does not mention the finding.
 _VALUES = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1, "": 0}
 _EXAMPLE = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
 _NAME = r"(?!\.\.?(?:/|$))[^/\\]+"  # of a folder or file; `..` would lead out of the source
-# The test set's CSV has no folder of the release before that of the split.
+# The test set's CSV names no release folder above the split folder.
 _PATH = re.compile(rf"(?:{_NAME}/)?({_NAME}/(patient\d+)(?:/{_NAME})+)")
 
 
 def open_chexpert(root: Path, options: Options) -> Source | None:
-    """The source at `root`, or None where neither train.csv nor valid.csv is one of CheXpert's.
+    """Return the source at `root`, or None if neither train.csv nor valid.csv is one of CheXpert's.
 
-    The ids are paths below `root`: the first folder that the CSVs name is that of the release, whatever it is
-    called here. A test.csv without the columns that are needed is left out, which the remarks tell.
+    The ids are paths below `root`, without the release folder that the CSVs name first. A test.csv without the columns
+    that are needed is left out, with a remark.
 
     Raises:
-      UserError: a CSV cannot be understood, none of the images that it lists is there, or an option is unknown.
+      UserError: a CSV cannot be read, none of its images is there, or an option is unknown.
     """
     starts = {name: _start(root / name) for name in CSVS}
     if not any(_is_chexpert(starts[name]) for name in ("train.csv", "valid.csv")):
@@ -52,24 +53,24 @@ def open_chexpert(root: Path, options: Options) -> Source | None:
     remarks, compositions, records = [], [], {}
     digest = hashlib.sha256(f"{options.label_rule}\n".encode())
     for name, split in CSVS.items():
-        if starts[name] is None:
+        start = starts[name]
+        if start is None:
             continue
-        if name == "test.csv" and not _needed(options) <= _columns(starts[name]):
-            remarks.append(f"test.csv is left out: it lacks a column of {', '.join(sorted(_needed(options)))}.")
+        if name == "test.csv" and not _needed_columns(options) <= _columns(start):
+            columns = ", ".join(sorted(_needed_columns(options)))
+            remarks.append(f"test.csv is left out: it lacks one of the columns {columns}.")
             continue
-        if (root / name).stat().st_size > MAX_CSV_BYTES:
-            raise UserError(f"{root / name} is larger than {MAX_CSV_BYTES:,} bytes: give CheXpert's")
-        content = (root / name).read_bytes()
-        found, left_out = parse(content, str(root / name), split, options)
+        content = _content(root / name)
+        listed, left_out = parse(content, str(root / name), split, options)
         digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-        _stamp(root, name, found, digest)
-        twice = next((record.id for record in found if record.id in records), None)
+        _add_files(digest, root, name, listed)
+        twice = next((record.id for record in listed if record.id in records), None)
         if twice is not None:
-            raise UserError(f"{root / name} lists {twice}, as another CSV does: remove it from either")
-        records |= {record.id: record for record in found}
-        compositions.append(_composition(split, found, left_out))
+            raise UserError(f"{root / name} lists {twice}, as another CSV does: remove it from one of them")
+        records |= {record.id: record for record in listed}
+        compositions.append(_composition(split, listed, left_out))
     if not records:
-        raise UserError(f"{root} lists no image with views {options.views}: choose other views, or mend the CSVs")
+        raise UserError(f"{root}: the CSVs list no image with views {options.views}: choose other views or CSVs")
     remarks.insert(0, f"Labels by the rule {options.label_rule}, views {options.views}: {'; '.join(compositions)}.")
     return Source(
         name=name_of(str(root)),
@@ -82,20 +83,26 @@ def open_chexpert(root: Path, options: Options) -> Source | None:
     )
 
 
+def _content(table: Path) -> bytes:
+    if table.stat().st_size > MAX_CSV_BYTES:
+        raise UserError(f"{table} is larger than {MAX_CSV_BYTES:,} bytes: replace it by CheXpert's")
+    return table.read_bytes()
+
+
 def parse(content: bytes, name: str, split: str, options: Options) -> tuple[list[Record], int]:
-    """The records that a CSV lists, in its order, and how many rows of the wanted views the rule leaves out.
+    """Return the records that a CSV lists, in its order, and how many rows of the chosen views the rule leaves out.
 
     Args:
       content: of the CSV.
       name: of the CSV, for errors.
       split: of its records.
-      options: their label rule and views must be known.
+      options: with a known label rule and known views.
 
     Raises:
-      UserError: it is no CSV in UTF-8, lacks a column, or a row has no path or value that CheXpert has.
+      UserError: it is no CSV in UTF-8, lacks a column, or a row has a path or value that CheXpert does not have.
     """
     column, labels = RULES[options.label_rule]
-    values = {}  # id -> (value, patient)
+    values: dict[str, tuple[int, str]] = {}  # id -> (value, patient)
     for place, path, value, view in _rows(content, name, column, options):
         if value not in _VALUES:
             raise UserError(f"{place}: {column} is {value!r:.100}; it must be 1.0, 0.0, -1.0 or blank")
@@ -106,26 +113,26 @@ def parse(content: bytes, name: str, split: str, options: Options) -> tuple[list
             continue
         id, patient = match.groups()
         if values.setdefault(id, (_VALUES[value], patient))[0] != _VALUES[value]:
-            raise UserError(f"{place}: {path!r:.100} is listed before with another {column}; remove either row")
+            raise UserError(f"{place}: an earlier row of {path!r:.100} has another {column}: remove one of them")
     records = [Record(id, labels[value], patient, split) for id, (value, patient) in values.items() if value in labels]
     return records, len(values) - len(records)
 
 
-def _rows(content, name, column, options):
-    """(place, path, value, view) of every row; the view is None where any will do."""
+def _rows(content: bytes, name: str, column: str, options: Options) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield (place, path, value, view) of every row; the view is None if all views are chosen."""
     if b"\0" in content:
         raise UserError(f"{name} holds NUL bytes: save it as CSV in UTF-8")
     try:
         content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 at byte {error.start:,}: save it as CSV in UTF-8") from None
-    # Which decodes a part at a time: as one text it would take four times its length.
+    # This decodes a part at a time: the whole text would take four times its length.
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
     try:
         header = next(reader, [])
-        lacking = sorted(wanted for wanted in _needed(options) if header.count(wanted) != 1)
+        lacking = sorted(needed for needed in _needed_columns(options) if header.count(needed) != 1)
         if lacking:
-            raise UserError(f"{name} must have one column named {' and one named '.join(lacking)}: mend its first line")
+            raise UserError(f"{name} must have one column named {' and one named '.join(lacking)}: fix its first line")
         path, value = header.index("Path"), header.index(column)
         view = header.index("Frontal/Lateral") if options.views == "frontal" else None
         for row in reader:
@@ -133,13 +140,13 @@ def _rows(content, name, column, options):
                 continue
             place = f"{name}, line {reader.line_num}"
             if len(row) != len(header):
-                raise UserError(f"{place}: {len(row)} fields where the first line has {len(header)}; mend it")
+                raise UserError(f"{place}: {len(row)} fields, but the first line has {len(header)}: fix the line")
             yield place, row[path], row[value].strip(), None if view is None else row[view].strip()
     except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: {error}; mend it, or unpack the file again") from None
+        raise UserError(f"{name}, line {reader.line_num}: {error}: fix the line, or unpack the file again") from None
 
 
-def _needed(options: Options) -> set[str]:
+def _needed_columns(options: Options) -> set[str]:
     return {"Path", RULES[options.label_rule][0]} | ({"Frontal/Lateral"} if options.views == "frontal" else set())
 
 
@@ -151,7 +158,7 @@ def _start(path: Path) -> bytes | None:
 
 
 def _columns(start: bytes) -> set[str]:
-    """The first line's fields: whatever its encoding, so that a CheXpert tree with a broken CSV is still one."""
+    """Return the first line's fields, in any encoding, so that a CheXpert tree with a broken CSV is recognised."""
     line = start.replace(b"\0", b"").removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff").decode("utf-8-sig", "ignore")
     return {field.strip(' "\r') for field in line.partition("\n")[0].split(",")}
 
@@ -161,18 +168,22 @@ def _is_chexpert(start: bytes | None) -> bool:
     return start is not None and "Path" in _columns(start) and not known.isdisjoint(_columns(start))
 
 
-def _stamp(root: Path, name: str, records: list[Record], digest) -> None:
-    """Adds every image's size and time; one that is missing is found when it is read, unless all are."""
+def _add_files(digest: "hashlib._Hash", root: Path, name: str, records: list[Record]) -> None:
+    """Add every image's size and time to a fingerprint. Reading a missing image reports it; it is an error if all are.
+
+    Raises:
+      UserError: all images are missing.
+    """
     missing = 0
     for record in records:
         try:
-            # Not `Path.stat`: over the whole of CheXpert it takes seconds more.
+            # Not `Path.stat`, which takes seconds more for all of CheXpert.
             stat = os.stat(f"{root}/{record.id}")
-            told = f"{stat.st_size}\0{stat.st_mtime_ns}"
+            state = f"{stat.st_size}\0{stat.st_mtime_ns}"
         except OSError:
             missing += 1
-            told = "missing"
-        digest.update(f"{record.id}\0{told}\n".encode())
+            state = "missing"
+        digest.update(f"{record.id}\0{state}\n".encode())
     if records and missing == len(records):
         raise UserError(
             f"none of the images that {root / name} lists is there, such as {root / records[0].id}: put them there,"
@@ -181,6 +192,6 @@ def _stamp(root: Path, name: str, records: list[Record], digest) -> None:
 
 
 def _composition(split: str, records: list[Record], left_out: int) -> str:
-    positives = sum(record.label for record in records)
-    told = f"{split} {positives:,} pneumonia, {len(records) - positives:,} normal"
-    return told + (f", {left_out:,} left out as uncertain" if left_out else "")
+    positives = sum(record.label == 1 for record in records)
+    counts = f"{split} {positives:,} pneumonia, {len(records) - positives:,} normal"
+    return counts + (f", {left_out:,} left out as uncertain" if left_out else "")

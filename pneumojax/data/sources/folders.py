@@ -1,84 +1,83 @@
-"""Class folders, with or without a level of splits above: NORMAL and PNEUMONIA in any case."""
+"""Class folders, with or without split folders above them: NORMAL and PNEUMONIA in any case."""
 
 import os
+from collections.abc import Container
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from pneumojax.data import images
+from pneumojax.data.decode import images
 from pneumojax.data.patients import patients_of
-from pneumojax.data.records import (
-    CLASSES,
-    SPLITS,
-    WHOLE,
-    Record,
-    Source,
-    file_fingerprint,
-    name_of,
-    read_file,
-)
-from pneumojax.errors import UserError
+from pneumojax.data.source import CLASSES, SPLIT_NAMES, WHOLE, Record, Source, file_fingerprint, name_of, read_file
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.wording import counted
+
+
+class _Image(NamedTuple):
+    file: Path
+    label: int
+    split: str
 
 
 def open_folders(root: Path) -> Source | None:
-    """The source at `root`, or None where there are no images in folders named by class.
+    """Return the source at `root`, or None if there are no images in folders named by class.
 
     Raises:
       UserError: there are class folders both in splits and beside them, or a file's name is not UTF-8.
     """
-    found = {file.relative_to(root).as_posix(): (file, *told) for file, *told in _classified(root)}
-    if not found:
+    by_id = {image.file.relative_to(root).as_posix(): image for image in _classified(root)}
+    if not by_id:
         return None
-    for id in found:
+    for id in by_id:
         if not id.isascii() and os.fsencode(id) != id.encode(errors="replace"):
-            raise UserError(f"{root} holds a file whose name is not UTF-8, or the locale is not: {id!r}; rename it")
-    files = dict(sorted(found.items()))
-    patients = patients_of(root, files)
-    others = _others(root, files)
+            raise UserError(f"{root}: the name of the file {id!r} is not UTF-8, or the locale is not: rename it")
+    by_id = dict(sorted(by_id.items()))
+    patients = patients_of(root, by_id)
+    others = _other_files(root, by_id)
+    left_out = f"Left out: {counted(len(others), 'other file')}, such as {others[0]}." if others else ""
     return Source(
         name=name_of(str(root)),
         location=str(root),
-        records=tuple(Record(id, label, patients[id], split) for id, (_, label, split) in files.items()),
-        fingerprint=file_fingerprint(path for path, _, _ in files.values()),
+        records=tuple(Record(id, image.label, patients[id], image.split) for id, image in by_id.items()),
+        fingerprint=file_fingerprint(image.file for image in by_id.values()),
         read=partial(read_file, root),
         root=root,
-        remarks=(f"{len(others):,} files are left out, such as {others[0]}.",) if others else (),
+        remarks=(left_out,) if left_out else (),
     )
 
 
-def _others(root, files) -> list[str]:
-    """What lies there besides: outside class folders, or under another suffix."""
+def _other_files(root: Path, ids: Container[str]) -> list[str]:
+    """List the files that are left out: outside class folders, or with another suffix."""
     paths = (path for path in root.rglob("*") if path.is_file())
     names = (path.relative_to(root) for path in paths)
-    return sorted(name.as_posix() for name in names if not hidden(name) and name.as_posix() not in files)
+    return sorted(name.as_posix() for name in names if not hidden(name) and name.as_posix() not in ids)
 
 
 def hidden(path: Path) -> bool:
-    """Whether a relative path is one of those that systems and archives leave beside images."""
+    """Return whether a relative path is one that systems and archives leave beside images."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def _classified(root: Path) -> list[tuple[Path, int, str]]:
-    """(file, label, split) of every image below `root`, at root/class or root/split/class."""
+def _classified(root: Path) -> list[_Image]:
+    """List every image below `root`, in root/class or root/split/class."""
     folders = _folders(root)
-    splits = [(folder, SPLITS[name]) for folder, name in folders if name in SPLITS]
-    without = _labelled(root, WHOLE)
-    within = [found for folder, split in splits for found in _labelled(folder, split)]
-    if without and within:
-        raise UserError(
-            f"{root} holds class folders both in splits and beside them: which count? Move either elsewhere"
-        )
-    found = without or within
-    # An archive often unpacks to one folder around the folders that count.
-    return _classified(folders[0][0]) if not found and len(folders) == 1 else found
+    splits = [(folder, SPLIT_NAMES[name]) for folder, name in folders if name in SPLIT_NAMES]
+    beside = _labelled(root, WHOLE)
+    within = [image for folder, split in splits for image in _labelled(folder, split)]
+    if beside and within:
+        raise UserError(f"{root} holds class folders both in split folders and beside them: move one kind elsewhere")
+    classified = beside or within
+    # An archive often unpacks to a single folder that holds the others.
+    return _classified(folders[0][0]) if not classified and len(folders) == 1 else classified
 
 
-def _labelled(parent: Path, split: str) -> list[tuple[Path, int, str]]:
+def _labelled(parent: Path, split: str) -> list[_Image]:
     for folder, name in _folders(parent):
-        below = [path for path, part in _folders(folder) if part in SPLITS] if name in CLASSES else []
+        below = [path for path, part in _folders(folder) if part in SPLIT_NAMES] if name in CLASSES else []
         if below:
-            raise UserError(f"{below[0]} is a split below a class: put the class folders into the split's instead")
+            raise UserError(f"{below[0]} is a split folder in a class folder: put class folders into split folders")
     return [
-        (file, CLASSES.index(name), split)
+        _Image(file, CLASSES.index(name), split)
         for folder, name in _folders(parent)
         if name in CLASSES
         for file in folder.rglob("*")
@@ -88,6 +87,7 @@ def _labelled(parent: Path, split: str) -> list[tuple[Path, int, str]]:
 
 
 def _folders(parent: Path) -> list[tuple[Path, str]]:
+    """List the folders in `parent` with their names in lower case."""
     if not parent.is_dir():
         return []
     return [

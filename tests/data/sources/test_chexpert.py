@@ -1,4 +1,4 @@
-"""CheXpert's CSVs as they are released and as they get damaged; the figures of the labels are the public ones."""
+"""CheXpert's CSVs, as released and damaged; the counts of labels are the published ones."""
 
 import os
 import pickle
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumojax.data import phantom
-from pneumojax.data.images import UnreadableImage
-from pneumojax.data.records import DEFAULTS, Options, Record
+from pneumojax.data.decode.images import UnreadableImage
+from pneumojax.data.source import DEFAULTS, Options, Record
+from pneumojax.data.sources import phantom
 from pneumojax.data.sources.chexpert import open_chexpert, parse
-from pneumojax.errors import UserError
+from pneumojax.runtime.errors import UserError
 
 FINDINGS = (
     "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
@@ -19,7 +19,7 @@ FINDINGS = (
 )
 HEADER = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{FINDINGS}"
 RULES = ("abnormal", "pneumonia-ones", "pneumonia-zeros", "pneumonia-ignore")
-# One row for each kind: No Finding, Pneumonia, view; and its label by each of RULES, None where it is left out.
+# A row of each kind: No Finding, Pneumonia, view; and its label by each of RULES, None if it is left out.
 KINDS = {
     "train/patient00001/study1/view1_frontal.jpg": ("1.0", "", "Frontal", (0, 0, 0, 0)),
     "train/patient00001/study2/view1_frontal.jpg": ("", "1.0", "Frontal", (1, 1, 1, 1)),
@@ -37,13 +37,13 @@ def row(path, no_finding="", pneumonia="", view="Frontal"):
 
 
 def table(rows):
-    """A CSV of {path: (no finding, pneumonia, view, ...)}, as bytes."""
+    """Format {path: (no finding, pneumonia, view, ...)} as a CSV, in bytes."""
     lines = [HEADER, *(row(f"CheXpert-v1.0-small/{path}", *rows[path][:3]) for path in reversed(rows))]
     return ("\n".join(lines) + "\n").encode()
 
 
 def put(root, name, content, *paths):
-    """A CSV, and files that only look like images: opening decodes none."""
+    """Write a CSV, and files that only look like images: opening a source decodes none."""
     root.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(content)
     for path in paths:
@@ -55,7 +55,7 @@ def put(root, name, content, *paths):
 def tree(tmp_path):
     root = tmp_path / "my CheXpert"
     for name, folder in (("train.csv", "train"), ("valid.csv", "valid")):
-        rows = {path: told for path, told in KINDS.items() if path.startswith(folder)}
+        rows = {path: kind for path, kind in KINDS.items() if path.startswith(folder)}
         put(root, name, table(rows), *rows)
     return root
 
@@ -76,10 +76,10 @@ def refusal(root, options=DEFAULTS):
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_labels_each_kind_of_row(tree, rule):
     at = RULES.index(rule)
-    assert labels(tree, rule) == {path: told[3][at] for path, told in KINDS.items() if told[3][at] is not None}
+    assert labels(tree, rule) == {path: kind[3][at] for path, kind in KINDS.items() if kind[3][at] is not None}
 
 
-def test_records_hold_split_and_patient_in_order_of_id(tree):
+def test_records_have_split_and_patient_in_order_of_id(tree):
     source = open_chexpert(tree, DEFAULTS)
     assert [record.id for record in source.records] == sorted(KINDS)
     assert source.records[1] == Record("train/patient00001/study2/view1_frontal.jpg", 1, "patient00001", "train")
@@ -87,7 +87,7 @@ def test_records_hold_split_and_patient_in_order_of_id(tree):
     assert (source.name, source.location, source.root) == ("my_CheXpert", str(tree), tree)
 
 
-def test_frontal_keeps_the_frontal_views_alone(tree):
+def test_frontal_keeps_only_frontal_views(tree):
     kept = labels(tree, views="frontal")
     assert sorted(kept) == sorted(path for path in KINDS if "frontal" in path)
 
@@ -99,11 +99,11 @@ def test_a_patient_in_two_csvs_is_one_patient(tree):
     assert splits == {"train", "val"}
 
 
-def test_remarks_tell_what_the_rule_gives(tree):
-    (told,) = open_chexpert(tree, DEFAULTS).remarks
-    assert told == ("Labels by the rule abnormal, views all: train 5 pneumonia, 1 normal; val 1 pneumonia, 1 normal.")
-    (told,) = open_chexpert(tree, Options("pneumonia-ignore", "frontal")).remarks
-    assert told == (
+def test_remarks_count_the_labels(tree):
+    (remark,) = open_chexpert(tree, DEFAULTS).remarks
+    assert remark == ("Labels by the rule abnormal, views all: train 5 pneumonia, 1 normal; val 1 pneumonia, 1 normal.")
+    (remark,) = open_chexpert(tree, Options("pneumonia-ignore", "frontal")).remarks
+    assert remark == (
         "Labels by the rule pneumonia-ignore, views frontal: train 1 pneumonia, 3 normal, 1 left out as uncertain;"
         " val 1 pneumonia, 0 normal."
     )
@@ -125,18 +125,18 @@ def test_columns_that_no_rule_needs_may_be_missing(tree):
 
 
 @pytest.mark.parametrize("release", ["", "CheXpert-v1.0/"])
-def test_a_test_csv_is_the_test_split_with_or_without_the_folder_of_the_release(tree, release):
+def test_a_test_csv_is_the_test_split_with_or_without_the_release_folder(tree, release):
     path = "test/patient64741/study1/view1_frontal.jpg"
     put(tree, "test.csv", f"{HEADER}\n{row(release + path, '', '1.0')}\n".encode(), path)
     assert Record(path, 1, "patient64741", "test") in open_chexpert(tree, DEFAULTS).records
 
 
-def test_a_test_csv_without_labels_is_left_out_and_told(tree):
+def test_a_test_csv_without_labels_is_left_out_with_a_remark(tree):
     before = open_chexpert(tree, DEFAULTS)
     put(tree, "test.csv", b"Path\nCheXpert-v1.0/test/patient64741/study1/view1_frontal.jpg\n")
     source = open_chexpert(tree, DEFAULTS)
     assert source.records == before.records
-    assert source.remarks == (*before.remarks, "test.csv is left out: it lacks a column of No Finding, Path.")
+    assert source.remarks == (*before.remarks, "test.csv is left out: it lacks one of the columns No Finding, Path.")
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,15 @@ def test_other_folders_are_no_chexpert(tmp_path, content):
     assert open_chexpert(tmp_path, Options(label_rule="no such rule")) is None
 
 
-def test_unknown_options_are_told_with_the_known_ones(tree):
+def test_an_unknown_option_is_refused_with_the_known_ones(tree):
     assert all(rule in refusal(tree, Options(label_rule="majority")) for rule in RULES)
     assert "pneumonia-ones" in refusal(tree, Options(label_rule="pneumonia-one"))
-    assert refusal(tree, Options(views="lateral")).endswith("there is all, frontal")
+    assert refusal(tree, Options(views="lateral")).endswith("choose from all, frontal")
 
 
-def test_nothing_left(tree):
+def test_a_choice_of_views_that_leaves_no_image_is_refused(tree):
     put(tree, "train.csv", table({}))
-    put(tree, "valid.csv", table({path: told for path, told in KINDS.items() if "64542" in path}))
+    put(tree, "valid.csv", table({path: kind for path, kind in KINDS.items() if "64542" in path}))
     assert "no image with views frontal" in refusal(tree, Options(views="frontal"))
 
 
@@ -174,7 +174,7 @@ def test_nothing_left(tree):
         ("a,b", Options("abnormal", "frontal"), "Frontal/Lateral and one named No Finding and one named Path"),
     ],
 )
-def test_columns_that_are_needed_are_named(tree, header, options, named):
+def test_missing_columns_are_named(tree, header, options, named):
     content = (tree / "train.csv").read_text().replace(HEADER, header)
     put(tree, "train.csv", content.encode())
     line = refusal(tree, options)
@@ -206,20 +206,20 @@ def test_a_path_that_is_not_below_a_patient_is_refused(tree, path):
 
 
 @pytest.mark.parametrize("value", ["2.0", "nan", "yes", pytest.param("x" * 100_000, id="long")])
-def test_a_value_that_is_none_of_chexperts(tree, value):
+def test_a_value_that_chexpert_does_not_have_is_refused(tree, value):
     put(tree, "train.csv", f"{HEADER}\n{row('x/train/patient1/a.jpg', value)}\n".encode())
     assert "train.csv, line 2: No Finding is " in refusal(tree)
     assert "1.0, 0.0, -1.0 or blank" in refusal(tree)
 
 
-def test_values_that_a_spreadsheet_wrote(tree):
+def test_values_are_read_as_spreadsheets_write_them(tree):
     path = "train/patient00001/study1/view1_frontal.jpg"
-    for told, label in (("1", 0), (" 1.0", 0), ("0", 1), ("-1", 1)):
-        put(tree, "train.csv", table({path: (told, "", "Frontal")}))
+    for value, label in (("1", 0), (" 1.0", 0), ("0", 1), ("-1", 1)):
+        put(tree, "train.csv", table({path: (value, "", "Frontal")}))
         assert labels(tree)[path] == label
 
 
-def test_a_path_twice(tree):
+def test_a_repeated_path_must_have_the_same_label(tree):
     name = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
     before = labels(tree)
     content = (tree / "train.csv").read_bytes()
@@ -227,24 +227,24 @@ def test_a_path_twice(tree):
     assert labels(tree) == before, "the same label twice is one image"
     put(tree, "train.csv", content + f"{row(name, '0.0', '', 'Frontal')}\n".encode())
     assert "train.csv, line 8:" in refusal(tree)
-    assert "is listed before with another No Finding" in refusal(tree)
+    assert "has another No Finding: remove one of them" in refusal(tree)
 
 
-def test_a_path_in_two_csvs(tree):
+def test_a_path_in_two_csvs_is_refused(tree):
     path = "train/patient00001/study1/view1_frontal.jpg"
     put(tree, "valid.csv", table({path: KINDS[path]}))
     assert f"lists {path}, as another CSV does" in refusal(tree)
 
 
 @pytest.mark.parametrize("change", [lambda it: b"\xef\xbb\xbf" + it, lambda it: it.replace(b"\n", b"\r\n") + b"\r\n"])
-def test_csvs_as_other_programs_write_them(tree, change):
+def test_csvs_are_read_as_other_programs_write_them(tree, change):
     before = labels(tree)
     put(tree, "train.csv", change((tree / "train.csv").read_bytes()))
     assert labels(tree) == before
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "says"),
     [
         (lambda it: it.replace(b"Female", b"F\xfcmale"), "not UTF-8 at byte"),
         (lambda it: it.decode().encode("utf-16"), "NUL bytes"),
@@ -252,18 +252,18 @@ def test_csvs_as_other_programs_write_them(tree, change):
         (lambda it: it.replace(b"Female", b"F" * 200_000), "field larger than field limit"),
         (lambda it: it.replace(b"Female", b'"Female', 1), "line 7: unexpected end of data"),
         (lambda it: it[:-20], "line 7: 1"),
-        (lambda it: it.replace(b"68", b"6,8", 1), "line 2: 20 fields where the first line has 19"),
+        (lambda it: it.replace(b"68", b"6,8", 1), "line 2: 20 fields, but the first line has 19"),
     ],
 )
-def test_a_damaged_csv_is_told_in_one_line(tree, change, told):
+def test_a_damaged_csv_is_refused_in_one_line(tree, change, says):
     (tree / "valid.csv").unlink()
     put(tree, "train.csv", change((tree / "train.csv").read_bytes()))
     line = refusal(tree)
-    assert told in line
+    assert says in line
     assert str(tree / "train.csv") in line
 
 
-def test_a_missing_image_is_unreadable_not_forgotten(tree):
+def test_a_missing_image_is_a_record_that_cannot_be_read(tree):
     gone = "train/patient00001/study1/view1_frontal.jpg"
     (tree / gone).unlink()
     source = open_chexpert(tree, DEFAULTS)
@@ -272,16 +272,16 @@ def test_a_missing_image_is_unreadable_not_forgotten(tree):
         source.read(source.records[0], 8)
 
 
-def test_a_csv_whose_images_are_all_missing(tree):
+def test_a_csv_without_any_of_its_images_is_refused(tree):
     (tree / "valid").rename(tree / "elsewhere")
     line = refusal(tree)
     assert "none of the images" in line
     assert str(tree / "valid.csv") in line
 
 
-def test_read_decodes_the_record_asked_for_also_once_it_is_pickled(tree):
-    for number, (path, told) in enumerate(KINDS.items()):
-        image, _ = phantom.render(seed=3, index=number, label=told[3][0], size=40)
+def test_a_pickled_source_reads_the_right_image(tree):
+    for number, (path, kind) in enumerate(KINDS.items()):
+        image, _ = phantom.render(seed=3, index=number, label=kind[3][0], size=40)
         Image.fromarray(image).save((tree / path), "PNG")
     source = pickle.loads(pickle.dumps(open_chexpert(tree, DEFAULTS)))
     for number, record in enumerate(source.records):
@@ -289,7 +289,7 @@ def test_read_decodes_the_record_asked_for_also_once_it_is_pickled(tree):
         np.testing.assert_array_equal(source.read(record, 40), expected)
 
 
-def test_fingerprint_follows_images_csvs_and_options_and_nothing_else(tree):
+def test_the_fingerprint_follows_only_images_csvs_and_options(tree):
     seen = [open_chexpert(tree, DEFAULTS).fingerprint]
     put(tree, "README.txt", b"", "train/patient00009/study1/view1_frontal.jpg")
     os.utime(tree / "train.csv", ns=(0, 1))
@@ -310,8 +310,8 @@ def test_fingerprint_follows_images_csvs_and_options_and_nothing_else(tree):
     assert len(set(seen)) == len(seen)
 
 
-def figures(counts, split, rule):
-    """(pneumonia, normal, left out) of a CSV with so many rows of each (No Finding, Pneumonia)."""
+def label_counts(counts, split, rule):
+    """Count (pneumonia, normal, left out) of a CSV with these numbers of rows of each (No Finding, Pneumonia)."""
     lines = [HEADER]
     for (no_finding, pneumonia), count in counts.items():
         for number in range(len(lines), len(lines) + count):
@@ -331,14 +331,14 @@ def figures(counts, split, rule):
         ("pneumonia-ignore", (6_039, 198_605, 18_770)),
     ],
 )
-def test_the_figures_of_train(rule, expected):
-    """223,414 rows: the findings' counts are those that Irvin et al. publish."""
+def test_train_has_the_published_counts(rule, expected):
+    """Irvin et al. publish the findings' counts of the 223,414 rows."""
     counts = {("1.0", ""): 22_381, ("", "1.0"): 6_039, ("", "-1.0"): 18_770, ("", "0.0"): 2_799, ("", ""): 173_425}
     assert sum(counts.values()) == 223_414
-    assert figures(counts, "train", rule) == expected
+    assert label_counts(counts, "train", rule) == expected
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("abnormal", (196, 38, 0)), ("pneumonia-ones", (8, 226, 0))])
-def test_the_figures_of_valid(rule, expected):
+def test_valid_has_the_published_counts(rule, expected):
     counts = {("1.0", "0.0"): 38, ("0.0", "1.0"): 8, ("0.0", "0.0"): 188}
-    assert figures(counts, "valid", rule) == expected
+    assert label_counts(counts, "valid", rule) == expected

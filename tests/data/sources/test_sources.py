@@ -1,4 +1,4 @@
-"""Class folders as people really have them: the right images with the right labels, or one clear line."""
+"""Class folders as users have them: the right images with the right labels, or one clear line."""
 
 import os
 from collections import Counter
@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumojax.data import records
-from pneumojax.data.images import UnreadableImage
+from pneumojax.data.decode.images import UnreadableImage
 from pneumojax.data.patients import patient_of
+from pneumojax.data.source import CLASSES, name_of
 from pneumojax.data.sources import open_source
-from pneumojax.errors import UserError
+from pneumojax.runtime.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "kermany_224"
 
 
 def put(root, *names):
-    """Files that only look like images: opening a source decodes none."""
+    """Write files that only look like images: opening a source decodes none."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\xff\xd8\xff")
 
 
-def found(root):
-    """{id: (label, split)} of the source at `root`."""
+def opened(root):
+    """Return {id: (label, split)} of the source at `root`."""
     return {record.id: (record.label, record.split) for record in open_source(str(root)).records}
 
 
@@ -53,25 +53,25 @@ def refusal(location):
     ],
 )
 @pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("Normal", "Pneumonia"), ("normal", "pneumonia")])
-def test_spellings_of_splits_and_classes(tmp_path, folder, split, classes):
+def test_splits_and_classes_may_be_spelled_in_several_ways(tmp_path, folder, split, classes):
     normal, pneumonia = classes
     put(tmp_path, f"{folder}/{normal}/a.png", f"{folder}/{pneumonia}/b.png")
-    assert found(tmp_path) == {f"{folder}/{normal}/a.png": (0, split), f"{folder}/{pneumonia}/b.png": (1, split)}
+    assert opened(tmp_path) == {f"{folder}/{normal}/a.png": (0, split), f"{folder}/{pneumonia}/b.png": (1, split)}
 
 
 def test_without_split_level_everything_is_one_split(tmp_path):
     put(tmp_path, "Normal/a.png", "Pneumonia/b.png")
-    assert found(tmp_path) == {"Normal/a.png": (0, "all"), "Pneumonia/b.png": (1, "all")}
+    assert opened(tmp_path) == {"Normal/a.png": (0, "all"), "Pneumonia/b.png": (1, "all")}
 
 
-def test_suffixes_in_any_case_and_nothing_but_images(tmp_path):
-    wanted = [f"NORMAL/{name}" for name in ("a.jpeg", "b.JPG", "c.Png", "d.e.jpg", "e.DCM")]
-    put(tmp_path, *wanted, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.tiff")
+def test_suffixes_may_have_any_case_and_other_files_are_ignored(tmp_path):
+    expected = [f"NORMAL/{name}" for name in ("a.jpeg", "b.JPG", "c.Png", "d.e.jpg", "e.DCM")]
+    put(tmp_path, *expected, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.tiff")
     (tmp_path / "NORMAL" / "folder.png").mkdir()
-    assert list(found(tmp_path)) == wanted
+    assert list(opened(tmp_path)) == expected
 
 
-def test_hidden_files_and_what_archives_leave_are_no_images(tmp_path):
+def test_hidden_files_and_leftovers_of_archives_are_no_images(tmp_path):
     put(
         tmp_path,
         "train/NORMAL/a.jpeg",
@@ -83,38 +83,38 @@ def test_hidden_files_and_what_archives_leave_are_no_images(tmp_path):
         "__MACOSX/train/NORMAL/a.jpeg",
         ".git/train/NORMAL/a.jpeg",
     )
-    assert list(found(tmp_path)) == ["train/NORMAL/a.jpeg"]
+    assert list(opened(tmp_path)) == ["train/NORMAL/a.jpeg"]
 
 
-def test_only_the_names_below_the_source_can_hide_it(tmp_path):
+def test_only_names_below_the_source_can_be_hidden(tmp_path):
     put(tmp_path / ".cache" / "data", "NORMAL/a.png")
-    assert list(found(tmp_path / ".cache" / "data")) == ["NORMAL/a.png"]
+    assert list(opened(tmp_path / ".cache" / "data")) == ["NORMAL/a.png"]
 
 
-def test_a_folder_that_an_archive_added_is_looked_through(tmp_path):
+def test_a_single_folder_around_the_splits_is_entered(tmp_path):
     put(tmp_path, "archive/chest_xray/train/NORMAL/a.jpeg", "__MACOSX/chest_xray/train/NORMAL/._a.jpeg")
-    assert found(tmp_path) == {"archive/chest_xray/train/NORMAL/a.jpeg": (0, "train")}
+    assert opened(tmp_path) == {"archive/chest_xray/train/NORMAL/a.jpeg": (0, "train")}
 
 
-def test_unknown_folders_beside_are_left_alone(tmp_path):
+def test_unknown_folders_beside_the_splits_are_ignored(tmp_path):
     # The archive of Kermany et al. on Kaggle holds a second copy of itself.
     put(tmp_path, "train/NORMAL/a.jpeg", "chest_xray/train/NORMAL/a.jpeg", "train/OTHER/b.jpeg", "masks/c.png")
-    assert list(found(tmp_path)) == ["train/NORMAL/a.jpeg"]
+    assert list(opened(tmp_path)) == ["train/NORMAL/a.jpeg"]
 
 
 def test_folders_within_a_class_belong_to_it(tmp_path):
     put(tmp_path, "Pneumonia/patient1/study1/view1.jpg")
-    assert found(tmp_path) == {"Pneumonia/patient1/study1/view1.jpg": (1, "all")}
+    assert opened(tmp_path) == {"Pneumonia/patient1/study1/view1.jpg": (1, "all")}
 
 
 def test_an_unlabelled_split_folder_does_not_hide_the_classes_beside_it(tmp_path):
     put(tmp_path, "NORMAL/a.png", "test/b.png")
-    assert found(tmp_path) == {"NORMAL/a.png": (0, "all")}
+    assert opened(tmp_path) == {"NORMAL/a.png": (0, "all")}
 
 
 def test_classes_both_in_splits_and_beside_them_are_refused(tmp_path):
     put(tmp_path, "NORMAL/a.png", "test/NORMAL/b.png")
-    assert "which count?" in refusal(tmp_path)
+    assert "both in split folders and beside them" in refusal(tmp_path)
 
 
 def test_symbolic_links_to_folders_are_followed(tmp_path):
@@ -125,7 +125,7 @@ def test_symbolic_links_to_folders_are_followed(tmp_path):
     (source / "val").symlink_to(tmp_path / "store" / "val")
     (tmp_path / "link").symlink_to(source)
     expected = {"train/NORMAL/a.png": (0, "train"), "val/NORMAL/b.png": (0, "val")}
-    assert found(source) == found(tmp_path / "link") == expected
+    assert opened(source) == opened(tmp_path / "link") == expected
     assert open_source(str(tmp_path / "link")).location == open_source(str(source)).location
 
 
@@ -134,7 +134,7 @@ def test_a_folder_linked_into_itself_ends(tmp_path):
     assert "holds no images" in refusal(tmp_path)
 
 
-def test_a_link_to_nowhere_is_unreadable_not_forgotten(tmp_path):
+def test_a_dangling_link_is_a_record_that_cannot_be_read(tmp_path):
     put(tmp_path, "NORMAL/a.png")
     (tmp_path / "NORMAL" / "b.png").symlink_to(tmp_path / "gone.png")
     source = open_source(str(tmp_path))
@@ -143,13 +143,13 @@ def test_a_link_to_nowhere_is_unreadable_not_forgotten(tmp_path):
         source.read(source.records[1], 8)
 
 
-def test_spaces_and_unicode(tmp_path):
+def test_names_may_have_spaces_and_unicode(tmp_path):
     names = ["NORMAL/röntgen bild.png", "NORMAL/胸部\u3000写真.png", "NORMAL/q'\"$;.png"]
     put(tmp_path / "my data é", *names)
-    assert list(found(tmp_path / "my data é")) == sorted(names)
+    assert list(opened(tmp_path / "my data é")) == sorted(names)
 
 
-def test_a_name_that_cannot_be_written_is_refused(tmp_path):
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     put(tmp_path, "NORMAL/a.png")
     broken = os.fsencode(tmp_path / "NORMAL") + b"/\xff.png"
     try:
@@ -168,7 +168,7 @@ def test_records_are_unique_relative_and_in_order_of_id(tmp_path):
     assert all((tmp_path / id).is_file() for id in ids)
 
 
-def test_read_decodes_the_record_asked_for(tmp_path):
+def test_the_right_image_is_read(tmp_path):
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
         (tmp_path / name).mkdir()
         Image.new("L", (5, 5), 100 + label).save(tmp_path / name / "same.png")
@@ -178,26 +178,26 @@ def test_read_decodes_the_record_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "", "~nobody-of-this-name/x", "x" * 5000, "a\0b"])
-def test_nothing_there(tmp_path, monkeypatch, name):
+def test_a_missing_location_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     put(tmp_path, "NORMAL/a.png")  # an empty location is not the working folder
     assert refusal(name).startswith(("no such data", "cannot open"))
 
 
-def test_a_file_that_is_no_image(tmp_path):
+def test_a_file_that_is_no_image_is_refused(tmp_path):
     put(tmp_path, "notes.txt")
     assert "neither an .npz file nor an image" in refusal(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize("content", [[], ["a.png"], ["cats/a.png"], ["train/cats/a.png"], ["NORMAL/notes.txt"]])
-def test_nothing_recognised(tmp_path, content):
+def test_an_unknown_layout_is_refused(tmp_path, content):
     put(tmp_path, *content)
     line = refusal(tmp_path)
     assert "normal and pneumonia" in line
     assert str(tmp_path) in line
 
 
-def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     put(tmp_path, "NORMAL/a.png")
 
     def refuse(self):
@@ -210,7 +210,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
 def test_one_class_alone_is_a_source(tmp_path):
     """Evaluation scores it, with an undefined AUC; training refuses it (see test_splits)."""
     put(tmp_path, "NORMAL/a.png")
-    assert found(tmp_path) == {"NORMAL/a.png": (0, "all")}
+    assert opened(tmp_path) == {"NORMAL/a.png": (0, "all")}
 
 
 @pytest.mark.parametrize(
@@ -229,17 +229,17 @@ def test_one_class_alone_is_a_source(tmp_path):
         ("VIRUS-123-0001.jpeg", "VIRUS-123"),
         ("patient00012_study1_view1_frontal.jpg", "patient00012"),
         ("patient00012/study1/view1_frontal.jpg", "patient00012"),
-        # Names that tell of no patient: each image is its own, and no two of the same name are one.
+        # Names without a patient: each image is its own patient, also among images of the same name.
         ("image_0001.jpeg", "train/NORMAL/image_0001.jpeg"),
         ("person1.jpeg", "train/NORMAL/person1.jpeg"),
         ("IM-0115x.jpeg", "train/NORMAL/IM-0115x.jpeg"),
     ],
 )
-def test_names_tell_the_patient(name, patient):
+def test_names_contain_the_patient(name, patient):
     assert patient_of(f"train/NORMAL/{name}") == patient
 
 
-def test_patients_do_not_depend_on_where_the_folder_lies(tmp_path):
+def test_patients_do_not_depend_on_where_the_folder_is(tmp_path):
     patients = []
     for place in ("here", "elsewhere/person1_virus_2"):
         put(tmp_path / place, "NORMAL/a.png", "NORMAL/IM-1-2.png")
@@ -247,7 +247,7 @@ def test_patients_do_not_depend_on_where_the_folder_lies(tmp_path):
     assert patients[0] == patients[1]
 
 
-def test_fingerprint_follows_the_images_and_nothing_else(tmp_path):
+def test_the_fingerprint_follows_only_the_images(tmp_path):
     put(tmp_path, "NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png")
     seen = [open_source(str(tmp_path)).fingerprint]
 
@@ -272,8 +272,8 @@ def test_fingerprint_follows_the_images_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("name", ["chest xray", "a:b*c", "Ärzte", "x.y-z"])
 def test_the_name_is_fit_for_a_file_name(tmp_path, name):
     put(tmp_path / name, "NORMAL/a.png")
-    told = open_source(str(tmp_path / name)).name
-    assert told.replace("_", "").replace(".", "").isalnum()
+    short_name = open_source(str(tmp_path / name)).name
+    assert short_name.replace("_", "").replace(".", "").isalnum()
 
 
 def test_the_real_set():
@@ -283,22 +283,22 @@ def test_the_real_set():
     counts = Counter((record.split, record.label) for record in source.records)
     assert counts == {("train", 0): 1341, ("train", 1): 3875, ("val", 0): 8, ("val", 1): 8}
     alone = [record.id for record in source.records if record.patient == record.id]
-    assert not alone, "every name of this set tells the patient"
+    assert not alone, "every name of this set contains the patient"
     assert source.read(source.records[0], 150).shape == (150, 150)
     assert source.notice is None
-    assert records.CLASSES == ("normal", "pneumonia")
+    assert CLASSES == ("normal", "pneumonia")
 
 
 def test_splits_below_classes_are_refused(tmp_path):
-    """As one pool, test images would be trained on."""
+    """If class folders were pooled, test images would be trained on."""
     put(tmp_path, "NORMAL/train/a.png", "NORMAL/test/b.png", "PNEUMONIA/train/c.png")
-    assert "is a split below a class" in refusal(tmp_path)
+    assert "is a split folder in a class folder" in refusal(tmp_path)
 
 
-def test_what_is_left_out_is_told(tmp_path):
+def test_files_that_are_left_out_are_counted(tmp_path):
     put(tmp_path, "train/NORMAL/a.png", "train/PNEUMONIA/b.png", "train/COVID/c.png", "train/NORMAL/d.bmp", "._e.png")
-    assert open_source(str(tmp_path)).remarks == ("2 files are left out, such as train/COVID/c.png.",)
+    assert open_source(str(tmp_path)).remarks == ("Left out: 2 other files, such as train/COVID/c.png.",)
 
 
 def test_a_long_name_is_cut(tmp_path):
-    assert len(records.name_of(str(tmp_path / ("\u75c5" * 80))).encode()) <= 100
+    assert len(name_of(str(tmp_path / ("\u75c5" * 80))).encode()) <= 100

@@ -1,0 +1,70 @@
+"""What a benchmark measures, and the implementations it measures."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Side(NamedTuple):
+    """One implementation, measured in a process of its own: see worker.py.
+
+    Attributes:
+      module: dotted name of the module whose `ways` builds the steps.
+      variant: what `ways` is called with, where a module has several implementations.
+      library: the optional package that the module needs; empty if none.
+      environment: extra environment variables of the process.
+    """
+
+    module: str
+    variant: str = ""
+    library: str = ""
+    environment: Mapping[str, str] = MappingProxyType({})
+
+
+OURS = "pneumojax"
+_OWN_STEPS = "pneumojax.benchmark.own_steps"
+_KERAS = "pneumojax.benchmark.keras_peer"
+_TORCH = "pneumojax.benchmark.torch_peer"
+SIDES = {
+    OURS: Side(_OWN_STEPS),
+    "pneumojax-xla": Side(_OWN_STEPS, environment={"PNEUMOJAX_KERNELS": "off"}),
+    "keras-tensorflow": Side(_KERAS, "tensorflow", "keras", {"KERAS_BACKEND": "tensorflow"}),
+    "keras-jax": Side(_KERAS, "jax", "keras", {"KERAS_BACKEND": "jax"}),
+    "torch": Side(_TORCH, "eager", "torch"),
+    "torch-compile": Side(_TORCH, "compile", "torch"),
+}
+PEERS = tuple(side for side in SIDES if side != OURS)
+
+TRAIN, AUGMENTED, INFER, FEED, FED, RESIDENT = MODES = (
+    "train", "train-augmented", "infer", "feed", "feed-train", "resident-train",
+)  # fmt: skip
+MATMUL, COPY = "matmul", "copy"
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Task(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+      model: "m1", "m2" or "m3".
+      mode: one of these:
+        TRAIN: the training step without augmentation, its batch already on the device.
+        AUGMENTED: the same with the recipe's augmentation.
+        INFER: the evaluation step, its batch already on the device.
+        FEED: tf.data alone.
+        FED: AUGMENTED, with batches from tf.data.
+        RESIDENT: AUGMENTED, with batches from a split held whole on the device.
+        A name in `attribution.METHODS`: one explanation of one image.
+        MATMUL or COPY: the device's speed; the other fields have no effect, except `precision` for MATMUL.
+      batch_size: images per step, over all devices.
+      image_size: pixels per side.
+      precision: one of PRECISIONS.
+      devices: how many to use.
+    """
+
+    model: str
+    mode: str
+    batch_size: int
+    image_size: int
+    precision: str
+    devices: int

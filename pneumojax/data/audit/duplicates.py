@@ -1,0 +1,136 @@
+"""Which images show the same picture: identical ones, or copies encoded, resized or brightened differently."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+from scipy import fft, ndimage, sparse
+from scipy.sparse import csgraph
+
+THUMBNAIL = 32  # px a side
+HASH_BITS = 256
+_DIGEST = 32  # bytes of the SHA-256, the first part of a signature
+_HASHED = _DIGEST + HASH_BITS // 8  # bytes before the thumbnail, its last part
+SIGNATURE = _HASHED + THUMBNAIL**2  # bytes of a signature
+
+# Measured on 5,232 radiographs of children (Kermany et al.) at sides of 150, 64, 28 and 16 px, 13.7 million pairs,
+# and on 300 of them in 14 other encodings, sizes, brightnesses and contrasts.
+MAX_DISTANCE = 32  # bits: copies differ in 20 at most, different pictures in 35 at least
+MIN_LIKENESS = 0.97  # copies reach 0.98 at least, different pictures 0.89 at most, 0.95 at 16 px
+MIN_DETAIL = 2.0  # grey levels: radiographs have 5 at least, uniform grey encoded as JPEG below 1
+
+BLOCK = 4096  # hashes that are compared with as many others at a time: 64 MiB
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Shrink an image for `near_equal`: (s, s) uint8 -> (32, 32) uint8."""
+    return np.rint(_shrink(image)).astype(np.uint8)
+
+
+def perceptual_hash(image: np.ndarray) -> bytes:
+    """Return 256 bits that copies of a picture nearly share: the signs of its lowest cosine frequencies.
+
+    Args:
+      image: (s, s) uint8, s >= 16.
+    """
+    low = np.asarray(fft.dctn(_shrink(image)))[:16, :16]
+    low[0, 0] = 0  # the brightness
+    return np.packbits(low > 0).tobytes()
+
+
+def _shrink(image: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(image).convert("F").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small)
+
+
+def identical(digests: Sequence[Hashable]) -> list[list[int]]:
+    """Return groups of two or more equal digests, by their indices, in order of the first of each."""
+    groups = defaultdict(list)
+    for index, digest in enumerate(digests):
+        groups[digest].append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def components(count: int, pairs: np.ndarray) -> list[int]:
+    """Return the connected component of each of `count` nodes of a graph with the edges `pairs`, (k, 2) int."""
+    if not len(pairs):
+        return list(range(count))
+    first, second = pairs.T
+    graph = sparse.coo_array((np.ones(len(pairs), bool), (first, second)), shape=(count, count))
+    return csgraph.connected_components(graph, directed=False)[1].tolist()
+
+
+def near_equal(hashes: Sequence[bytes], thumbnails: Sequence[np.ndarray], block: int = BLOCK) -> list[list[int]]:
+    """Return groups of two or more images of the same picture, by their indices, in order of the first of each.
+
+    A picture encoded, resized or squashed differently, or with a little more brightness or contrast, is the same.
+    Another exposure of the same patient is not, nor are images without detail.
+
+    Args:
+      hashes: `perceptual_hash` of each of n images.
+      thumbnails: `thumbnail` of each.
+      block: hashes that are compared with as many others at a time; the result does not depend on it.
+    """
+    # Images of uniform grey all have nearly the same hash, and each would be compared with each.
+    kept = np.array([index for index, thumbnail in enumerate(thumbnails) if thumbnail.std() >= MIN_DETAIL], np.intp)
+    copies = identical([(bytes(hashes[index]), thumbnails[index].tobytes()) for index in kept])
+    pairs = [np.empty((0, 2), np.intp)]
+    pairs += [np.stack(np.broadcast_arrays(kept[group[0]], kept[group[1:]]), 1) for group in copies]
+    # The first of equal images stands for all: a thousand copies would be half a million pairs.
+    kept = np.delete(kept, [index for group in copies for index in group[1:]])
+    bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, HASH_BITS)[kept]
+    signs = 2 * bits.astype(np.float32) - 1
+    for row in range(0, len(kept), block):
+        for column in range(row, len(kept), block):
+            # Two rows of signs that differ in d bits have the product HASH_BITS - 2 d.
+            agreement = signs[row : row + block] @ signs[column : column + block].T
+            close = np.argwhere(agreement >= HASH_BITS - 2 * MAX_DISTANCE) + (row, column)
+            pairs.append(_with_like_details(thumbnails, kept[close[close[:, 0] < close[:, 1]]]))
+    return identical(components(len(hashes), np.concatenate(pairs)))
+
+
+def _with_like_details(thumbnails: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:
+    """Return those of the (k, 2) `pairs` whose details correlate."""
+    if not len(pairs):
+        return pairs
+    (rows, row), (columns, column) = (np.unique(side, return_inverse=True) for side in pairs.T)
+    details, others = (np.stack([_detail(thumbnails[index]) for index in side]) for side in (rows, columns))
+    return pairs[(details @ others.T)[row, column] >= MIN_LIKENESS]
+
+
+def _detail(thumbnail: np.ndarray) -> np.ndarray:
+    """Return a thumbnail's fine structure as a vector of length 1; of zeros if it has none.
+
+    What all radiographs share, a bright middle between dark lungs, is subtracted. Contrast is evened out, so that a
+    frame or a letter burnt into many images does not outweigh the anatomy.
+    """
+    thumbnail = thumbnail.astype(np.float32)
+    detail = thumbnail - ndimage.gaussian_filter(thumbnail, 1.5, mode="nearest")
+    if detail.std() < MIN_DETAIL:
+        return np.zeros(detail.size, np.float32)
+    detail /= np.sqrt(ndimage.gaussian_filter(detail**2, 4.0)) + 3.0
+    detail -= detail.mean()
+    return detail.ravel() / np.linalg.norm(detail)
+
+
+def signature(image: np.ndarray) -> bytes:
+    """Return an (s, s) uint8 image's SHA-256, perceptual hash and thumbnail, for `same_pictures`."""
+    return hashlib.sha256(image.data).digest() + perceptual_hash(image) + thumbnail(image).tobytes()
+
+
+def same_pictures(signatures: Mapping[str, bytes]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the groups of ids `identical` and `near_equal`, see `source.Prepared`.
+
+    Args:
+      signatures: id -> `signature` of the image.
+    """
+    names = sorted(signatures)
+    digests = [signatures[name][:_DIGEST] for name in names]
+    hashes = [signatures[name][_DIGEST:_HASHED] for name in names]
+    shape = (THUMBNAIL, THUMBNAIL)
+    thumbnails = [np.frombuffer(signatures[name][_HASHED:], np.uint8).reshape(shape) for name in names]
+    near = [group for group in near_equal(hashes, thumbnails) if len({digests[i] for i in group}) > 1]
+    same = identical(digests)
+    return [[names[i] for i in group] for group in same], [[names[i] for i in group] for group in near]

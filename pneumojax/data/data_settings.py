@@ -1,0 +1,60 @@
+"""The config's section on data: how to read a source, how to divide train, how many images to draw."""
+
+import re
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from pneumojax.data.source import Options
+from pneumojax.data.sources import chexpert
+from pneumojax.data.splits import PAPERS_SUBSET, Carving
+from pneumojax.runtime.config import Rule
+
+_SUBSET = re.compile(r"all|paper|\d+,\d+")
+
+
+def rules(config: ConfigDict) -> Iterable[Rule]:
+    """Yield the rules of `config.data`."""
+    c = config.data
+    yield Rule("data.label_rule", c.label_rule in chexpert.RULES, f"one of {', '.join(chexpert.RULES)}")
+    yield Rule("data.views", c.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS))
+    yield Rule("data.subset", bool(_SUBSET.fullmatch(c.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517")
+    yield Rule("data.on_error", c.on_error in ("fail", "skip"), "fail or skip")
+    yield Rule("data.resident", c.resident in ("auto", "always", "never"), "auto, always or never")
+    yield Rule("data.workers", 0 <= c.workers <= 1024, "from 0 to 1024")
+    yield Rule("data.split_seed", 0 <= c.split_seed < 2**31, "at least 0 and below 2**31")
+    yield Rule("data.folds", c.folds == 0 or 2 <= c.folds <= 1000, "0, or from 2 to 1000")
+    yield Rule("data.fold", 0 <= c.fold < max(c.folds, 1), "at least 0 and below data.folds")
+    yield Rule("data.leave_out", _is_pattern(c.leave_out), "a regular expression")
+    yield Rule("data.val_fraction", 0 < c.val_fraction < 1, "above 0 and below 1")
+    yield Rule("data.test_fraction", 0 <= c.test_fraction < 1 - c.val_fraction, "at least 0, and below 1 with val")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def source_options(config: ConfigDict) -> Options:
+    """Return how to read the source."""
+    return Options(**{name: config.data[name] for name in Options._fields})
+
+
+def carving(config: ConfigDict) -> Carving:
+    """Return how to divide train."""
+    names = ("val_fraction", "test_fraction", "folds", "fold", "leave_out")
+    return Carving(seed=config.data.split_seed, **{name: config.data[name] for name in names})
+
+
+def subset_counts(config: ConfigDict) -> tuple[int, int] | None:
+    """Return how many normal and pneumonia images to train on; None for all."""
+    text = config.data.subset
+    if text == "all":
+        return None
+    if text == "paper":
+        return PAPERS_SUBSET
+    normal, pneumonia = map(int, text.split(","))
+    return normal, pneumonia

@@ -1,0 +1,133 @@
+"""Apply a function to many images on all cores, in order, with few of them in memory at a time."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from pneumojax.data.decode.quiet import quiet_decoders
+from pneumojax.data.decode.unreadable import UnreadableImage
+from pneumojax.runtime.host import cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Watched = Callable[[Iterable[Any], int], Iterable[Any]]  # (results, their number) -> the same, reported as they come
+
+CRASHES = "it crashes its decoder, or needs more memory than there is"
+_CHUNK = 64  # items that a worker gets at a time
+_WORTH_PROCESSES = 1000  # items; starting a process costs as much as decoding several hundred images
+
+
+def unwatched(results: Iterable[Result], total: int) -> Iterable[Result]:
+    """Return the results and report nothing."""
+    return results
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0
+) -> Iterator[Result | UnreadableImage]:
+    """Yield function(item) for each item, in order.
+
+    Many items go to worker processes, fewer to threads of this process. If an item kills its worker, as broken data can
+    do through a decoder, only this item is lost: its result is an UnreadableImage.
+
+    Args:
+      function: a function of a module, or a partial of one, because it is sent to other processes.
+      items: taken as they are needed.
+      workers: processes; 0 for one per core, or threads for few items.
+
+    Raises:
+      Exception: whatever `function` raises.
+    """
+    items = iter(items)
+    first = list(islice(items, _WORTH_PROCESSES))
+    items = chain(first, items)
+    chunks = iter(lambda: list(islice(items, _CHUNK)), [])
+    if workers or len(first) == _WORTH_PROCESSES:
+        yield from _by_processes(partial(_each, function), chunks, workers or cores())
+    else:
+        with ThreadPoolExecutor(cores()) as pool:
+            for chunk in chunks:
+                yield from pool.map(function, chunk)
+
+
+def _each(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
+    return [function(item) for item in chunk]
+
+
+def _by_processes(
+    function: Callable[[list[Item]], list[Result]], chunks: Iterator[list[Item]], workers: int
+) -> Iterator[Result | UnreadableImage]:
+    pending: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+    pool = _start(workers)
+    try:
+        while True:
+            while len(pending) < 2 * workers + 1 and (chunk := next(chunks, None)) is not None:
+                pending.append((chunk, _submit(pool, function, chunk)))
+            if not pending:
+                return
+            chunk, future = pending.popleft()
+            results: Sequence[Result | UnreadableImage]
+            try:
+                results = future.result()
+            except BrokenProcessPool:
+                pool.shutdown(cancel_futures=True)
+                results = _one_by_one(function, chunk)
+                pool = _start(workers)
+                pending = deque((chunk, _submit(pool, function, chunk)) for chunk, _ in pending)
+            yield from results
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[[list[Item]], list[Result]], chunk: list[Item]
+) -> Future[list[Result]]:
+    """Submit a chunk; if the pool broke while results were used, return a future with that error."""
+    try:
+        return pool.submit(function, chunk)
+    except BrokenProcessPool as error:
+        broken: Future[list[Result]] = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def _one_by_one(function: Callable[[list[Item]], list[Result]], chunk: list[Item]) -> list[Result | UnreadableImage]:
+    """Return the results of a chunk in which some item kills its worker."""
+    results: list[Result | UnreadableImage] = []
+    pool = _start(1)
+    for item in chunk:
+        try:
+            results += pool.submit(function, [item]).result()
+        except BrokenProcessPool:
+            results.append(UnreadableImage(CRASHES))
+            pool = _start(1)
+    pool.shutdown()
+    return results
+
+
+def _start(workers: int) -> ProcessPoolExecutor:
+    # Not fork: it would copy the locks of JAX's and TensorFlow's threads in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone reacts
+    quiet_decoders()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, however it ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only workers run this"
+    parent.join()
+    os._exit(1)

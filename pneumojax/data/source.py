@@ -1,0 +1,198 @@
+"""Sources and splits: lists of records, each with a function that reads their images."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from pneumojax.data.decode import images
+from pneumojax.data.decode.unreadable import UnreadableImage
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.wording import counted
+
+CLASSES = ("normal", "pneumonia")  # by their labels
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+WHOLE = "all"  # the split of a source that has none
+MAX_RECORDS = 2_000_000  # the largest public sets have some 400,000; this many take 1 GB
+MAX_CSV_BYTES = 1 << 28
+
+
+class Record(NamedTuple):
+    """One image.
+
+    Attributes:
+      id: unique in the source; where each image is a file, its path relative to the source.
+      label: 1 for pneumonia, 0 for normal, None if unknown.
+      patient: images of one patient must stay in one split. It is never written to any file.
+      split: "train", "val", "test" or `WHOLE`.
+    """
+
+    id: str
+    label: int | None
+    patient: str
+    split: str
+
+
+class Options(NamedTuple):
+    """How to read a source that leaves a choice; `configs/base.py` describes each option."""
+
+    label_rule: str = "abnormal"
+    views: str = "all"
+    labels: str = ""
+
+
+DEFAULTS = Options()
+
+
+class Source(NamedTuple):
+    """Images in any kind of storage. It can be sent to another process.
+
+    Attributes:
+      name: short, fit for a file name.
+      location: what opens the source again.
+      records: in order of id.
+      fingerprint: changes when an image or a label does.
+      read: (record, size) -> (size, size) uint8 grey; raises `unreadable.UnreadableImage`.
+      root: the folder in which a record's id is the path of its file; None where images are not files.
+      notice: what every output made from this source must say, if anything.
+      remarks: what the user must know about how labels and images were chosen, in sentences.
+    """
+
+    name: str
+    location: str
+    records: tuple[Record, ...]
+    fingerprint: str
+    read: Callable[[Record, int], np.ndarray]
+    root: Path | None = None
+    notice: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+class Split(NamedTuple):
+    """Images of one split.
+
+    Attributes:
+      name: such as "train".
+      ids: (n,) str.
+      labels: (n,) uint8, 1 is pneumonia.
+      read: indices (k,) int -> images (k, size, size, 1) uint8.
+    """
+
+    name: str
+    ids: np.ndarray
+    labels: np.ndarray
+    read: Callable[[np.ndarray], np.ndarray]
+
+
+class UnreadableImages(UserError):
+    """Some images cannot be read.
+
+    Attributes:
+      reasons: id -> why the image cannot be read.
+    """
+
+    def __init__(self, message: str, reasons: Mapping[str, str]):
+        super().__init__(message)
+        self.reasons = reasons
+
+
+def name_of(location: str) -> str:
+    """Return a source's short name, fit for a file name; the location need not exist."""
+    name = re.sub(r"[^\w.]+", "_", Path(location).absolute().name)
+    return name.encode()[:100].decode(errors="ignore") or "data"
+
+
+def file_fingerprint(paths: Iterable[Path]) -> str:
+    """Return a hash that changes with any file's name, size or time."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat() if path.exists() else path.lstat()  # reading a dangling link reports it
+        digest.update(os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def read_file(root: Path, record: Record, size: int) -> np.ndarray:
+    """`Source.read` of a source whose images are files below `root`."""
+    return images.read(root / record.id, size)
+
+
+class Prepared(NamedTuple):
+    """A source's images at a model's size, in shards or in memory.
+
+    Attributes:
+      places: id -> the image's place, for images that can be read.
+      unreadable: id -> why the image could not be read.
+      identical: groups of ids with the same pixels at this size.
+      near_equal: groups of ids with the same picture but different pixels.
+      read: places (k,) int -> images (k, size, size, 1) uint8.
+      folder: of the shards; None for images in memory.
+    """
+
+    places: Mapping[str, int]
+    unreadable: Mapping[str, str]
+    identical: Sequence[Sequence[str]]
+    near_equal: Sequence[Sequence[str]]
+    read: Callable[[np.ndarray], np.ndarray]
+    folder: epath.Path | None = None
+
+    def split(self, name: str, records: Sequence[Record]) -> Split:
+        """Return the split of `records`, all of which must be readable."""
+        places = np.array([self.places[record.id] for record in records])
+        return split_of(name, records, lambda indices: self.read(places[indices]))
+
+
+def from_source(source: Source, name: str, records: Sequence[Record], size: int) -> Split:
+    """Return a split that decodes its images on each read, on all cores.
+
+    Its `read` raises UnreadableImages, see `read_images`.
+    """
+    return split_of(name, records, lambda indices: read_images(source, [records[i] for i in indices], size))
+
+
+def split_of(name: str, records: Sequence[Record], read: Callable[[np.ndarray], np.ndarray]) -> Split:
+    """Return the split of `records`, in their order."""
+    ids = np.array([record.id for record in records])
+    return Split(name, ids, np.array([record.label for record in records], np.uint8), read)
+
+
+def read_images(source: Source, records: Sequence[Record], size: int) -> np.ndarray:
+    """Read the images of `records`, (k, size, size, 1) uint8.
+
+    Raises:
+      UnreadableImages: some cannot be read; the message counts all of them and names the first few.
+    """
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda record: try_read(source, size, record), records))
+    pairs = zip(records, results, strict=True)
+    refuse_unreadable({record.id: str(result) for record, result in pairs if isinstance(result, UnreadableImage)})
+    return np.stack([result for result in results if isinstance(result, np.ndarray)])[..., None]
+
+
+def try_read(source: Source, size: int, record: Record) -> np.ndarray | UnreadableImage:
+    """Read an image, (size, size) uint8, or return why it cannot be read."""
+    try:
+        return source.read(record, size)
+    except UnreadableImage as reason:
+        return reason
+
+
+def refuse_unreadable(reasons: Mapping[str, str]) -> None:
+    """Raise UnreadableImages if there is any entry: id -> why the image cannot be read."""
+    if reasons:
+        named = "; ".join(f"{id} ({reason})" for id, reason in list(reasons.items())[:5])
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        count = counted(len(reasons), "unreadable image")
+        raise UnreadableImages(f"{count}: {named}{more}: repair or remove them", reasons)

@@ -1,0 +1,13 @@
+"""The rules of the config's `evaluation` fields."""
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from pneumojax.runtime.config import Rule
+
+
+def rules(config: ConfigDict) -> Iterable[Rule]:
+    """Yield the rules of `config.evaluation`."""
+    yield Rule("evaluation.batch_size", config.evaluation.batch_size >= 1, "at least 1")
+    yield Rule("evaluation.prevalence", 0 <= config.evaluation.prevalence < 1, "at least 0 and below 1")

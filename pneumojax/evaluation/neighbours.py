@@ -1,0 +1,158 @@
+"""The training images nearest to an image in the model's features, and how far away they are.
+
+Features are the output of the model's last hidden layer, scaled to unit length; distances are Euclidean, in [0, 2].
+"""
+
+import io
+import json
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Float32, Integer, Shaped, UInt8
+
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import write_arrays
+from pneumojax.runtime.workdir import NEIGHBOURS
+
+LAYER = "dense_1"  # the last hidden one
+K = 10  # the OOD score is the distance to the K-th nearest training image
+VAL_SHARE = 0.99  # of val has an OOD score within the limit
+DISTANCES_AT_ONCE = 1 << 24  # 64 MiB
+
+
+class Index(NamedTuple):
+    """The training images of a model, to be searched.
+
+    Attributes:
+      ids: strings.
+      labels: 1 is pneumonia.
+      features: each of length 1, or 0 where no unit is active.
+      limit: of the OOD score; an image beyond it is flagged as unlike the training images.
+    """
+
+    ids: Shaped[np.ndarray, " n"]
+    labels: UInt8[np.ndarray, " n"]
+    features: Float32[np.ndarray, "n d"]
+    limit: float
+
+
+def build(
+    ids: Shaped[np.ndarray, " n"],
+    labels: Integer[np.ndarray, " n"],
+    features: Float[np.ndarray, "n d"],
+    val_features: Float[np.ndarray, "val d"],
+) -> Index:
+    """Build the index of the training images, with the limit that `VAL_SHARE` of val does not exceed."""
+    index = Index(ids, np.asarray(labels, np.uint8), unit(features), np.inf)
+    return index._replace(limit=float(np.quantile(ood_scores(index, val_features), VAL_SHARE)))
+
+
+def unit(features: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
+    """Scale each row to length 1; rows of zeros stay."""
+    features = np.asarray(features, np.float32)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths == 0, 1, lengths)
+
+
+def ood_scores(
+    index: Index, features: Float[np.ndarray, "k d"], distances_at_once: int = DISTANCES_AT_ONCE
+) -> Float32[np.ndarray, " k"]:
+    """Compute out-of-distribution scores: each image's distance to its `K`-th nearest training image, in [0, 2].
+
+    Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022.
+
+    Args:
+      index: the training images.
+      features: of the images, of any length.
+      distances_at_once: how many distances to hold in memory at a time.
+    """
+    rank = min(K, len(index.ids))
+    blocks = _blocks(unit(features), len(index.ids), distances_at_once)
+    squares = [np.partition(_squared_distances(index.features, block), rank - 1, 1)[:, rank - 1] for block in blocks]
+    return np.sqrt(np.maximum(np.concatenate(squares), 0))
+
+
+def nearest(
+    index: Index,
+    features: Float[np.ndarray, "k d"],
+    count: int,
+    label: int | None = None,
+    distances_at_once: int = DISTANCES_AT_ONCE,
+) -> tuple[Integer[np.ndarray, "k count"], Float32[np.ndarray, "k count"]]:
+    """Find the training images nearest to each image.
+
+    Args:
+      index: the training images.
+      features: of the images, of any length.
+      count: how many to find; if there are fewer, all of them.
+      label: search only training images with this label.
+      distances_at_once: how many distances to hold in memory at a time.
+
+    Returns:
+      Their positions in the index, and their distances in ascending order.
+    """
+    candidates = np.arange(len(index.ids)) if label is None else np.flatnonzero(index.labels == label)
+    training = index.features[candidates]
+    blocks = _blocks(unit(features), len(candidates), distances_at_once)
+    parts = [_nearest(training, block, min(count, len(candidates))) for block in blocks]
+    positions, distances = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return candidates[positions], distances
+
+
+def _blocks(features: Float32[np.ndarray, "k d"], n: int, distances_at_once: int) -> list[Float32[np.ndarray, "_ d"]]:
+    """Divide rows into blocks, at least one, whose distances to `n` others fit the memory."""
+    rows = max(distances_at_once // max(n, 1), 1)
+    return [features[start : start + rows] for start in range(0, max(len(features), 1), rows)]
+
+
+def _squared_distances(
+    features: Float32[np.ndarray, "n d"], queries: Float32[np.ndarray, "k d"]
+) -> Float32[np.ndarray, "k n"]:
+    """Compute squared distances; rounding may leave some slightly below zero."""
+    squares = queries @ features.T
+    squares *= -2
+    squares += np.square(features).sum(1)
+    squares += np.square(queries).sum(1)[:, None]
+    return squares
+
+
+def _nearest(
+    features: Float32[np.ndarray, "n d"], queries: Float32[np.ndarray, "k d"], count: int
+) -> tuple[Integer[np.ndarray, "k count"], Float32[np.ndarray, "k count"]]:
+    distances = np.sqrt(np.maximum(_squared_distances(features, queries), 0))
+    if count < len(features):
+        positions = np.argpartition(distances, count - 1, 1)[:, :count]
+    else:
+        positions = np.broadcast_to(np.arange(len(features)), distances.shape)
+    order = np.argsort(np.take_along_axis(distances, positions, 1), 1, kind="stable")
+    positions = np.take_along_axis(positions, order, 1)
+    return positions, np.take_along_axis(distances, positions, 1)
+
+
+def write(workdir: epath.Path, index: Index) -> None:
+    """Write the index into the run's workdir."""
+    write_arrays(workdir / NEIGHBOURS, index._replace(ids=np.array(json.dumps(index.ids.tolist())))._asdict())
+
+
+def read(workdir: epath.Path) -> Index:
+    """Read the index of the run in `workdir`.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = workdir / NEIGHBOURS
+    if not path.exists():
+        raise UserError(f"{path} is missing: run --mode=evaluate --workdir={workdir} to write it")
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            index = Index(**{name: arrays[name] for name in Index._fields})
+        index = index._replace(ids=np.array(json.loads(str(index.ids))), limit=float(index.limit))
+        if not len(index.ids) == len(index.labels) == len(index.features):
+            raise ValueError("its arrays differ in length")
+    except Exception as error:  # NumPy and zipfile raise many kinds of errors on a damaged file
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is damaged ({reason}): run --mode=evaluate --workdir={workdir} to rewrite it"
+        ) from None
+    return index

@@ -1,0 +1,74 @@
+"""Tests of whether two recipes differ: pure functions of their scores on the same images."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Difference(NamedTuple):
+    """A mean difference over runs.
+
+    Attributes:
+      mean: of the differences.
+      interval: 95 % confidence interval (low, high); None with one run.
+      p: two-sided p-value; None with one run.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    p: float | None
+
+
+def corrected_t(differences: ArrayLike, test_share: float) -> Difference:
+    """Test a mean difference by Student's t, corrected for runs that share training images.
+
+    Nadeau and Bengio, "Inference for the Generalization Error", 2003: runs that train on mostly the same images are not
+    independent samples, so the variance of the mean of k differences is (1 / k + tested / trained) times their own.
+
+    Args:
+      differences: of one metric, (k,), one for each fold and seed.
+      test_share: number of test images divided by number of training images, above 0.
+    """
+    from scipy.stats import t  # not at the top: importing it takes half a second
+
+    values = np.asarray(differences, np.float64)
+    mean, k = float(values.mean()), len(values)
+    if k < 2:
+        return Difference(mean, None, None)
+    error = math.sqrt((1 / k + test_share) * values.var(ddof=1))
+    if error == 0:
+        return Difference(mean, (mean, mean), 1.0 if mean == 0 else 0.0)
+    margin = float(t.ppf(0.975, k - 1)) * error
+    return Difference(mean, (mean - margin, mean + margin), float(2 * t.sf(abs(mean) / error, k - 1)))
+
+
+class Discordant(NamedTuple):
+    """The images on which two classifiers disagree.
+
+    Attributes:
+      first_alone: number that only the first predicts correctly.
+      second_alone: number that only the second predicts correctly.
+      p: two-sided p-value of McNemar's exact test.
+    """
+
+    first_alone: int
+    second_alone: int
+    p: float
+
+
+def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> Discordant:
+    """Compare two classifiers by McNemar's exact test (1947).
+
+    Args:
+      first_correct: (n,) bool, whether the first predicts each image correctly; every image occurs once.
+      second_correct: the same of the second classifier, on the same images.
+    """
+    from scipy.stats import binomtest  # not at the top: importing it takes half a second
+
+    first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
+    first_alone, second_alone = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    discordant = first_alone + second_alone
+    p = float(binomtest(first_alone, discordant).pvalue) if discordant else 1.0
+    return Discordant(first_alone, second_alone, p)

@@ -1,0 +1,33 @@
+"""A map drawn over its image: red is evidence for pneumonia, blue is evidence against it."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy import ndimage
+
+FOR, AGAINST = np.array([213, 94, 0.0]), np.array([0, 114, 178.0])  # safe for colour-blind readers
+_OPACITY = 0.65  # where the map is strongest
+_SMOOTHING = 0.03  # standard deviation, relative to the height
+
+
+def smoothed(values: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
+    """Smooth a map for viewing, since gradients of single pixels are mostly noise."""
+    return ndimage.gaussian_filter(values, _SMOOTHING * len(values), mode="nearest")
+
+
+def overlay(
+    image: UInt8[np.ndarray, "height width"], values: Float[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw a map over its image, smoothed and scaled to its largest absolute value.
+
+    Args:
+      image: grey.
+      values: its map, in any unit.
+
+    Returns:
+      RGB.
+    """
+    values = smoothed(values)
+    largest = np.abs(values).max()
+    strength = (np.abs(values) / (largest if largest > 0 else 1))[..., None] * _OPACITY
+    colour = np.where(values[..., None] > 0, FOR, AGAINST)
+    return np.rint(image[..., None] * (1 - strength) + colour * strength).astype(np.uint8)

@@ -1,0 +1,43 @@
+"""A run's trained model, restored for use."""
+
+from typing import NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax.evaluation import calibration as calibrations
+from pneumojax.models.classifier import Classifier, Variables, create_model, init_variables
+from pneumojax.runtime import sharding
+from pneumojax.training import checkpoint
+
+
+class Trained(NamedTuple):
+    """The model of a run's best checkpoint.
+
+    Attributes:
+      model: the module.
+      variables: its `{"params": ..., "batch_stats": ...}`.
+      calibration: of its logits, at the config's prevalence.
+      epoch: the epoch after which it was saved.
+    """
+
+    model: Classifier
+    variables: Variables
+    calibration: calibrations.Calibration
+    epoch: int
+
+
+def load(workdir: epath.Path, config: ConfigDict, layout: sharding.Layout) -> Trained:
+    """Load the model of the run in `workdir`. Call this within the layout's mesh.
+
+    Raises:
+      UserError: as `checkpoint.restore_best`.
+    """
+    model = create_model(config)
+    shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
+    variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
+    calibration = calibrations.Calibration(**facts["calibration"])
+    if config.evaluation.prevalence:
+        calibration = calibrations.at_prevalence(calibration, config.evaluation.prevalence)
+    return Trained(model, variables, calibration, facts["epoch"])

@@ -1,0 +1,232 @@
+"""The CNN family as one Flax module, which reads the tables of architectures.py."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
+from ml_collections import ConfigDict
+
+from pneumojax.models import block_fused, block_reference
+from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
+
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
+Function = Callable[[jax.Array], jax.Array]
+
+
+class Classifier(nn.Module):
+    """Blocks, then flatten -> dense 128 -> ReLU -> dropout -> dense 1.
+
+    Kernels start Glorot-uniform and biases at zero, and batch normalization's epsilon is 1e-3: the defaults of Keras,
+    which the paper's network used. Every layer's output is sown in the collection `intermediates` as `<layer>_output`.
+
+    Attributes:
+      blocks: the table to read.
+      batch_norm_momentum: weight of the old running statistics at each update, in [0, 1].
+      head_dropout: rate before the last layer, in [0, 1).
+      dtype: what the model computes in, such as bfloat16; None for the type of the parameters. Parameters, statistics
+        and the last layer are float32 in any case.
+    """
+
+    blocks: Sequence[Block]
+    batch_norm_momentum: float = 0.99
+    head_dropout: float = HEAD_DROPOUT
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array | np.ndarray, "batch height width 1"], *, train: bool
+    ) -> Float32[Array, " batch"]:
+        """Compute the logits of pneumonia.
+
+        Args:
+          images: in [0, 1].
+          train: whether dropout is on (which needs the `dropout` rng), and statistics are the batch's (and update those
+            in the collection `batch_stats`).
+        """
+        x = jnp.asarray(images, self.dtype)
+        for number, block in enumerate(self.blocks, start=1):
+            x = self._block(number, block, x, train)
+        x = x.reshape(x.shape[0], -1)
+        self._sow("flatten", x)
+        x = nn.relu(_dense(HEAD_UNITS, "dense_1", self.dtype)(x))
+        self._sow("dense_1", x)
+        x = nn.Dropout(self.head_dropout, deterministic=not train)(x)
+        self._sow("dropout_head", x)
+        x = _dense(1, "dense_2", None)(x)
+        self._sow("dense_2", x)
+        return x[:, 0].astype(jnp.float32)
+
+    def _block(self, number: int, block: Block, x: jax.Array, train: bool) -> jax.Array:
+        kernel, bias = _Convolution(block.filters, name=f"conv_{number}")(x.shape[3])
+        scale, offset, running = _BatchNorm(block.filters, name=f"batch_norm_{number}")()
+        parameters = block_reference.Parameters(kernel, bias, scale, offset)
+        dropped = block_reference.NOTHING_DROPPED
+        if train and block.dropout:
+            shape = (x.shape[0], x.shape[1], x.shape[2], block.filters)
+            dropped = block_reference.dropout(self.make_rng("dropout"), block.dropout, shape)
+        statistics = block_reference.Statistics(running["mean"].value, running["var"].value)
+        if self.is_mutable_collection("intermediates"):
+            by = None if train else statistics
+            outputs, statistics = block_reference.block_reference(x, parameters, dropped, by)
+            for kind, output in outputs.items():
+                if kind != "dropout" or block.dropout:
+                    self._sow(f"{kind}_{number}", output)
+            y = outputs["max_pool"]
+        elif train:
+            y, statistics = block_fused.block_train(x, parameters, dropped.seeds, dropped.rate)
+        else:
+            y = block_fused.block_infer(x, parameters, statistics)
+        if train and not self.is_initializing():
+            for name, variable in running.items():
+                old, new = variable.value, getattr(statistics, name)
+                variable.value = self.batch_norm_momentum * old + (1 - self.batch_norm_momentum) * new
+        return y
+
+    def _sow(self, layer: str, output: jax.Array) -> None:
+        self.sow("intermediates", f"{layer}_output", output)
+
+
+def _dense(units: int, name: str, dtype: jax.typing.DTypeLike | None) -> nn.Dense:
+    return nn.Dense(units, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name=name)
+
+
+class _Convolution(nn.Module):
+    """The parameters of `nn.Conv`."""
+
+    filters: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (3, 3, channels, self.filters))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.filters,))
+
+
+class _BatchNorm(nn.Module):
+    """The variables of `nn.BatchNorm`."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array, dict[str, nn.Variable]]:
+        running = {"mean": jnp.zeros, "var": jnp.ones}
+        return (
+            self.param("scale", nn.initializers.ones, (self.channels,)),
+            self.param("bias", nn.initializers.zeros, (self.channels,)),
+            {name: self.variable("batch_stats", name, start, self.channels) for name, start in running.items()},
+        )
+
+
+def create(name: str, **attributes: Any) -> Classifier:
+    """Create the model called `name` in `FAMILY`, such as "m1".
+
+    Args:
+      name: of the model.
+      attributes: other attributes of `Classifier`.
+
+    Raises:
+      KeyError: there is no model of that name.
+    """
+    return Classifier(blocks=FAMILY[name], **attributes)
+
+
+def create_model(config: ConfigDict) -> Classifier:
+    """Create the config's model."""
+    return create(
+        config.model.name,
+        batch_norm_momentum=config.model.batch_norm_momentum,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+
+
+def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) -> Variables:
+    """Draw the initial `params` and `batch_stats`, the same on every process."""
+    images = jnp.zeros((1, image_size, image_size, 1))
+    return dict(model.init(jax.random.key(seed), images, train=False))
+
+
+def halves(model: Classifier, variables: Variables, layer: str) -> tuple[Function, Function]:
+    """Cut the model, in inference mode, behind a layer.
+
+    Args:
+      model: the module.
+      variables: its variables.
+      layer: the name of a layer, as in `summary.layer_rows`.
+
+    Returns:
+      A function from images, (batch, height, width, 1) float in [0, 1], to the layer's output; and one from that to
+      the logits, (batch,) float32.
+
+    Raises:
+      KeyError: there is no such layer.
+    """
+    before: list[Function] = [lambda images: images.astype(model.dtype or images.dtype)]
+    after: list[Function] = []
+    cut = False
+    for part in _parts(model, variables):
+        if layer in part.layers:
+            cut = True
+            count = part.layers.index(layer) + 1
+            before += part.steps[:count] if count < len(part.steps) else [part.whole]
+            after += part.steps[count:]
+        else:
+            (after if cut else before).append(part.whole)
+    if not cut:
+        raise KeyError(layer)
+    after.append(lambda x: x[:, 0].astype(jnp.float32))
+    return _chained(before), _chained(after)
+
+
+def _chained(steps: Sequence[Function]) -> Function:
+    def run(x: jax.Array) -> jax.Array:
+        for step in steps:
+            x = step(x)
+        return x
+
+    return run
+
+
+class _Part(NamedTuple):
+    """A block, or a layer after the blocks: the names of its layers, each as a function, and the whole as one."""
+
+    layers: list[str]
+    steps: list[Function]
+    whole: Function
+
+
+def _parts(model: Classifier, variables: Variables) -> Iterator[_Part]:
+    params, running = variables["params"], variables["batch_stats"]
+    for number, block in enumerate(model.blocks, start=1):
+        convolution, batch_norm = params[f"conv_{number}"], params[f"batch_norm_{number}"]
+        parameters = block_reference.Parameters(
+            convolution["kernel"], convolution["bias"], batch_norm["scale"], batch_norm["bias"]
+        )
+        statistics = block_reference.Statistics(*(running[f"batch_norm_{number}"][kind] for kind in ("mean", "var")))
+        steps: dict[str, Function] = {
+            "conv": partial(block_fused.activations, parameters=parameters),
+            "dropout": lambda x: x,
+            "batch_norm": partial(block_reference.normalize, parameters=parameters, statistics=statistics),
+            "max_pool": block_fused.pool,
+        }
+        if not block.dropout:
+            del steps["dropout"]
+        whole = partial(block_fused.block_infer, parameters=parameters, statistics=statistics)
+        yield _Part([f"{kind}_{number}" for kind in steps], [*steps.values()], whole)
+    first = _dense_step(_dense(HEAD_UNITS, "dense_1", model.dtype), params["dense_1"])
+    last = _dense_step(_dense(1, "dense_2", None), params["dense_2"])
+    head: dict[str, Function] = {
+        "flatten": lambda x: x.reshape(x.shape[0], -1),
+        "dense_1": lambda x: nn.relu(first(x)),
+        "dropout_head": lambda x: x,
+        "dense_2": last,
+    }
+    for layer, step in head.items():
+        yield _Part([layer], [step], step)
+
+
+def _dense_step(layer: nn.Dense, params: dict[str, jax.Array]) -> Function:
+    return lambda x: cast(jax.Array, layer.apply({"params": params}, x))

@@ -1,0 +1,258 @@
+"""Find a config, apply overrides to it, check it, write it and read it.
+
+No function here changes a config that it was given. What each field may hold, the part that reads the field says: see
+the `*_settings.py` of each folder and `workflows/run_config.py`, which collects them.
+"""
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax.runtime.errors import UserError, unknown
+from pneumojax.runtime.files import write_whole
+
+# Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
+_WITHOUT_EFFECT = (
+    "benchmark.",
+    "checkpoint.",
+    "data.allow_leakage",
+    "data.beam_options",
+    "data.beam_runner",
+    "data.cache_dir",
+    "data.on_error",
+    "data.resident",
+    "data.workers",
+    "evaluation.",
+    "experiment.",
+    "explanation.",
+    "prediction.",
+)
+SHARED = "base"  # the config that the others are made of, not one to run
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class Rule(NamedTuple):
+    """What a field must hold.
+
+    Attributes:
+      field: its dotted name.
+      holds: whether its value is in range.
+      expected: what the value must be, in words.
+    """
+
+    field: str
+    holds: bool
+    expected: str
+
+
+Rules = Callable[[ConfigDict], Iterable[Rule]]
+
+
+def load(spec: str) -> ConfigDict:
+    """Load the config that `spec` names.
+
+    Args:
+      spec: a name ("m1"), a name and recipe ("m1:paper"), or the path of a Python file with
+        `get_config(recipe) -> ConfigDict`, also with an optional ":recipe".
+
+    Returns:
+      The config, with `name` and `recipe` filled in, its fields locked.
+
+    Raises:
+      UserError: there is no such config or recipe, or the file's `get_config` returns no config.
+    """
+    name, _, recipe = spec.partition(":")
+    path = _find(name)
+    try:
+        module = _run(path)
+        config = module.get_config(recipe) if recipe else module.get_config()
+        with config.unlocked():
+            config.name = path.stem
+            config.recipe = config.get("recipe", recipe or "default")
+        return config.lock()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's own program
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} gives no config by get_config(recipe): {reason}") from error
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no config file {name}: check the path")
+        return path
+    if name not in shipped() and name != SHARED:
+        raise unknown("config", name, shipped())
+    return _folder() / f"{name}.py"
+
+
+def shipped() -> list[str]:
+    """Return the names of the configs that come with the package, such as "m1"."""
+    return sorted(path.stem for path in _folder().glob("*.py") if path.stem != SHARED)
+
+
+def _folder() -> Path:
+    package = Path(__file__).parents[1]
+    # Beside the package in the source tree, within it in a wheel.
+    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def shared_source() -> str:
+    """Return the text of the file that all shipped configs share: each field with its default and a comment."""
+    return _find(SHARED).read_text()
+
+
+def split_overrides(argv: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the other arguments, and the overrides as "field=value", or "field" without a value.
+
+    An override is `--config.FIELD=VALUE`, `--config.FIELD VALUE`, or `--config.FIELD` of a boolean field.
+    """
+    others, overrides, arguments = [], [], list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if not (argument.startswith("-") and name.startswith("config.")):
+            others.append(argument)
+            continue
+        assignment = argument.lstrip("-").removeprefix("config.")
+        if not equals and arguments and not re.match(r"-+[a-zA-Z]", arguments[0]):
+            assignment += f"={arguments.pop(0)}"
+        overrides.append(assignment)
+    return others, overrides
+
+
+def with_fields(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    """Return a copy of the config with other values in `fields`, by dotted name. The fields must exist."""
+    copy = ConfigDict(config.to_dict()).lock()
+    for field, value in fields.items():
+        group, _, last = field.rpartition(".")
+        target = copy
+        for part in group.split(".") if group else ():
+            target = target[part]
+        target[last] = value
+    return copy.lock()
+
+
+def override(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
+    """Return a copy of the config with the `assignments`, each "field=value".
+
+    Raises:
+      UserError: there is no such field, it is a group of fields, or the value is of another type.
+    """
+    known = fields(config)
+    changed = {}
+    for assignment in assignments:
+        field, equals, text = assignment.partition("=")
+        if field not in known:
+            raise _unknown_field(field, known)
+        if not equals and not isinstance(known[field], bool):
+            raise UserError(f"config field {field!r} needs a value: write --config.{field}=VALUE")
+        changed[field] = _parse(field, text if equals else "true", type(known[field]))
+    return with_fields(config, changed)
+
+
+def _unknown_field(field: str, known: Mapping[str, Any]) -> UserError:
+    if any(name.startswith(field + ".") for name in known):
+        return UserError(f"config field {field!r} is a group: set one of its fields, such as {field}.NAME=VALUE")
+    last = field.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] in (last, _SHORT.get(last))]
+    if same:
+        return UserError(f"no config field {field!r}: did you mean {' or '.join(same[:3])}?")
+    return unknown("config field", field, known)
+
+
+_SHORT = {"lr": "learning_rate", "bs": "batch_size", "size": "image_size", "num_epochs": "epochs"}
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return every field's value by its dotted name."""
+    found = {}
+    for name, value in config.items():
+        found |= fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return found
+
+
+def _shared_fields() -> set[str]:
+    """Return the names of the fields that every config has."""
+    return set(fields(load(f"{SHARED}:recommended")))
+
+
+def _parse(field: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError):
+        value = text
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"config field {field!r} takes {_KINDS[kind]}, not {text!r}")
+    return value
+
+
+def check(config: ConfigDict, rules: Iterable[Rules]) -> None:
+    """Check the fields against the `rules` of the parts that read them.
+
+    Raises:
+      UserError: a field is missing, of another type, or out of range.
+    """
+    if missing := sorted(_shared_fields() - fields(config).keys()):
+        raise UserError(f"the config lacks a field: add {missing[0]}, or start from one that `load` returns")
+    try:
+        found = [rule for part in rules for rule in part(config)]
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"a field of the config has another type: {reason}") from None
+    for field, holds, expected in found:
+        if not holds:
+            raise UserError(f"config field {field!r} must be {expected}, not {fields(config)[field]!r}")
+
+
+def write(config: ConfigDict, path: epath.Path) -> None:
+    """Write the config to `path` as JSON."""
+    write_whole(path, config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+
+
+def read(path: epath.Path) -> ConfigDict:
+    """Read a config that `write` wrote.
+
+    Raises:
+      UserError: the file is no config, or one of an earlier version.
+    """
+    try:
+        saved = ConfigDict(json.loads(path.read_text())).lock()
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no config: {error}") from None
+    if missing := sorted(fields(load("base:recommended")).keys() - fields(saved).keys()):
+        raise UserError(f"{path} lacks {missing[0]}, so an earlier version wrote it: train again in another --workdir")
+    return saved
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """Return the fields in which two configs differ, as "field=ours, not theirs", except those without effect."""
+    left, right = fields(ours), fields(theirs)
+    return [
+        f"{field}={left.get(field)!r}, not {right.get(field)!r}"
+        for field in sorted(left | right)
+        if left.get(field) != right.get(field) and not field.startswith(_WITHOUT_EFFECT)
+    ]

@@ -1,0 +1,292 @@
+"""Save and restore the state of a run. This is the only file that uses Orbax."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
+
+from pneumojax.runtime import distributed, run_log
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import is_local, no_room
+from pneumojax.runtime.sharding import Layout
+from pneumojax.runtime.workdir import CHECKPOINTS
+from pneumojax.training import manifest
+
+Manager = ocp.CheckpointManager
+KEPT_LATEST = 2
+
+
+class Saved(NamedTuple):
+    """A saved state, from which training continues.
+
+    Attributes:
+      state: a TrainState.
+      logits: (steps of an epoch, batch) float32, of the steps that the current epoch has had, then zeros.
+      facts: JSON values. `use` says whether this model is used from now on instead of earlier ones.
+    """
+
+    state: Any
+    logits: np.ndarray
+    facts: dict[str, Any]
+
+
+@contextmanager
+def open_manager(workdir: epath.Path, to_train: bool = False) -> Iterator[Manager]:
+    """Open the workdir's checkpoints.
+
+    Saving is asynchronous; the end of the block waits for the last save. The last two checkpoints are kept, and the
+    latest that is used (see selection.py).
+
+    Args:
+      workdir: of the run, local or in a bucket.
+      to_train: whether to remove what a killed process was saving. Only training may: a run could be in progress.
+
+    Raises:
+      UserError: the disk has no room for a checkpoint.
+    """
+    folder = folder_of(workdir)
+    options = ocp.CheckpointManagerOptions(
+        cleanup_tmp_directories=to_train,
+        preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), _InUse(folder)]),
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_manifests(folder)),
+    )
+    try:
+        with Manager(folder, options=options, item_names=("model", "training", "facts")) as manager:
+            yield manager
+    except Exception as error:  # TensorStore raises its own types
+        if full := no_room(error):
+            raise _full_disk(folder, full) from error
+        raise
+
+
+def folder_of(workdir: epath.Path) -> epath.Path:
+    """Return the folder of a run's checkpoints: absolute, as Orbax needs it, or the address in a bucket as it is."""
+    folder = workdir / CHECKPOINTS
+    return folder.absolute() if is_local(folder) else folder
+
+
+def _write_manifests(folder: epath.Path) -> None:
+    """Write the manifest of what Orbax is about to commit, before it gives the checkpoint its final name."""
+    if not distributed.first():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not (path / manifest.MANIFEST).exists():
+            manifest.write(path)
+
+
+class _InUse(NamedTuple):
+    """Preserve the latest checkpoint that is used. Orbax's own policy for this fails on damaged checkpoints."""
+
+    folder: epath.Path
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = max(filter(self._used, steps), default=None)
+        return [step == best for step in steps]
+
+    def _used(self, step: int) -> bool:
+        try:
+            return json.loads((self.folder / str(step) / "facts" / "metadata").read_text())["use"]
+        except (OSError, ValueError, KeyError):  # still being saved, damaged, or from an earlier version
+            return False
+
+
+def save(manager: Manager, saved: Saved) -> None:
+    """Save a checkpoint of the state's step.
+
+    Raises:
+      UserError: the disk has no room for it. The next save, or the end, reports other failures.
+    """
+    manager.wait_until_finished()  # as Orbax's own save does first: what is still being written takes room, too
+    _require_room(epath.Path(manager.directory), saved)
+    manager.save(
+        int(saved.state.step),
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave(saved.state.variables),
+            training=ocp.args.StandardSave(_training(saved.state, saved.logits)),
+            facts=ocp.args.JsonSave(saved.facts),
+        ),
+    )
+
+
+def _require_room(folder: epath.Path, saved: Saved) -> None:
+    """Refuse a full disk before writing: TensorStore's message about it is long, and cannot be caught completely."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves((saved.state, saved.logits)))
+    if is_local(folder) and shutil.disk_usage(folder).free < needed:
+        raise _full_disk(folder, os.strerror(errno.ENOSPC))
+
+
+def _full_disk(folder: epath.Path, reason: str) -> UserError:
+    return UserError(f"{folder}: {reason}: make room, and run the same command again; what was saved before is kept")
+
+
+def restore_latest(manager: Manager, like: Saved, layout: Layout) -> Saved | None:
+    """Restore the latest intact checkpoint. Remove damaged ones on the way, and report them.
+
+    Args:
+      manager: of the run's checkpoints.
+      like: the shapes of what is restored.
+      layout: the devices.
+
+    Returns:
+      What was saved; None if there is no intact checkpoint.
+    """
+    examined = [*_up_to_the_first_intact(manager)]
+    distributed.meet()  # no process removes what another still reads
+    for step, damage in examined:
+        if damage:
+            run_log.console.print(
+                f"The checkpoint of step {step} is damaged ({damage}): it is removed, and the one before it is used."
+            )
+            manager.delete(step)
+            continue
+        facts = _facts(manager, step)
+        training = _like(_training(like.state, like.logits), layout)
+        restored = _restore(manager, step, model=_like(like.state.variables, layout), training=training)
+        logits = np.asarray(restored.training.pop("logits"))
+        return Saved(like.state.replace(**restored.model, **restored.training), logits, facts)
+    return None
+
+
+def _training(state: Any, logits: np.ndarray) -> dict[str, Any]:
+    """Return what training needs to continue, besides `state.variables`."""
+    return {"step": state.step, "opt_state": state.opt_state, "plateau": state.plateau, "logits": logits}
+
+
+def restore_best(
+    workdir: epath.Path, model: ConfigDict, like: dict[str, Any], layout: Layout
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Restore the variables of the best checkpoint, that of the latest epoch that is used (see selection.py).
+
+    Args:
+      workdir: of the run.
+      model: the config's `model`, whose name and image size the checkpoint must have.
+      like: the shapes of the variables, `{"params": ..., "batch_stats": ...}`.
+      layout: the devices.
+
+    Returns:
+      The variables, and the facts saved with them.
+
+    Raises:
+      UserError: there is no checkpoint of a whole epoch, it is of another model, or all are damaged.
+    """
+    with _open_existing(workdir) as manager:
+        step, facts = _best(manager, workdir, model)
+        return _restore(manager, step, model=_like(like, layout)).model, facts
+
+
+def last_epoch(workdir: epath.Path) -> int | None:
+    """Return the number of epochs that the last checkpoint has had; None where there is none, or it is damaged."""
+    folder = folder_of(workdir)
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
+    if not steps or _damage(folder / str(max(steps))):
+        return None
+    return json.loads((folder / str(max(steps)) / "facts" / "metadata").read_text())["epoch"]
+
+
+def best_facts(workdir: epath.Path, model: ConfigDict) -> dict[str, Any]:
+    """Return the facts saved with the best checkpoint. Raises the errors of `restore_best`."""
+    with _open_existing(workdir) as manager:
+        return _best(manager, workdir, model)[1]
+
+
+def _open_existing(workdir: epath.Path) -> AbstractContextManager[Manager]:
+    if not folder_of(workdir).exists():
+        raise _nothing(workdir)
+    return open_manager(workdir)
+
+
+def _nothing(workdir: epath.Path) -> UserError:
+    return UserError(f"no checkpoint in {workdir} of a whole epoch: train first, with --mode=train --workdir={workdir}")
+
+
+def _best(manager: Manager, workdir: epath.Path, model: ConfigDict) -> tuple[int, dict[str, Any]]:
+    """Return the latest step that is used, and its facts."""
+    damaged = []
+    for step, damage in _examine(manager):
+        if damage:
+            damaged.append(f"the checkpoint {manager.directory / str(step)} is damaged ({damage})")
+            continue
+        facts = _facts(manager, step)
+        if not facts["use"]:
+            continue
+        if damaged:
+            run_log.console.print(f"{damaged[0]}: that of step {step} is used")
+        saved, expected = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
+        if saved != expected:
+            raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {expected}: leave --config out")
+        return step, facts
+    if damaged:
+        raise UserError(f"{damaged[0]}, and there is no other to use: train again in another --workdir")
+    raise _nothing(workdir)
+
+
+def _facts(manager: Manager, step: int) -> dict[str, Any]:
+    facts = _restore(manager, step, facts=ocp.args.JsonRestore()).facts
+    if "use" not in facts:
+        raise _earlier_version(epath.Path(manager.directory).parent)
+    return facts
+
+
+def _earlier_version(workdir: epath.Path) -> UserError:
+    return UserError(f"{workdir} was trained by an earlier version: train again in another --workdir")
+
+
+def _restore(manager: Manager, step: int, **items: Any) -> Any:
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as error:  # Orbax raises many types, for example on what another version wrote
+        if distributed.lost_another(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"the checkpoint {manager.directory / str(step)} cannot be read ({reason}): remove it to use the one before"
+        ) from error
+
+
+def _like(tree: Any, layout: Layout) -> ocp.args.StandardRestore:
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated)
+
+    return ocp.args.StandardRestore(jax.tree.map(shape, tree))
+
+
+def _examine(manager: Manager) -> Iterator[tuple[int, str]]:
+    """Yield each step, the latest first, with what is wrong with its files; empty where they are intact."""
+    manager.wait_until_finished()
+    for step in sorted(manager.all_steps(), reverse=True):
+        yield step, _damage(epath.Path(manager.directory) / str(step))
+
+
+def _up_to_the_first_intact(manager: Manager) -> Iterator[tuple[int, str]]:
+    for step, damage in _examine(manager):
+        yield step, damage
+        if not damage:
+            return
+
+
+def _damage(folder: epath.Path) -> str:
+    # A checkpoint gets its manifest before its final name. Without one, an earlier version wrote it, or its removal,
+    # file by file, was interrupted.
+    if not (folder / manifest.MANIFEST).exists():
+        _refuse_earlier_version(folder)
+    return manifest.damage(folder)
+
+
+def _refuse_earlier_version(folder: epath.Path) -> None:
+    try:
+        facts = json.loads((folder / "facts" / "metadata").read_text())
+    except (OSError, ValueError):
+        return
+    if "use" not in facts:
+        raise _earlier_version(folder.parent.parent)

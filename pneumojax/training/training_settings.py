@@ -1,0 +1,32 @@
+"""The rules of the config fields that training reads: its length, optimizer, loss, augmentation and checkpoints."""
+
+import math
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from pneumojax.runtime.config import Rule
+
+SCHEDULES = ("constant", "cosine", "plateau")
+_SHARE = "at least 0 and below 1"
+
+
+def rules(config: ConfigDict) -> Iterable[Rule]:
+    """Yield the rules of the fields that training reads."""
+    c = config
+    yield Rule("deterministic", c.deterministic in (True, False), "true or false")
+    yield Rule("epochs", 1 <= c.epochs <= 1_000_000, "from 1 to 1,000,000")
+    yield Rule("batch_size", c.batch_size >= 1, "at least 1")
+    yield Rule("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31")
+    yield Rule("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10")
+    yield Rule("optimizer.name", c.optimizer.name in ("adam", "rmsprop"), "adam or rmsprop")
+    yield Rule("optimizer.schedule", c.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+    yield Rule("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs")
+    yield Rule("loss.label_smoothing", 0 <= c.loss.label_smoothing < 1, _SHARE)
+    yield Rule("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced")
+    yield Rule("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180")
+    for name, strength in c.augment.items():
+        if name != "rotation":
+            yield Rule(f"augment.{name}", 0 <= strength < 1, _SHARE)
+    yield Rule("checkpoint.steps", c.checkpoint.steps >= 0, "at least 0")
+    yield Rule("checkpoint.minutes", 0 <= c.checkpoint.minutes < math.inf, "at least 0")

@@ -1,0 +1,158 @@
+"""`--mode=experiment`: train every run of an experiment, each in its own workdir, and compare them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax.data.source import Split
+from pneumojax.evaluation import calibration, comparison, results
+from pneumojax.evaluation.experiment_runs import Run, runs
+from pneumojax.reports import experiment_report, experiment_tables
+from pneumojax.runtime import cache, run_log
+from pneumojax.runtime import config as configs
+from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import write_whole
+from pneumojax.workflows import run_config, run_folder
+from pneumojax.workflows.evaluate import evaluate_run
+from pneumojax.workflows.prepare import open_own
+from pneumojax.workflows.train import train_and_evaluate
+
+
+def run_experiment(config: ConfigDict, overrides: Sequence[str], workdir: epath.Path) -> None:
+    """Train the runs of the config's `experiment` that are not trained yet, then write tables and figures.
+
+    Stopped, it continues with the same command. More seeds, folds, recipes or models go into the same folder, and its
+    tables and figures are then of all that it holds.
+
+    Args:
+      config: with what is asked for.
+      overrides: of the command line, as "field=value"; they hold for every run.
+      workdir: of the experiment; each run has a folder in it.
+
+    Raises:
+      UserError: a recipe or a setting is wrong, or the workdir holds something else.
+    """
+    planned = runs(config)
+    _, source = open_own(config)
+    every = list(dict.fromkeys([*_finished(workdir), *planned]))
+    own_configs = {one: config_of(one, source.location, overrides) for one in every}
+    _refuse_other(workdir, own_configs, source.location)
+    write_whole(workdir / workdirs.EXPERIMENT, json.dumps({"runs": [one._asdict() for one in every]}, indent=2) + "\n")
+    for number, one in enumerate(planned, 1):
+        run_log.console.print(f"Run {number} of {len(planned)}: {one.name}")
+        train_and_evaluate(own_configs[one], workdir / one.name)
+    found = comparison.gather(workdir, every)
+    tables = experiment_tables.section(found)
+    run_log.console.print(tables)
+    write_whole(workdir / workdirs.EXPERIMENT_TABLES, tables)
+    write_whole(workdir / workdirs.REPORT, experiment_report.render(found, source.notice))
+    run_log.console.print(f"Written: {workdir / workdirs.EXPERIMENT_TABLES}")
+    run_log.console.print(f"Report: {workdir / workdirs.REPORT}")
+
+
+def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
+    """Return the run's own config: its recipe's, with the experiment's `overrides` ("field=value"), then the run's.
+
+    Raises:
+      UserError: there is no such model, recipe or field, or a value is out of range.
+    """
+    recipe, *changes = run.recipe.split("+")
+    for change in changes:
+        if "=" not in change:
+            raise UserError(f"in recipe {run.recipe!r}, {change!r} is no field=value")
+    config = configs.override(configs.load(f"{run.config}:{recipe}"), [*overrides, *changes])
+    own = {"seed": run.seed, "data.source": source, "data.fold": run.fold or 0}
+    own["evaluation.corruptions"] = config.experiment.corruptions
+    return run_config.completed(configs.with_fields(config, own))
+
+
+def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str | None) -> None:
+    """Evaluate every run of an experiment on another source, or its own, and all of them as one ensemble.
+
+    The ensemble's files go into the experiment's own evaluation/, see `comparison.ensemble`.
+
+    Args:
+      overrides: of the command line, as "field=value"; they hold for every run.
+      workdir: of the experiment.
+      data: the source; None for the runs' own.
+
+    Raises:
+      UserError: the runs were not trained on the same images, or one cannot be evaluated.
+    """
+    folders = [workdir / one.name for one in _members(workdir)]
+    tables = {(folder / workdirs.SPLITS).read_text() for folder in folders if folder.exists()}
+    if len(tables) != 1:
+        raise UserError(
+            f"the runs in {workdir} were not trained on the same images (folds are not): an ensemble is of runs that"
+            " differ only in model, recipe or seed"
+        )
+    stems: list[str] = []
+    prevalence = 0.0
+    for folder in folders:
+        config = run_config.for_evaluation(run_config.read_config(folder), overrides)
+        prevalence = config.evaluation.prevalence
+        cache.keep_compiled(config.data.cache_dir)
+        run_log.console.print(f"Run: {folder.name}")
+        stems = evaluate_run(config, folder, data)
+    evaluations = [results.read(folder) for folder in folders]
+    run_log.console.print(f"Ensemble of {len(folders)} runs:")
+    for stem in stems:
+        _evaluate_ensemble(workdir, stem, evaluations, [folder.name for folder in folders], prevalence)
+    run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
+
+
+def _evaluate_ensemble(
+    workdir: epath.Path, stem: str, evaluations: Sequence[dict], names: Sequence[str], prevalence: float
+) -> None:
+    labels, odds, fitted = comparison.ensemble(evaluations, stem)
+    if prevalence:
+        fitted = calibration.at_prevalence(fitted, prevalence)
+    one = evaluations[0][stem]
+    results.refuse_other_source(workdir, stem, one["source"])
+    split = Split(stem, one["ids"], labels, read=_no_images)
+    origin = {name: one[name] for name in ("source", "notice") if name in one}
+    origin |= {"epoch": None, "members": list(names)}
+    run_log.console.print(results.describe(stem, results.write(workdir, stem, split, odds, fitted, origin)))
+
+
+def _no_images(indices: np.ndarray) -> np.ndarray:
+    raise NotImplementedError("an ensemble's scores come from its members, not from images")
+
+
+def _finished(workdir: epath.Path) -> list[Run]:
+    """Return the runs that an earlier command finished in this experiment."""
+    before = _members(workdir) if workdirs.is_experiment(workdir) else []
+    return [one for one in before if (workdir / one.name / workdirs.REPORT).exists()]
+
+
+def _members(workdir: epath.Path) -> list[Run]:
+    """Read the runs in an experiment's workdir."""
+    path = workdir / workdirs.EXPERIMENT
+    try:
+        return [Run(**fields) for fields in json.loads(path.read_text())["runs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not list runs: {error}") from None
+
+
+def _refuse_other(workdir: epath.Path, own_configs: Mapping[Run, ConfigDict], location: str) -> None:
+    """Check, before anything is written, that the workdir is free or holds this experiment on these images.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    if workdirs.is_run(workdir):
+        raise UserError(f"{workdir} holds one run: choose another --workdir for an experiment")
+    if not workdirs.is_experiment(workdir) and workdirs.names_in(workdir):
+        raise UserError(f"{workdir} is not empty and holds no experiment: choose another --workdir")
+    for one in _members(workdir) if workdirs.is_experiment(workdir) else ():
+        if workdirs.is_run(workdir / one.name):
+            there = run_config.read_config(workdir / one.name).data.source
+            if there != location:
+                raise UserError(f"{workdir} holds an experiment on {there}: choose another --workdir for {location}")
+    for one, own in own_configs.items():
+        if workdirs.is_run(workdir / one.name):
+            run_folder.refuse_other_settings(workdir / one.name, own)

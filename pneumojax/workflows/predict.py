@@ -1,0 +1,197 @@
+"""`--mode=predict`: images without labels, a row for each, written as it comes."""
+
+import csv
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import IO
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax.data.decode.unreadable import UnreadableImage
+from pneumojax.data.parallel import in_parallel
+from pneumojax.data.sources.unlabelled import Inputs, Seen, open_inputs
+from pneumojax.evaluation import neighbours
+from pneumojax.evaluation.calibration import Calibration
+from pneumojax.evaluation.forward import Evaluator
+from pneumojax.inference.predictions import Row, rows
+from pneumojax.inference.restore import load
+from pneumojax.runtime import run_log, sharding
+from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import ExitStatus, UserError, one_line
+from pneumojax.runtime.files import becoming
+from pneumojax.runtime.signals import deferred
+from pneumojax.runtime.wording import counted
+
+SHOWN = 20  # rows on the terminal
+
+Batch = list[tuple[str, Seen]]
+Outputs = tuple[jax.Array, jax.Array]  # logits and features
+
+
+def predict_images(
+    config: ConfigDict,
+    workdir: epath.Path,
+    data: str | None,
+    after_row: Callable[[Row], None] = lambda row: None,
+) -> ExitStatus:
+    """Predict every image at `data`, see `unlabelled.open_inputs`.
+
+    Rows go to predictions/<name>.csv in the workdir, or where `prediction.output` says: .csv, or .jsonl with a line of
+    JSON for each. Each process of a job, and each `prediction.shard`, has its own part of the images and its own file.
+
+    Args:
+      config: with the run's model, and what is asked of predictions.
+      workdir: of the run.
+      data: what to predict.
+      after_row: called after each row that is written.
+
+    Returns:
+      FINDINGS where an image cannot be read.
+
+    Raises:
+      UserError: there is no data or no trained model, or the output cannot be written.
+      KeyboardInterrupt: SIGINT or SIGTERM came; no part of the rows is left.
+    """
+    if data is None:
+        raise UserError("give --data: a file, a folder, a pattern in quotes, or an .npz file")
+    shard = _shard(config)
+    inputs = open_inputs(data)
+    output = _output(config, workdir, inputs.name, *shard)
+    index = neighbours.read(workdir)
+    layout = sharding.layout(jax.local_devices())
+    with jax.set_mesh(layout.mesh):
+        trained = load(workdir, config, layout)
+        evaluator = Evaluator(trained.model, layout, config.evaluation.batch_size)
+
+        def compute(images: np.ndarray) -> Outputs:
+            return evaluator.batch(trained.variables, images)
+
+        seen = _look(inputs, shard, config.model.image_size, config.data.workers)
+        batches = _computed(seen, compute, evaluator.batch_size)
+        counts: Counter[str] = Counter()
+        with (
+            deferred() as interrupted,
+            becoming(output) as unfinished,
+            unfinished.open("w") as file,
+            run_log.images_bar("predict", None) as advance,
+        ):
+            write = _writer(file, output.suffix)
+            for batch, outputs in batches:
+                for row in rows(batch, outputs, trained.calibration, index):
+                    write(row)
+                    _show(row, counts)
+                    after_row(row)
+                advance(len(batch))
+                if interrupted():
+                    raise KeyboardInterrupt  # and leave no part of the rows behind
+    for line in _summary(counts, trained.calibration):
+        run_log.console.print(line)
+    run_log.console.print(f"Written: {output}")
+    return ExitStatus.FINDINGS if counts["unreadable"] else ExitStatus.DONE
+
+
+def _shard(config: ConfigDict) -> tuple[int, int]:
+    """Return which part of how many this process predicts: as the config says, or by JAX's processes."""
+    if not config.prediction.shard:
+        return jax.process_index(), jax.process_count()
+    part, parts = map(int, config.prediction.shard.split("/"))
+    return part, parts
+
+
+def _output(config: ConfigDict, workdir: epath.Path, name: str, part: int, parts: int) -> epath.Path:
+    given = config.prediction.output
+    path = epath.Path(given).expanduser() if given else workdir / workdirs.PREDICTIONS / f"{name}.csv"
+    return path.with_name(f"{path.stem}-{part:05d}-of-{parts:05d}{path.suffix}") if parts > 1 else path
+
+
+def _look(inputs: Inputs, shard: tuple[int, int], size: int, workers: int) -> Iterator[tuple[str, Seen]]:
+    """Yield every id of this part, and what is seen there."""
+    pending: deque[str] = deque()
+
+    def ids() -> Iterator[str]:
+        for id in islice(inputs.ids, shard[0], None, shard[1]):
+            pending.append(id)
+            yield id
+
+    for seen in in_parallel(partial(inputs.look, size=size), ids(), workers):
+        yield pending.popleft(), Seen(None, str(seen), ()) if isinstance(seen, UnreadableImage) else seen
+
+
+def _computed(
+    seen: Iterable[tuple[str, Seen]], compute: Callable[[np.ndarray], Outputs], batch_size: int
+) -> Iterator[tuple[Batch, Outputs | None]]:
+    """Yield batches with their logits and features; one batch is computed while the next is read."""
+    waiting = None
+    for batch in _batches(seen, batch_size):
+        images = [one.image for _, one in batch if one.image is not None]
+        following = batch, None
+        if images:
+            full = np.stack(images + [images[0]] * (batch_size - len(images)))[..., None]
+            following = batch, compute(full)
+        if waiting:
+            yield waiting
+        waiting = following
+    if waiting:
+        yield waiting
+
+
+def _batches(seen: Iterable[tuple[str, Seen]], size: int) -> Iterator[Batch]:
+    """Yield lists of what comes, each with at most `size` images."""
+    batch: Batch = []
+    count = 0
+    for one in seen:
+        batch.append(one)
+        count += one[1].image is not None
+        if count == size or len(batch) == 2 * size:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
+
+
+def _writer(file: IO[str], suffix: str) -> Callable[[Row], object]:
+    """Return a function that writes a row."""
+
+    def printable(id: str) -> str:  # names may hold bytes that are no UTF-8
+        return os.fsencode(id).decode(errors="replace")
+
+    if suffix == ".jsonl":
+        return lambda row: file.write(json.dumps(row._replace(id=printable(row.id))._asdict()) + "\n")
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(Row._fields)
+
+    def write(row: Row) -> None:
+        cells = row._asdict() | {"id": printable(row.id), "flags": ";".join(row.flags)}
+        table.writerow(cells.values())
+
+    return write
+
+
+def _show(row: Row, counts: Counter[str]) -> None:
+    """Count the row; print it if it is one of the first, or has an error."""
+    counts["images"] += 1
+    counts[row.decision or "unreadable"] += 1
+    counts["flagged"] += bool(row.flags)
+    if row.error:
+        run_log.console.print(one_line(f"unreadable: {row.id}: {row.error}"))
+    elif counts["images"] <= SHOWN:
+        flags = f"  flags: {', '.join(row.flags)}" if row.flags else ""
+        run_log.console.print(f"{row.probability:.3f}  {row.decision:<9}  {one_line(row.id)}{flags}")
+
+
+def _summary(counts: Counter[str], calibration: Calibration) -> Iterator[str]:
+    if counts["images"] > SHOWN:
+        yield f"... of {counts['images']:,} images"
+    yield (
+        f"{counted(counts['images'], 'image')}: {counts['pneumonia']:,} pneumonia, {counts['normal']:,} normal at"
+        f" threshold {calibration.threshold:.3f}; {counts['flagged']:,} flagged; {counts['unreadable']:,} unreadable."
+    )
+    yield f"Probabilities hold where {calibration.prevalence:.1%} of the images show pneumonia:"
+    yield "--config.evaluation.prevalence restates them. Not for diagnosis."

@@ -1,0 +1,96 @@
+"""`--mode=train`: one run in one workdir, from config and source to checkpoints, evaluation and report."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from pneumojax.data import splits as splitting
+from pneumojax.data.source import Prepared, Source, Split
+from pneumojax.evaluation import results
+from pneumojax.models import kernels
+from pneumojax.models.classifier import create_model
+from pneumojax.models.summary import layer_table
+from pneumojax.runtime import distributed, run_log, sharding
+from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.files import write_whole
+from pneumojax.runtime.tables import csv_table
+from pneumojax.runtime.wording import counted
+from pneumojax.training import checkpoint
+from pneumojax.training.loop import train
+from pneumojax.workflows import prepare, run_folder
+from pneumojax.workflows.evaluate import evaluate_splits
+
+
+class _Run(NamedTuple):
+    """What a run starts with."""
+
+    config: ConfigDict
+    workdir: epath.Path
+    source: Source
+    prepared: Prepared
+    records: splitting.Splits
+    notes: Sequence[str]  # what the user must know of images, labels and splits
+
+    def splits(self) -> dict[str, Split]:
+        return {name: self.prepared.split(name, members) for name, members in self.records.items()}
+
+
+def train_and_evaluate(config: ConfigDict, workdir: epath.Path) -> None:
+    """Train, or continue; then evaluate the best checkpoint on every split there is, and write the report."""
+    config, source = prepare.open_own(config)
+    run_folder.refuse_other_run(workdir, config, source)
+    splitting.require_trainable(source.records)
+    prepared = prepare.prepare_to_train(config, source)
+    records, notes = prepare.choose_splits(config, source, prepared)
+    if prepared.unreadable:
+        images = counted(len(prepared.unreadable), "unreadable image")
+        notes.append(f"{images} left out: see {workdir / workdirs.UNREADABLE}.")
+    run = _Run(config, workdir, source, prepared, records, notes)
+    distributed.meet()  # each machine may have prepared its own shards
+    with _claimed(run) if distributed.first() else nullcontext():
+        if any(distributed.anywhere(not _is_complete(run))):
+            _train(run)
+        else:
+            run_log.console.print(f"This run is complete: {workdir}. Choose another --workdir to train again.")
+
+
+@contextmanager
+def _claimed(run: _Run) -> Iterator[None]:
+    """Hold the workdir, which describes the run from the start."""
+    with run_folder.alone(run.workdir):
+        run_folder.refuse_other_run(run.workdir, run.config, run.source)  # another may have started since
+        run_folder.claim(run.workdir, run.config, run.records, run.source, run.notes)
+        if run.prepared.unreadable:
+            table = csv_table(("id", "reason"), run.prepared.unreadable.items())
+            write_whole(run.workdir / workdirs.UNREADABLE, table)
+        yield
+
+
+def _is_complete(run: _Run) -> bool:
+    """Whether the last epoch is saved, the best one evaluated on every split, and the report written."""
+    if checkpoint.last_epoch(run.workdir) != run.config.epochs:
+        return False
+    best = checkpoint.best_facts(run.workdir, run.config.model)["epoch"]
+    evaluated = results.read(run.workdir)
+    corrupted = results.corruptions_file(run.workdir, splitting.foremost(run.records))
+    done = corrupted.exists() or not run.config.evaluation.corruptions
+    done &= (run.workdir / workdirs.REPORT).exists()
+    return done and all(evaluated.get(name, {}).get("epoch") == best for name in run.records)
+
+
+def _train(run: _Run) -> None:
+    for sentence in run.notes:
+        run_log.console.print(sentence)
+    run_log.console.print(layer_table(create_model(run.config), run.config.model.image_size))
+    run_log.console.print(f"Computing on {sharding.devices_line()}.")
+    if jax.default_backend() == "cpu" and not kernels.load():
+        run_log.console.print(
+            "Training is several times as fast with the CPU kernels: python -m pneumojax.models.kernels.build"
+        )
+    splits = run.splits()
+    train(run.config, run.workdir, splits, sharding.layout())
+    evaluate_splits(run.config, run.workdir, run.source, splits, prefix="")

@@ -1,0 +1,87 @@
+"""Run whole commands on many files, and watch their memory."""
+
+import subprocess
+import threading
+from itertools import cycle, islice
+from pathlib import Path
+
+from pneumojax.data.source import Source
+from pneumojax.data.sources.folders import open_folders
+from pneumojax.runtime.errors import UserError
+
+
+def class_folders(folder: Path) -> Source:
+    """Open class folders.
+
+    Raises:
+      UserError: there are none.
+    """
+    opened = open_folders(folder)
+    if opened is None:
+        raise UserError(f"no class folders in {folder}: give a folder that has NORMAL and PNEUMONIA")
+    return opened
+
+
+def labelled_paths(folder: Path) -> list[tuple[Path, int | None]]:
+    """List the images of class folders, each with its label."""
+    opened = class_folders(folder)
+    root = opened.root or folder
+    return [(root / record.id, record.label) for record in opened.records]
+
+
+def link(source: Path, target: Path, count: int) -> None:
+    """Fill class folders with `count` links to the images of other class folders, repeating them as needed."""
+    for number, (image, label) in enumerate(islice(cycle(labelled_paths(source)), count)):
+        path = target / ("PNEUMONIA" if label else "NORMAL") / f"{number:06d}.jpeg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(image.absolute())
+
+
+def watched(command: list[str], every: float = 0.2) -> tuple[str, list[int]]:
+    """Run a command and watch its memory.
+
+    Args:
+      command: the program and its arguments.
+      every: seconds from one look at the memory to the next; a look takes some milliseconds of a core.
+
+    Returns:
+      What it printed; and at each look the bytes that it and its children held, where shared pages count once.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    looks: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        looks.append(_family_memory(process.pid))
+        while not ended.wait(every):
+            looks.append(_family_memory(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    printed = process.communicate()[0]
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+    return printed, looks
+
+
+def _family_memory(pid: int) -> int:
+    return sum(map(_memory, _family(pid)))
+
+
+def _family(pid: int | str) -> list[int | str]:
+    """A process and all its descendants; Linux only."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+def _memory(pid: int | str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)

@@ -1,0 +1,32 @@
+"""Rows of predictions, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+from support import SIZE
+
+from pneumojax.data.sources.unlabelled import Seen
+from pneumojax.evaluation import neighbours
+from pneumojax.evaluation.calibration import Calibration
+from pneumojax.inference import predictions
+
+
+def test_rows_by_hand():
+    """Two readable images around an unreadable one, in a batch that is padded with the first."""
+    axes = np.eye(3, dtype=np.float32)
+    index = neighbours.Index(np.arange(10).astype(str), np.zeros(10, np.uint8), axes[[0] * 10], limit=0.5)
+    calibration = Calibration(temperature=2.0, threshold=0.6, threshold_sens95=0.3, prevalence=0.5, offset=0.25)
+    image = np.zeros((SIZE, SIZE), np.uint8)
+    batch = [("a", Seen(image, "", ("size",))), ("b", Seen(None, "broken", ())), ("c", Seen(image, "", ("colour",)))]
+    outputs = jnp.array([1.0, -1.0, 1.0, 1.0]), 4 * jnp.asarray(axes[[0, 1, 0, 0]])
+    like, broken, unlike = predictions.rows(batch, outputs, calibration, index)
+    assert broken == predictions.Row("b", error="broken")
+    assert like.probability == pytest.approx(expit(1 / 2 + 0.25))
+    assert unlike.probability == pytest.approx(expit(-1 / 2 + 0.25))
+    assert (like.id, like.decision, like.decision_at_sens95) == ("a", "pneumonia", "pneumonia")
+    assert (unlike.id, unlike.decision, unlike.decision_at_sens95) == ("c", "normal", "pneumonia")
+    assert (like.threshold, like.threshold_sens95, like.error) == (0.6, 0.3, None)
+    assert (like.ood_score, like.flags) == (pytest.approx(0, abs=1e-3), ("size",))
+    assert (unlike.ood_score, unlike.flags) == (pytest.approx(2**0.5), ("colour", "unlike_training"))
+    assert predictions.rows(batch[1:2], None, calibration, index) == [broken]

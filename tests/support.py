@@ -1,0 +1,113 @@
+"""What several tests share: small runs of the command line, and small folders of synthetic radiographs."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from PIL import Image
+
+from pneumojax.data.sources import phantom
+from pneumojax.runtime import config as configs
+from pneumojax.workflows import run_config
+
+ROOT = Path(__file__).parent.parent
+SIZE = 32  # pixels of the images in small runs
+
+# A run of four epochs, which the fixture `finished` trains once.
+SMALL = (
+    "--config=m1", "--workdir=work", "--config.data.cache_dir=cache", "--config.model.image_size=32",
+    "--config.epochs=4", "--config.batch_size=12",
+)  # fmt: skip
+
+# A run for one process or several, also when it is interrupted: the fixture `alone` trains it in one process.
+JOB = (
+    "--config=m1", "--workdir=work", "--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=2",
+    "--config.checkpoint.steps=2", "--config.data.cache_dir=cache", "--config.optimizer.learning_rate=1e-6",
+)  # fmt: skip
+
+
+def draw_folder(root: Path, split: str, normal: int, pneumonia: int, first: int = 0) -> None:
+    """Write synthetic radiographs as PNG into root/split/{NORMAL,PNEUMONIA}; an empty `split` adds no folder level."""
+    for label, (name, count) in enumerate((("NORMAL", normal), ("PNEUMONIA", pneumonia))):
+        folder = root / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image, _ = phantom.render(seed=7, index=first + 1000 * label + i, label=label, size=40)
+            Image.fromarray(image).save(folder / f"chest {i:03d}.png")
+
+
+def draw(path: Path, label: int, number: int) -> None:
+    """Write one synthetic radiograph, the `number`th, in the format of the path's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(phantom.render(5, number, label, 48)[0]).save(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file: a dictionary for each row."""
+    return list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
+
+
+def pneumojax(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line from `cwd`, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "pneumojax.main", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def refused(*arguments: str, cwd: Path) -> str:
+    """Run a command that must be refused: one line on standard error, and no file written. Return that line."""
+    before = _contents(cwd)
+    done = pneumojax(*arguments, cwd=cwd)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pneumojax: ")
+    assert "Traceback" not in done.stdout
+    assert _contents(cwd) == before
+    return line
+
+
+def _contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def without_tensorflow(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line where neither TensorFlow, TFDS nor ArrayRecord can be imported."""
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(('tensorflow', 'tensorflow_datasets', 'array_record'));"
+        "from pneumojax.main import run; run()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def small_config() -> ConfigDict:
+    """Return a config for small runs, with one random augmentation: all of the recipe's would take long to compile."""
+    config = configs.load("m1")
+    augmentation = {f"augment.{name}": 0.0 for name in config.augment} | {"augment.contrast": 0.3}
+    small = {"model.image_size": SIZE, "epochs": 3, "batch_size": 16, "evaluation.batch_size": 16}
+    return configs.with_fields(config, small | augmentation)
+
+
+def one_epoch(source: Path | str, folder: Path, **data: Any) -> ConfigDict:
+    """Return a config that trains one epoch on `source`, with its cache in `folder` and other fields of `data`."""
+    fields = {"epochs": 1, "batch_size": 8, "model.image_size": SIZE}
+    data = {"source": str(source), "cache_dir": str(folder / "cache"), "val_fraction": 0.25} | data
+    fields |= {f"data.{name}": value for name, value in data.items()}
+    return run_config.completed(configs.with_fields(configs.load("m1"), fields))
