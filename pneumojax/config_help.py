@@ -24,7 +24,8 @@ def fields_help() -> str:
         if field.rpartition(".")[0] != group:
             group = field.rpartition(".")[0]
             lines.append(f"\n{group}")
-        lines.append(f"  {field}={defaults[field]!r}")
+        shown = f"  {field}={defaults[field]!r}"
+        lines += [shown] if len(shown) <= _WIDTH else [f"  {field}=", f"    {defaults[field]!r}"]
         text = f"{meaning} ({ranges[field]})" if field in ranges else meaning
         lines += textwrap.wrap(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

@@ -97,6 +97,31 @@ class Split(NamedTuple):
     read: Callable[[np.ndarray], np.ndarray]
 
 
+class Prepared(NamedTuple):
+    """A source's images at a model's size, in shards or in memory.
+
+    Attributes:
+      places: id -> the image's place, for images that can be read.
+      unreadable: id -> why the image could not be read.
+      identical: groups of ids with the same pixels at this size.
+      near_equal: groups of ids with the same picture but different pixels.
+      read: places (k,) int -> images (k, size, size, 1) uint8.
+      folder: of the shards; None for images in memory.
+    """
+
+    places: Mapping[str, int]
+    unreadable: Mapping[str, str]
+    identical: Sequence[Sequence[str]]
+    near_equal: Sequence[Sequence[str]]
+    read: Callable[[np.ndarray], np.ndarray]
+    folder: epath.Path | None = None
+
+    def split(self, name: str, records: Sequence[Record]) -> Split:
+        """Return the split of `records`, all of which must be readable."""
+        places = np.array([self.places[record.id] for record in records])
+        return split_of(name, records, lambda indices: self.read(places[indices]))
+
+
 class UnreadableImages(UserError):
     """Some images cannot be read.
 
@@ -127,31 +152,6 @@ def file_fingerprint(paths: Iterable[Path]) -> str:
 def read_file(root: Path, record: Record, size: int) -> np.ndarray:
     """`Source.read` of a source whose images are files below `root`."""
     return images.read(root / record.id, size)
-
-
-class Prepared(NamedTuple):
-    """A source's images at a model's size, in shards or in memory.
-
-    Attributes:
-      places: id -> the image's place, for images that can be read.
-      unreadable: id -> why the image could not be read.
-      identical: groups of ids with the same pixels at this size.
-      near_equal: groups of ids with the same picture but different pixels.
-      read: places (k,) int -> images (k, size, size, 1) uint8.
-      folder: of the shards; None for images in memory.
-    """
-
-    places: Mapping[str, int]
-    unreadable: Mapping[str, str]
-    identical: Sequence[Sequence[str]]
-    near_equal: Sequence[Sequence[str]]
-    read: Callable[[np.ndarray], np.ndarray]
-    folder: epath.Path | None = None
-
-    def split(self, name: str, records: Sequence[Record]) -> Split:
-        """Return the split of `records`, all of which must be readable."""
-        places = np.array([self.places[record.id] for record in records])
-        return split_of(name, records, lambda indices: self.read(places[indices]))
 
 
 def from_source(source: Source, name: str, records: Sequence[Record], size: int) -> Split:
