@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import textwrap
 import traceback
 from typing import NoReturn
 
@@ -25,20 +26,26 @@ flags.DEFINE_integer("join_seconds", distributed.JOIN_S, "How long the processes
 FLAGS = flags.FLAGS
 _HELP = ("-h", "--help", "-help")
 _PICTURES = (".dcm", ".dicom", ".jpg", ".jpeg", ".png")
+_WIDTH = 80  # of the help
 
 
 def usage() -> str:
     """Return the text of --help."""
-    lines = [f"{__doc__}\n", "usage: pneumojax [--mode=MODE] FLAGS   (also: python -m pneumojax.main)\n", "modes:"]
+    lines = textwrap.wrap(f"{__doc__}", _WIDTH)
+    lines += ["\nusage: pneumojax [--mode=MODE] FLAGS   (also: python -m pneumojax.main)\n", "modes:"]
     lines += [f"  {name:<12}{mode.summary}\n{'':14}--mode={name} {mode.usage}" for name, mode in modes.MODES.items()]
     lines.append("\nflags:")
     names = ("config", "workdir", "data", "coordinator", "processes", "process", "join_seconds")
-    lines += [f"  --{name:<14}{FLAGS[name].help}" for name in names]
-    lines += [
-        f"  --{'config.FIELD':<14}A field of the config, such as --config.epochs=20: see --help-config.",
-        f"  --{'help-config':<14}Every field with its meaning, default and range.",
-        f"  --{'version':<14}The version.",
-    ]
+    meanings = {name: FLAGS[name].help for name in names} | {
+        "config.FIELD": "A field of the config, such as --config.epochs=20: see --help-config.",
+        "help-config": "Every field with its meaning, default and range.",
+        "version": "The version.",
+    }
+    for name, meaning in meanings.items():
+        indent = f"  --{name:<14}"
+        lines += textwrap.wrap(
+            f"{meaning}", _WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 
@@ -72,7 +79,10 @@ def _answer_questions(arguments: list[str]) -> None:
             answer = fields_help()
         else:
             continue
-        print(answer)
+        try:
+            print(answer, flush=True)
+        except BrokenPipeError:  # such as in `| head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at its end
         sys.exit(ExitStatus.DONE)
 
 
@@ -82,11 +92,11 @@ def _hint(arguments: list[str]) -> str:
 
     known = configs.fields(configs.load("m1"))
     for argument in arguments[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
+        name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("--") and name not in FLAGS:
             fields = [field for field in known if name in (field, field.rpartition(".")[2])]
             if fields:
-                return f"; did you mean --config.{fields[0]}={value}?"
+                return f"; did you mean --config.{fields[0]}{equals}{value}?"
     return ""
 
 

@@ -5,12 +5,15 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import numpy as np
 from etils import epath
 from filelock import FileLock, Timeout
 
 from pneumojax.runtime.workdir import UNFINISHED
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def is_local(path: epath.Path) -> bool:
@@ -51,8 +54,10 @@ def append(path: epath.Path, text: str) -> None:
         file.write(text)
 
 
-def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: epath.Path, arrays: "Mapping[str, np.ndarray]") -> None:
     """Write an NPZ file as `write_whole` writes text."""
+    import numpy as np  # not above: `main` sets how many threads it gets, which it reads when it is imported
+
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]: no array is called allow_pickle
     write_whole_bytes(path, file.getvalue())

@@ -64,7 +64,7 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
     for change in changes:
         if "=" not in change:
             raise UserError(f"in recipe {run.recipe!r}, {change!r} is no field=value")
-    config = configs.override(configs.load(f"{run.config}:{recipe}"), [*overrides, *changes])
+    config = configs.override(run_config.named(f"{run.config}:{recipe}"), [*overrides, *changes])
     own = {"seed": run.seed, "data.source": source, "data.fold": run.fold or 0}
     own["evaluation.corruptions"] = config.experiment.corruptions
     return run_config.completed(configs.with_fields(config, own))
