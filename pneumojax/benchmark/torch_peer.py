@@ -129,7 +129,7 @@ def _compilers(device: str) -> dict[str, dict[str, Any]]:
 
 
 def _with_narrow(task: Task, ways: dict[str, partial[ReadyStep]]) -> Ways:
-    """In bfloat16, add each way with a model whose own variables are bfloat16."""
+    """In bfloat16, also add each way with a model that stores its variables in bfloat16."""
     if task.precision != "bfloat16":
         return ways
     return ways | {f"{name}, all bfloat16": partial(way, narrow=True) for name, way in ways.items()}

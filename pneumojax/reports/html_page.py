@@ -56,7 +56,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _asset(name: str) -> Markup:
-    """Read a style sheet or script of ours, to be put into the page as it is."""
+    """Read a style sheet or script that goes into the page unchanged."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 

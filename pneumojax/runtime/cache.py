@@ -41,7 +41,7 @@ def keep_compiled(cache_dir: str) -> None:
             return
         remove_unused(compiled)
     else:
-        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # whose own files are local ones
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # they need a local disk
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small programs add up to seconds
