@@ -38,9 +38,8 @@ def _meanings(source: str) -> Iterator[tuple[str, str]]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    tree = ast.parse(source)
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "recommended")
-    settings = next(node for node in ast.walk(function) if isinstance(node, ast.Dict))
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    settings = next(node for node in ast.walk(functions["recommended"]) if isinstance(node, ast.Dict))
     for field, line in _lines(settings, ""):
         yield field, comments.get(line, "")
 

@@ -24,8 +24,6 @@ flags.DEFINE_string("processes", None, "How many the job has; auto: as JAX finds
 flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 flags.DEFINE_integer("join_seconds", distributed.JOIN_S, "How long the processes of a job wait for each other.", 1)
 FLAGS = flags.FLAGS
-_HELP = ("-h", "--help", "-help")
-_PICTURES = (".dcm", ".dicom", ".jpg", ".jpeg", ".png")
 _WIDTH = 80  # of the help
 
 
@@ -60,7 +58,7 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         stop(str(error) + _hint(plain))
     if len(rest) > 1:
-        if rest[1].lower().endswith(_PICTURES):
+        if rest[1].lower().endswith((".dcm", ".dicom", ".jpg", ".jpeg", ".png")):
             stop(f"unexpected argument {rest[1]!r}: put a pattern in quotes, such as --data='films/*.dcm'")
         stop(f"unexpected argument {rest[1]!r}: write flags as --name=value")
     return rest + overrides
@@ -69,7 +67,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _answer_questions(arguments: list[str]) -> None:
     """Print what --help, --help-config or --version asks for, and leave."""
     for argument in arguments:
-        if argument in _HELP or argument == "--helpfull":
+        if argument in ("-h", "--help", "-help", "--helpfull"):
             answer = usage()
         elif argument == "--version":
             answer = f"pneumojax {__version__}"
@@ -94,9 +92,9 @@ def _hint(arguments: list[str]) -> str:
     for argument in arguments[1:]:
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("--") and name not in FLAGS:
-            fields = [field for field in known if name in (field, field.rpartition(".")[2])]
-            if fields:
-                return f"; did you mean --config.{fields[0]}{equals}{value}?"
+            for field in known:
+                if name in (field, field.rpartition(".")[2]):
+                    return f"; did you mean --config.{field}{equals}{value}?"
     return ""
 
 

@@ -18,37 +18,23 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """What the command line asks for.
+    """What the command line asks for."""
 
-    Attributes:
-      spec, workdir, data: the flags --config, --workdir and --data; None where they are not given.
-      overrides: of the config, as "field=value".
-      job: the arguments of `distributed.join`; None where this process is the whole job.
-      join_seconds: how long to wait for the job's other processes.
-    """
-
-    spec: str | None = None
+    spec: str | None = None  # the flag --config
     workdir: epath.Path | None = None
     data: str | None = None
-    overrides: Sequence[str] = ()
-    job: dict[str, Any] | None = None
-    join_seconds: int = distributed.JOIN_S
+    overrides: Sequence[str] = ()  # of the config, as "field=value"
+    job: dict[str, Any] | None = None  # the arguments of `distributed.join`; None where this process is the whole job
+    join_seconds: int = distributed.JOIN_S  # how long to wait for the job's other processes
 
 
 class Mode(NamedTuple):
-    """One `--mode`.
+    """One `--mode`."""
 
-    Attributes:
-      summary: what it does, for the help.
-      usage: its flags, for the help.
-      run: does it, and returns the exit status.
-      shared: whether several processes of a job can share it.
-    """
-
-    summary: str
-    usage: str
-    run: Callable[[Command], int]
-    shared: bool = False
+    summary: str  # what it does, for the help
+    usage: str  # its flags, for the help
+    run: Callable[[Command], int | None]  # does it, and returns the exit status; None is `ExitStatus.DONE`
+    shared: bool = False  # whether several processes of a job can share it
 
 
 def run(mode: str, command: Command) -> int:
@@ -63,7 +49,7 @@ def run(mode: str, command: Command) -> int:
     if command.job is not None and not entry.shared:
         of_what = " of an experiment" if entry is _EVALUATE_EXPERIMENT else ""
         raise UserError(f"--mode={mode}{of_what} is for one process: start it as one")
-    return entry.run(command)
+    return entry.run(command) or ExitStatus.DONE
 
 
 @contextmanager
@@ -85,86 +71,83 @@ def _computing(config: "ConfigDict", command: Command) -> Iterator[None]:
     distributed.meet()  # when the first has written the report; until then signals are handled
 
 
-def _default_workdir(start: str, config: "ConfigDict") -> epath.Path:
-    from pneumojax.data.source import name_of
-
-    return epath.Path(f"runs/{start}-{name_of(config.data.source)}")
-
-
-def _run_config(command: Command, source: str | None) -> tuple["ConfigDict", epath.Path]:
-    """Return the config of a run, and its workdir."""
+def _checked(command: Command, config: "ConfigDict", source: str | None = None) -> "ConfigDict":
+    """Return the config with the command's overrides and the data's `source`, checked by the rules of every part."""
+    from pneumojax.benchmark import plan
     from pneumojax.workflows import run_config
 
-    config = run_config.given(command.spec, command.workdir)
-    config = run_config.completed(config, command.overrides, source=source, further_rules=_further_rules())
-    return config, command.workdir or _default_workdir(f"{config.name}-{config.recipe}", config)
+    return run_config.completed(config, command.overrides, source=source, further_rules=(plan.rules,))
 
 
-def _further_rules() -> tuple[Callable, ...]:
-    from pneumojax.benchmark import plan
+def _workdir(command: Command, start: str, config: "ConfigDict") -> epath.Path:
+    """Return the command's workdir; by default one whose name begins with `start`."""
+    from pneumojax.data.source import name_of
 
-    return (plan.rules,)
+    return command.workdir or epath.Path(f"runs/{start}-{name_of(config.data.source)}")
 
 
-def _train(command: Command) -> int:
-    config, workdir = _run_config(command, command.data)
+def _run_workdir(command: Command, config: "ConfigDict") -> epath.Path:
+    return _workdir(command, f"{config.name}-{config.recipe}", config)
+
+
+def _run_config(command: Command, source: str | None = None) -> "ConfigDict":
+    from pneumojax.workflows import run_config
+
+    return _checked(command, run_config.given(command.spec, command.workdir), source)
+
+
+def _train(command: Command) -> None:
+    config = _run_config(command, command.data)
     with _computing(config, command):
         from pneumojax.workflows.train import train_and_evaluate
 
-        train_and_evaluate(config, workdir)
-    return ExitStatus.DONE
+        train_and_evaluate(config, _run_workdir(command, config))
 
 
-def _evaluate(command: Command) -> int:
+def _evaluate(command: Command) -> None:
     from pneumojax.workflows import run_config
 
     config = run_config.for_evaluation(run_config.given(command.spec, command.workdir), command.overrides)
-    workdir = command.workdir or _default_workdir(f"{config.name}-{config.recipe}", config)
     with _computing(config, command):
         from pneumojax.workflows.evaluate import evaluate_run
 
-        evaluate_run(config, workdir, command.data)
-    return ExitStatus.DONE
+        evaluate_run(config, _run_workdir(command, config), command.data)
 
 
-def _evaluate_experiment(command: Command) -> int:
+def _evaluate_experiment(command: Command) -> None:
     from pneumojax.workflows.experiment import evaluate_experiment
 
     assert command.workdir is not None
     evaluate_experiment(command.overrides, command.workdir, command.data)
-    return ExitStatus.DONE
 
 
 def _predict(command: Command) -> int:
-    config, workdir = _run_config(command, source=None)
+    config = _run_config(command)
     with _computing(config, command):
         from pneumojax.workflows.predict import predict_images
 
-        return predict_images(config, workdir, command.data)
+        return predict_images(config, _run_workdir(command, config), command.data)
 
 
-def _explain(command: Command) -> int:
-    config, workdir = _run_config(command, source=None)
+def _explain(command: Command) -> None:
+    config = _run_config(command)
     with _computing(config, command):
         from pneumojax.workflows.explain import explain_images
 
-        explain_images(config, workdir, command.data)
-    return ExitStatus.DONE
+        explain_images(config, _run_workdir(command, config), command.data)
 
 
-def _experiment(command: Command) -> int:
+def _experiment(command: Command) -> None:
     from pneumojax.runtime import config as configs
     from pneumojax.workflows import run_config
 
     models = command.spec.partition(":")[0] if command.spec else ",".join(configs.shipped())
     config = configs.with_fields(run_config.named(command.spec or "m1"), {"experiment.models": models})
-    config = run_config.completed(config, command.overrides, source=command.data, further_rules=_further_rules())
-    workdir = command.workdir or _default_workdir("experiment", config)
+    config = _checked(command, config, command.data)
     with _computing(config, command):
         from pneumojax.workflows.experiment import run_experiment
 
-        run_experiment(config, command.overrides, workdir)
-    return ExitStatus.DONE
+        run_experiment(config, command.overrides, _workdir(command, "experiment", config))
 
 
 def _images_config(command: Command) -> "ConfigDict":
@@ -172,8 +155,7 @@ def _images_config(command: Command) -> "ConfigDict":
     from pneumojax.workflows import run_config
 
     known = command.spec is not None or (command.workdir is not None and workdirs.is_run(command.workdir))
-    config = run_config.given(command.spec if known else "m1", command.workdir)
-    return run_config.completed(config, command.overrides, source=command.data, further_rules=_further_rules())
+    return _checked(command, run_config.given(command.spec if known else "m1", command.workdir), command.data)
 
 
 def _audit(command: Command) -> int:
@@ -182,17 +164,16 @@ def _audit(command: Command) -> int:
     from pneumojax.workflows.audit import audit_source
 
     config = _images_config(command)
-    return audit_source(config, command.workdir or _default_workdir("audit", config))
+    return audit_source(config, _workdir(command, "audit", config))
 
 
-def _prepare(command: Command) -> int:
+def _prepare(command: Command) -> None:
     from pneumojax.workflows.prepare import prepare_source
 
     prepare_source(_images_config(command))
-    return ExitStatus.DONE
 
 
-def _benchmark(command: Command) -> int:
+def _benchmark(command: Command) -> None:
     from pneumojax.benchmark import plan
     from pneumojax.benchmark.run_benchmark import run_benchmark
     from pneumojax.runtime import config as configs
@@ -201,14 +182,12 @@ def _benchmark(command: Command) -> int:
     config = run_config.named(command.spec or "m1")
     if command.spec is None:
         config = configs.with_fields(config, {"benchmark.models": ",".join(configs.shipped())})
-    config = run_config.completed(config, command.overrides, source=command.data, further_rules=(plan.rules,))
-    workdir = command.workdir or epath.Path("-".join(["runs/benchmark", *plan.plan(config).models]))
+    config = _checked(command, config, command.data)
     if config.deterministic:
         from pneumojax.runtime import sharding
 
         sharding.compute_deterministically()
-    run_benchmark(config, workdir)
-    return ExitStatus.DONE
+    run_benchmark(config, command.workdir or epath.Path("-".join(["runs/benchmark", *plan.plan(config).models])))
 
 
 MODES = {
@@ -225,4 +204,4 @@ MODES = {
     "prepare": Mode("write the images into the cache that training reads", "--data=FOLDER", _prepare),
     "benchmark": Mode("measure how fast all of it is on this machine", "[--config=m1]", _benchmark),
 }
-_EVALUATE_EXPERIMENT = Mode(MODES["evaluate"].summary, MODES["evaluate"].usage, _evaluate_experiment)
+_EVALUATE_EXPERIMENT = MODES["evaluate"]._replace(run=_evaluate_experiment, shared=False)

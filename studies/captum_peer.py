@@ -4,14 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch  # pyright: ignore[reportMissingImports]
-from captum.attr import (  # pyright: ignore[reportMissingImports]
-    IntegratedGradients,
-    LayerAttribution,
-    LayerGradCam,
-    NoiseTunnel,
-    Occlusion,
-    Saliency,
-)
+from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, NoiseTunnel, Occlusion, Saliency  # pyright: ignore[reportMissingImports]
 from ml_collections import ConfigDict
 
 from pneumojax.benchmark.tasks import Task

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pneumojax.benchmark.benchmark_tables import product_rate
 from pneumojax.runtime.errors import UserError
 from studies import study
 from studies.benchmarks import read_benchmarks
@@ -38,11 +39,8 @@ def summary(run: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_product(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
-    """The share of a matrix product's rate, on as many devices; a CPU only simulates several."""
-    if "gflops" not in row:
-        return None
-    devices = 1 if benchmark["machine"]["platform"] == "cpu" else row["devices"]
-    return row["gflops"] / (devices * benchmark["matrix_product"]["gflops"][row["precision"]])
+    """Return the share of a matrix product's rate, on as many devices."""
+    return row["gflops"] / product_rate(benchmark, row) if "gflops" in row else None
 
 
 def machine(benchmarks: list[dict[str, Any]]) -> str:

@@ -136,8 +136,7 @@ def test_prepare_uses_the_image_size_of_the_run_in_the_workdir(replace, workdir)
 
 
 @pytest.mark.parametrize(
-    ("spec", "models", "name"),
-    [(None, ("m1", "m2", "m3"), "benchmark-m1-m2-m3"), ("m2", ("m2",), "benchmark-m2")],
+    ("spec", "models", "name"), [(None, ("m1", "m2", "m3"), "benchmark-m1-m2-m3"), ("m2", ("m2",), "benchmark-m2")]
 )
 def test_a_benchmark_is_of_the_named_model_or_of_all(replace, spec, models, name):
     calls = replace(run_benchmark, "run_benchmark")

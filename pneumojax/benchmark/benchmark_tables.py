@@ -41,8 +41,8 @@ def _steps(benchmark: Mapping[str, Any]) -> str:
     )  # fmt: skip
     measured = [row for row in benchmark["rows"] if "reason" not in row]
     table = markdown_table(header, (_step_cells(row, product_rate(benchmark, row)) for row in measured))
-    missing = [f"- {line(row)}" for row in benchmark["rows"] if "reason" in row]
-    return "\n".join([table, *(["", *missing] if missing else [])])
+    missing = "".join(f"\n- {line(row)}" for row in benchmark["rows"] if "reason" in row)
+    return f"{table}\n{missing}" if missing else table
 
 
 def product_rate(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> float:
@@ -56,16 +56,17 @@ def product_rate(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 def _step_cells(row: Mapping[str, Any], product_rate: float) -> list[str]:
     step = row["step_s"]
+    model, precision = ("", "") if row["mode"] == FEED else (row["model"].upper(), row["precision"])
     return [
-        row["model"].upper() if row["mode"] != FEED else "",
+        model,
         row["mode"],
         str(row["batch_size"]),
         str(row["image_size"]),
-        row["precision"] if row["mode"] != FEED else "",
+        precision,
         str(row["devices"]),
         f"{row['compile_s']:.1f}" if "compile_s" in row else "",
         str(row["calls"]),
-        f"{_milliseconds(step['median'])} ({_milliseconds(step['p10'])}-{_milliseconds(step['p90'])})",
+        f"{milliseconds(step['median'])} ({milliseconds(step['p10'])}-{milliseconds(step['p90'])})",
         rate(row["images_per_s"]),
         f"{row['gflops']:.0f}" if "gflops" in row else "",
         f"{row['gflops'] / product_rate:.2f}" if "gflops" in row else "",
@@ -80,7 +81,7 @@ def _fed(benchmark: Mapping[str, Any]) -> str:
         for row in benchmark["fed"]
     ]
     text = (
-        f"Time per step with fed batches, divided by that of `train-augmented`. {_turns(benchmark)}"
+        f"Time per step with fed batches, divided by that of `train-augmented`. {_turns(benchmark['benchmark'])}"
         " Each cell has the median over the rounds, and the lowest and highest in brackets."
     )
     return "\n\n".join([text, markdown_table(("model", "batch", *modes), rows), _load(benchmark["fed"])])
@@ -92,21 +93,21 @@ def _ratio(ratio: Mapping[str, Any] | None) -> str:
     return ratio["reason"] if "reason" in ratio else f"{ratio['median']:.3f} ({ratio['min']:.3f}-{ratio['max']:.3f})"
 
 
-def _turns(benchmark: Mapping[str, Any]) -> str:
-    wanted = benchmark["benchmark"]
-    return f"The processes take turns of {wanted['seconds']:g} s, in {counted(wanted['rounds'], 'round')}."
+def _turns(plan: Mapping[str, Any]) -> str:
+    return f"The processes take turns of {plan['seconds']:g} s, in {counted(plan['rounds'], 'round')}."
 
 
 def _compared(benchmark: Mapping[str, Any]) -> str:
     sides = list(benchmark["compared"][0]["sides"])
     header = ("model", "mode", "precision", "at", *sides)
     rows = [
-        [row["model"].upper(), row["mode"], row["precision"], row["at"], *(_side(row, side) for side in sides)]
+        [row["model"].upper(), row["mode"], row["precision"], row["at"], *(side_cell(row, side) for side in sides)]
         for row in benchmark["compared"]
     ]
     text = (
-        f"Images per second, each side in its own process. {_turns(benchmark)} In brackets: time per image divided by"
-        " that of pneumojax, as the median over the rounds, lowest and highest. Above 1, pneumojax is faster."
+        f"Images per second, each side in its own process. {_turns(benchmark['benchmark'])} In brackets: time per"
+        " image divided by that of pneumojax, as the median over the rounds, lowest and highest. Above 1, pneumojax is"
+        " faster."
     )
     ways = "\n".join(f"- {compared_line(row)}" for row in benchmark["compared"])
     return "\n\n".join([text, markdown_table(header, rows), _load(benchmark["compared"]), ways])
@@ -120,7 +121,8 @@ def _load(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _side(row: Mapping[str, Any], side: str) -> str:
+def side_cell(row: Mapping[str, Any], side: str) -> str:
+    """Format a side's rate in a comparison, with its ratio to pneumojax's; empty where there is no figure."""
     result = row["sides"].get(side)
     if result is None or "reason" in result:
         return ""
@@ -157,5 +159,6 @@ def rate(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Format a duration in milliseconds."""
     return f"{seconds * 1e3:.1f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"

@@ -57,7 +57,13 @@ def _first_and_best(
 
 
 def side_by_side(
-    workers: Mapping[str, Worker], tasks: Mapping[str, Task], plan: Plan, config: Mapping[str, Any], platform: str
+    workers: Mapping[str, Worker],
+    tasks: Mapping[str, Task],
+    plan: Plan,
+    config: Mapping[str, Any],
+    platform: str,
+    to: str = OURS,
+    typical: Callable[[Sequence[float]], float] = statistics.median,
 ) -> dict[str, Any]:
     """Measure each side's task, in turns.
 
@@ -76,15 +82,15 @@ def side_by_side(
             sides[side] = {"reason": str(reason)}
         else:
             sides[side], able[side] = answer | {"batch_size": tasks[side].batch_size}, worker
-    turns, cores, failed = take_turns(able, plan.rounds, plan.seconds)
+    turns, cores, failed = take_turns(able, plan.rounds, plan.seconds, typical)
     sides |= {side: {"reason": reason} for side, reason in failed.items()}
     batches = {side: tasks[side].batch_size for side in able if side not in failed}
     for side, batch in batches.items():
         sides[side]["images_per_s"] = statistics.median(batch / turn[side] for turn in turns)
-    return {"sides": sides, "turns": turns, "ratios": ratios(turns, batches), **cores}
+    return {"sides": sides, "turns": turns, "ratios": ratios(turns, batches, to), **cores}
 
 
-def feeding(plan: Plan, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def feeding(plan: Plan, config: Mapping[str, Any], platform: str) -> Iterator[dict[str, Any]]:
     """Compare the training step on fed batches (FED, RESIDENT) with the step alone (AUGMENTED).
 
     There are no figures on devices that serve one process at a time, such as TPUs.
@@ -96,23 +102,15 @@ def feeding(plan: Plan, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     modes = [mode for mode in (FED, RESIDENT) if mode in plan.modes]
     if AUGMENTED not in plan.modes or not modes:
         return
-    batch = plan.batch_sizes[0]
     for model in plan.models:
-        by_mode: dict[str, dict[str, Any]] = {}
-        able = {}
+        first = Task(model, AUGMENTED, plan.batch_sizes[0], plan.image_sizes[0], plan.precisions[0], devices=1)
+        tasks = {mode: first._replace(mode=mode) for mode in (AUGMENTED, *modes)}
         with ExitStack() as stack:
-            for mode in (AUGMENTED, *modes):
-                worker = stack.enter_context(started(SIDES[OURS]))
-                task = Task(model, mode, batch, plan.image_sizes[0], plan.precisions[0], devices=1)
-                try:
-                    worker.prepare(task, config, plan.seconds)
-                    able[mode] = worker
-                except Unmeasured as reason:
-                    by_mode[mode] = {"reason": str(reason)}
-            turns, cores, failed = take_turns(able, plan.rounds, plan.seconds, typical=statistics.mean)
-        by_mode |= {mode: {"reason": reason} for mode, reason in failed.items()}
-        by_mode |= ratios(turns, dict.fromkeys(able.keys() - failed.keys(), batch), to=AUGMENTED)
-        yield {"model": model, "batch_size": batch, "ways": by_mode, "turns": turns, **cores}
+            workers = {mode: stack.enter_context(started(SIDES[OURS])) for mode in tasks}
+            measured = side_by_side(workers, tasks, plan, config, platform, to=AUGMENTED, typical=statistics.mean)
+        ways = {mode: side for mode, side in measured.pop("sides").items() if "reason" in side}
+        ways |= measured.pop("ratios")
+        yield {"model": model, "batch_size": first.batch_size, "ways": ways, **measured}
 
 
 class Turns(NamedTuple):
@@ -136,13 +134,9 @@ def take_turns(
     seconds: float,
     typical: Callable[[Sequence[float]], float] = statistics.median,
 ) -> Turns:
-    """Let each worker repeat its step for `seconds`, one after another, in reverse order every second round.
+    """Let each worker repeat its prepared step for `seconds`, one after another, in reverse order every second round.
 
-    Args:
-      workers: by side, with a step prepared.
-      rounds: how often each has its turn.
-      seconds: length of a turn.
-      typical: takes the seconds of a turn's steps, and returns the value that stands for them.
+    `typical` returns the value that stands for the seconds of a turn's steps.
     """
     turns, failed, most = [], {}, {"waiting_cores": 0.0, "foreign_cores": 0.0}
     for number in range(rounds):
@@ -174,13 +168,8 @@ def ratios(
 ) -> dict[str, dict[str, float]]:
     """Divide each side's time per image by that of the side `to`, turn by turn.
 
-    Args:
-      turns: seconds per step of each side.
-      batches: images per step of each side.
-      to: the side to compare with; without it, there are no ratios.
-
-    Returns:
-      side -> the `median`, `min` and `max` ratio over the turns.
+    A turn has the seconds per step of each side, `batches` the images per step. Returned are the `median`, `min` and
+    `max` over the turns by side; without the side `to`, there are none.
     """
     if to not in batches:
         return {}

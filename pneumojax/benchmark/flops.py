@@ -6,17 +6,11 @@ from pneumojax.models.architectures import FAMILY, HEAD_UNITS
 
 
 class Shape(NamedTuple):
-    """The shape of a block's convolution.
+    """The shape of a block's convolution."""
 
-    Attributes:
-      side: height and width of its input and output, in pixels.
-      channels: of its input.
-      filters: channels of its output.
-    """
-
-    side: int
-    channels: int
-    filters: int
+    side: int  # px; height and width of its input and output
+    channels: int  # of its input
+    filters: int  # channels of its output
 
 
 def shapes(model: str, image_size: int) -> list[Shape]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 from ml_collections import ConfigDict
 
 from pneumojax.benchmark.tasks import INFER, TRAIN, Task
@@ -27,28 +28,21 @@ def build(name: str, image_size: int, precision: str = "float32") -> keras.Seque
     Layers have the names that they have in pneumojax.
     """
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
-    layers = [keras.Input((image_size, image_size, 1))]
+    network = [keras.Input((image_size, image_size, 1))]
     for number, block in enumerate(FAMILY[name], start=1):
-        layers.append(
-            keras.layers.Conv2D(
-                block.filters, (3, 3), padding="same", activation="relu", name=f"conv_{number}", dtype=policy
-            )
-        )
-        if block.dropout:
-            layers.append(keras.layers.Dropout(block.dropout, dtype=policy))
-        layers += [
-            keras.layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=f"batch_norm_{number}", dtype=policy),
-            keras.layers.MaxPooling2D((2, 2), strides=2, padding="same", dtype=policy),
+        network += [
+            layers.Conv2D(block.filters, 3, padding="same", activation="relu", name=f"conv_{number}", dtype=policy),
+            *([layers.Dropout(block.dropout, dtype=policy)] if block.dropout else []),
+            layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=f"batch_norm_{number}", dtype=policy),
+            layers.MaxPooling2D(2, padding="same", dtype=policy),
         ]
-    return keras.Sequential(
-        [
-            *layers,
-            keras.layers.Flatten(dtype=policy),
-            keras.layers.Dense(HEAD_UNITS, activation="relu", name="dense_1", dtype=policy),
-            keras.layers.Dropout(HEAD_DROPOUT, dtype=policy),
-            keras.layers.Dense(1, name="dense_2", dtype="float32"),
-        ]
-    )
+    network += [
+        layers.Flatten(dtype=policy),
+        layers.Dense(HEAD_UNITS, activation="relu", name="dense_1", dtype=policy),
+        layers.Dropout(HEAD_DROPOUT, dtype=policy),
+        layers.Dense(1, name="dense_2", dtype="float32"),
+    ]
+    return keras.Sequential(network)
 
 
 def _batch(task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -62,14 +56,12 @@ def _loss() -> Callable[..., Any]:
 
 
 def _on_tensorflow(task: Task) -> Ways:
-    compiling = {"tf.function": False, "tf.function, XLA": True}
-    if task.mode == INFER:
-        return {way: partial(_tensorflow_infer, task, xla) for way, xla in compiling.items()}
-    assert task.mode == TRAIN
-    return {way: partial(_tensorflow_train, task, xla) for way, xla in compiling.items()} | {
-        "Keras's own step": partial(_tensorflow_own, task, False),
-        "Keras's own step, XLA": partial(_tensorflow_own, task, True),
-    }
+    builders = {
+        TRAIN: {"tf.function": _tensorflow_train, "Keras's own step": _tensorflow_own},
+        INFER: {"tf.function": _tensorflow_infer},
+    }[task.mode]
+    compiling = {"": False, ", XLA": True}
+    return {way + how: partial(build, task, xla) for way, build in builders.items() for how, xla in compiling.items()}
 
 
 def _tensorflow_train(task: Task, xla: bool) -> ReadyStep:

@@ -1,7 +1,7 @@
 """PneumoJAX's own steps, as training, evaluation and explanation run them, ready to be timed."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,11 +35,7 @@ def ways(_: str) -> Callable[[Task, ConfigDict], Ways]:
     """Return the function that maps a task to its only way: see worker.py."""
     builders = {TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed}
     builders |= {FED: fed, RESIDENT: fed, MATMUL: matmul, COPY: copy} | dict.fromkeys(attribution.METHODS, explained)
-
-    def ways_of(task: Task, config: ConfigDict) -> Ways:
-        return {"": partial(builders[task.mode], task, settings(config, task))}
-
-    return ways_of
+    return lambda task, config: {"": partial(builders[task.mode], task, settings(config, task))}
 
 
 def settings(config: ConfigDict, task: Task) -> ConfigDict:
@@ -79,10 +75,6 @@ def _peak_bytes() -> int:
     return max(peaks) if peaks else peak_bytes()
 
 
-def _compile_time(start: float) -> dict[str, float]:
-    return {"compile_s": time.perf_counter() - start}
-
-
 def train(task: Task, config: ConfigDict) -> ReadyStep:
     """Build the training step on one batch that stays on the devices."""
     layout = _layout(task)
@@ -91,7 +83,7 @@ def train(task: Task, config: ConfigDict) -> ReadyStep:
         batch = [sharding.place(layout, rows) for rows in _batch(task)]
         start = time.perf_counter()
         compiled = compile_step(layout, **fixed).lower(state, *batch).compile()
-    facts = _compile_time(start)
+    facts = {"compile_s": time.perf_counter() - start}
 
     def step() -> None:
         nonlocal state
@@ -107,10 +99,8 @@ def _fixed_and_state(config: ConfigDict, layout: sharding.Layout) -> tuple[dict[
     with jax.set_mesh(layout.mesh):
         variables = init_variables(model, config.model.image_size, config.seed)
         state = jax.device_put(init_state(variables, optimizer), layout.replicated)
-    weights = (1.0, 1.0)
-    return {
-        "model": model, "optimizer": optimizer, "strength": config.augment, "weights": weights, "seed": config.seed,
-    }, state  # fmt: skip
+    fixed = {"model": model, "optimizer": optimizer, "strength": config.augment, "seed": config.seed}
+    return fixed | {"weights": (1.0, 1.0)}, state
 
 
 def infer(task: Task, config: ConfigDict) -> ReadyStep:
@@ -122,7 +112,7 @@ def infer(task: Task, config: ConfigDict) -> ReadyStep:
         images = sharding.place(layout, _batch(task)[0])
         start = time.perf_counter()
         step = compile_eval(layout, model).lower(variables, images).compile()
-    facts = _compile_time(start)
+    facts = {"compile_s": time.perf_counter() - start}
     return _ready(lambda: jax.block_until_ready(step(variables, images)), facts)
 
 
@@ -133,7 +123,7 @@ def explained(task: Task, config: ConfigDict) -> ReadyStep:
     method, image = explainer(task.mode, model, config), _batch(task)[0][0, :, :, 0]
     start = time.perf_counter()
     method(variables, image)
-    return _ready(lambda: method(variables, image), _compile_time(start))
+    return _ready(lambda: method(variables, image), {"compile_s": time.perf_counter() - start})
 
 
 def train_split(config: ConfigDict) -> Split:
@@ -152,13 +142,9 @@ def train_split(config: ConfigDict) -> Split:
 
 def feed(task: Task, config: ConfigDict) -> ReadyStep:
     """Build the tf.data feed of the config's source; a step is a batch."""
-    batches: Iterator[tuple[np.ndarray, np.ndarray]] = loader.feed(
-        train_split(config),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        first_step=0,
-        last_step=ENDLESS,
-        rows=sharding.own_rows(_layout(task), task.batch_size),
+    rows = sharding.own_rows(_layout(task), task.batch_size)
+    batches = loader.feed(
+        train_split(config), batch_size=config.batch_size, seed=config.seed, first_step=0, last_step=ENDLESS, rows=rows
     )
     return _ready(lambda: next(batches), {})
 
@@ -183,7 +169,8 @@ def fed(task: Task, config: ConfigDict) -> ReadyStep:
 
     start = time.perf_counter()
     run()
-    return _ready(run, _compile_time(start), steps=dispatch.most, settle=lambda: jax.block_until_ready(latest))
+    facts = {"compile_s": time.perf_counter() - start}
+    return _ready(run, facts, steps=dispatch.most, settle=lambda: jax.block_until_ready(latest))
 
 
 def matmul(task: Task, config: ConfigDict) -> ReadyStep:
@@ -208,9 +195,8 @@ def _repeated(compute: Callable[[], jax.Array], facts: Mapping[str, Any]) -> Rea
     count = 1 if jax.default_backend() == "cpu" else 20
 
     def run() -> None:
-        last = compute()
         for _ in range(count - 1):
-            last = compute()
-        last.block_until_ready()
+            compute()
+        compute().block_until_ready()
 
     return _ready(run, facts, steps=count)

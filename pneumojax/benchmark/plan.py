@@ -90,13 +90,11 @@ def tasks(plan: Plan) -> list[Task]:
         "precision": plan.precisions,
         "devices": plan.devices,
     }
-    first = Task(
-        plan.models[0], FEED, plan.batch_sizes[0], plan.image_sizes[0], plan.precisions[0], devices=plan.devices[0]
-    )
+    first = Task(plan.models[0], FEED, plan.batch_sizes[0], plan.image_sizes[0], plan.precisions[0], plan.devices[0])
+    further = [{field: value} for field, values in lists.items() for value in values[1:]]
     found = []
     for model in plan.models:
         at_first = [first._replace(model=model, mode=mode) for mode in plan.modes if mode != FEED]
         varied = [task for task in at_first if task.mode in (TRAIN, INFER)]
-        further = [{field: value} for field, values in lists.items() for value in values[1:]]
         found += at_first + [task._replace(**change) for change in further for task in varied]
     return found + [first] * (FEED in plan.modes)

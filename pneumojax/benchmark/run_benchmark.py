@@ -36,15 +36,18 @@ def run_benchmark(config: ConfigDict, workdir: epath.Path) -> None:
     results: dict[str, Any] = facts | {"rows": [], "fed": [], "compared": []}
     run_log.console.print(benchmark_tables.headline(facts))
 
+    def write() -> None:
+        write_whole(workdir / workdirs.BENCHMARK, json.dumps(results, indent=2) + "\n")
+
     def add(kind: str, row: dict[str, Any]) -> None:
         results[kind].append(row)
-        _write(results, workdir)
+        write()
 
-    _write(results, workdir)  # a folder that cannot be written is reported before hours of measuring
+    write()  # a folder that cannot be written is reported before hours of measuring
     for task in tasks(planned):
         add("rows", row := measure.measure(task, fields, planned.seconds))
         run_log.console.print(benchmark_tables.line(row))
-    for row in compare.feeding(planned, fields):
+    for row in compare.feeding(planned, fields, facts["machine"]["platform"]):
         add("fed", row)
     for row in compare.compare(planned, fields, facts["machine"]["platform"]):
         add("compared", row)
@@ -83,7 +86,3 @@ def _facts(planned: Plan, fields: dict[str, Any]) -> dict[str, Any]:
         "matrix_product": {name: product[name] for name in ("size", "gflops")},
         "memory_gb_s": memory,
     }
-
-
-def _write(results: dict[str, Any], workdir: epath.Path) -> None:
-    write_whole(workdir / workdirs.BENCHMARK, json.dumps(results, indent=2) + "\n")

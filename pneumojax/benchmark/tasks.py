@@ -6,19 +6,12 @@ from typing import NamedTuple
 
 
 class Side(NamedTuple):
-    """One implementation, measured in a process of its own: see worker.py.
+    """One implementation, measured in a process of its own: see worker.py."""
 
-    Attributes:
-      module: dotted name of the module whose `ways` builds the steps.
-      variant: what `ways` is called with, where a module has several implementations.
-      library: the optional package that the module needs; empty if none.
-      environment: extra environment variables of the process.
-    """
-
-    module: str
-    variant: str = ""
-    library: str = ""
-    environment: Mapping[str, str] = MappingProxyType({})
+    module: str  # dotted name of the module whose `ways` builds the steps
+    variant: str = ""  # what `ways` is called with, where a module has several implementations
+    library: str = ""  # the optional package that the module needs
+    environment: Mapping[str, str] = MappingProxyType({})  # extra variables of the process
 
 
 OURS = "pneumojax"

@@ -21,6 +21,9 @@ from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Blo
 LEARNING_RATE = 1e-3
 FORMATS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
 
+Function = Callable[..., torch.Tensor]
+Compiler = Callable[..., Function]  # a function and, for inference, its images -> the function, faster
+
 
 class Classifier(nn.Module):
     """The network: images (batch, 1, height, width) in [0, 1] -> logits (batch,)."""
@@ -54,12 +57,7 @@ def _block(inputs: int, block: Block) -> nn.Sequential:
 
 
 def load(model: Classifier, variables: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> None:
-    """Copy the variables of a pneumojax model into this one.
-
-    Args:
-      model: of the same name and image size.
-      variables: `params` and `batch_stats`, each by layer and variable.
-    """
+    """Copy the `params` and `batch_stats` of a pneumojax model into this one, of the same name and image size."""
     params, statistics = variables["params"], variables["batch_stats"]
 
     def assign(target: torch.Tensor, value: np.ndarray, axes: tuple[int, ...] | None = None) -> None:
@@ -84,62 +82,45 @@ def ways(variant: str) -> Callable[[Task, ConfigDict], Ways]:
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    ways_of = {
-        "eager": {TRAIN: _eager_train, INFER: _eager_infer},
-        "compile": {TRAIN: _compile_train, INFER: _compile_infer},
-    }[variant]
-    return lambda task, _: ways_of[task.mode](task, device)
+    return lambda task, _: _ways(task, device, compiled=variant == "compile")
 
 
-def _eager_train(task: Task, device: str) -> Ways:
-    return {name: partial(_train, task, device, layout) for name, layout in FORMATS.items()}
-
-
-def _compile_train(task: Task, device: str) -> Ways:
-    return {
-        _named(name, how): partial(_train, task, device, layout, partial(torch.compile, **options))
-        for name, layout in FORMATS.items()
-        for how, options in _compilers(device).items()
-    }
-
-
-def _eager_infer(task: Task, device: str) -> Ways:
-    ways = {name: partial(_infer, task, device, layout) for name, layout in FORMATS.items()}
-    ways |= {"TorchScript, optimize_for_inference": partial(_infer, task, device, torch.channels_last, _scripted)}
-    return _with_narrow(task, ways)
-
-
-def _compile_infer(task: Task, device: str) -> Ways:
-    compilers = _compilers(device) | {"freezing": {"options": {"freezing": True}}}
+def _ways(task: Task, device: str, compiled: bool) -> Ways:
+    """Return every memory layout with every compiler; in bfloat16, also with variables stored in bfloat16."""
+    compilers = _compilers(task, device) if compiled else {"": _uncompiled}
     ways = {
-        _named(name, how): partial(_infer, task, device, layout, partial(_compiled, options))
+        f"{name}{how}": partial({TRAIN: _train, INFER: _infer}[task.mode], task, device, layout, compiler)
         for name, layout in FORMATS.items()
-        for how, options in compilers.items()
+        for how, compiler in compilers.items()
     }
-    return _with_narrow(task, ways)
-
-
-def _named(layout: str, how: str) -> str:
-    return f"{layout}, {how}" if how else layout
-
-
-def _compilers(device: str) -> dict[str, dict[str, Any]]:
-    """Return options of `torch.compile` by name; on a GPU also those with CUDA graphs and with autotuning."""
-    return {"": {}} | {mode: {"mode": mode} for mode in ("reduce-overhead", "max-autotune") if device == "cuda"}
-
-
-def _with_narrow(task: Task, ways: dict[str, partial[ReadyStep]]) -> Ways:
-    """In bfloat16, also add each way with a model that stores its variables in bfloat16."""
-    if task.precision != "bfloat16":
+    if task.mode == TRAIN:
         return ways
-    return ways | {f"{name}, all bfloat16": partial(way, narrow=True) for name, way in ways.items()}
+    if not compiled:
+        ways["TorchScript, optimize_for_inference"] = partial(_infer, task, device, torch.channels_last, _scripted)
+    if task.precision == "bfloat16":
+        ways |= {f"{name}, all bfloat16": partial(way, narrow=True) for name, way in ways.items()}
+    return ways
 
 
-def _compiled(options: dict[str, Any], model: Classifier, _: torch.Tensor) -> Callable[..., torch.Tensor]:
-    return torch.compile(model, **options)
+def _compilers(task: Task, device: str) -> dict[str, Compiler]:
+    """Return ways to call `torch.compile` by name; on a GPU also with CUDA graphs and with autotuning."""
+    options: dict[str, dict[str, Any]] = {"": {}}
+    if device == "cuda":
+        options |= {f", {mode}": {"mode": mode} for mode in ("reduce-overhead", "max-autotune")}
+    if task.mode == INFER:
+        options |= {", freezing": {"options": {"freezing": True}}}
+    return {how: partial(_compiled, **each) for how, each in options.items()}
 
 
-def _scripted(model: Classifier, images: torch.Tensor) -> Callable[..., torch.Tensor]:
+def _uncompiled(function: Function, *_: torch.Tensor) -> Function:
+    return function
+
+
+def _compiled(function: Function, *_: torch.Tensor, **options: Any) -> Function:
+    return torch.compile(function, **options)
+
+
+def _scripted(model: Function, images: torch.Tensor) -> Function:
     return torch.jit.optimize_for_inference(torch.jit.trace(model, images))
 
 
@@ -149,12 +130,7 @@ def _batch(task: Task, device: str, layout: torch.memory_format) -> tuple[torch.
     return images.to(device, memory_format=layout), (torch.arange(task.batch_size) % 2).float().to(device)
 
 
-def _train(
-    task: Task,
-    device: str,
-    layout: torch.memory_format,
-    compiler: Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]] = lambda loss: loss,
-) -> ReadyStep:
+def _train(task: Task, device: str, layout: torch.memory_format, compiler: Compiler) -> ReadyStep:
     torch._dynamo.reset()
     model = Classifier(task.model, task.image_size).to(device, memory_format=layout).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, eps=1e-7, fused=True)
@@ -177,13 +153,7 @@ def _train(
     return ReadyStep(step, _facts(device))
 
 
-def _infer(
-    task: Task,
-    device: str,
-    layout: torch.memory_format,
-    compiler: Callable[[Classifier, torch.Tensor], Callable[..., torch.Tensor]] = lambda model, images: model,
-    narrow: bool = False,
-) -> ReadyStep:
+def _infer(task: Task, device: str, layout: torch.memory_format, compiler: Compiler, narrow: bool = False) -> ReadyStep:
     torch._dynamo.reset()
     model = Classifier(task.model, task.image_size).to(device, memory_format=layout).eval()
     images, _ = _batch(task, device, layout)

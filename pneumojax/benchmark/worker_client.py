@@ -21,19 +21,14 @@ class Unmeasured(Exception):
 
 
 class Worker:
-    """A running `pneumojax.benchmark.worker`.
-
-    Attributes:
-      pid: id of the process.
-    """
+    """A running `pneumojax.benchmark.worker`, with its process id, `pid`."""
 
     def __init__(self, process: subprocess.Popen[str], errors: IO[bytes]):
         """Wrap a process that was started with pipes; `errors` holds its standard error."""
         assert process.stdin is not None and process.stdout is not None
         self.pid = process.pid
-        self._process = process
+        self._process, self._errors = process, errors
         self._requests, self._answers = process.stdin, process.stdout
-        self._errors = errors
 
     def prepare(self, task: Task, config: Mapping[str, Any], trial: float) -> dict[str, Any]:
         """Build the task's step. Return the answer's `way`, `tried` and `facts`: see worker.py."""
@@ -69,13 +64,8 @@ class Worker:
 def started(side: Side, devices: int = 1, platform: str = "") -> Iterator[Worker]:
     """Start a worker for `side`, and kill it when the block ends.
 
-    Args:
-      side: what the worker measures.
-      devices: how many devices to simulate on a CPU; no effect on accelerators.
-      platform: JAX's name of the platform to compute on. "cpu" hides GPUs from every library; if empty, JAX chooses.
-
-    Yields:
-      The worker.
+    A CPU simulates `devices`; accelerators do not. `platform` is JAX's name of what computes: "cpu" hides GPUs from
+    every library; if it is empty, JAX chooses.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(

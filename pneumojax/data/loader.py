@@ -36,18 +36,7 @@ def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def feed(split: Split, *, batch_size: int, seed: int, first_step: int, last_step: int, rows: slice) -> Iterator[Batch]:
-    """Yield training batches from `first_step` to before `last_step`, read ahead by tf.data.
-
-    Args:
-      split: the images to train on.
-      batch_size: of the job.
-      seed: of the order.
-      first_step: number of the first batch.
-      last_step: number after the last one.
-      rows: this process's part of each batch.
-
-    Yields:
-      images (rows, size, size, 1) uint8 and labels (rows,) uint8.
+    """Yield this process's `rows` of the job's batches from `first_step` to before `last_step`, read ahead by tf.data.
 
     Raises:
       Exception: whatever `split.read` raised, instead of the first batch that could not be read.

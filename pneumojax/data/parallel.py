@@ -18,6 +18,7 @@ from pneumojax.runtime.host import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+OfChunk = Callable[[list[Item]], list[Result]]
 Watched = Callable[[Iterable[Any], int], Iterable[Any]]  # (results, their number) -> the same, reported as they come
 
 CRASHES = "it crashes its decoder, or needs more memory than there is"
@@ -35,16 +36,10 @@ def in_parallel(
 ) -> Iterator[Result | UnreadableImage]:
     """Yield function(item) for each item, in order.
 
-    Many items go to worker processes, fewer to threads of this process. If an item kills its worker, as broken data can
-    do through a decoder, only this item is lost: its result is an UnreadableImage.
-
-    Args:
-      function: a function of a module, or a partial of one, because it is sent to other processes.
-      items: taken as they are needed.
-      workers: processes; 0 for one per core, or threads for few items.
-
-    Raises:
-      Exception: whatever `function` raises.
+    Items are taken as they are needed. Many go to worker processes, one per core, and fewer to threads of this process;
+    with `workers`, all go to that many processes. The function is one of a module or a partial of one, because it is
+    sent to them; its errors are raised here. If an item kills its worker, as broken data can do through a decoder, only
+    this item is lost: its result is an UnreadableImage.
     """
     items = iter(items)
     first = list(islice(items, _WORTH_PROCESSES))
@@ -63,7 +58,7 @@ def _each(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]
 
 
 def _by_processes(
-    function: Callable[[list[Item]], list[Result]], chunks: Iterator[list[Item]], workers: int
+    function: OfChunk[Item, Result], chunks: Iterator[list[Item]], workers: int
 ) -> Iterator[Result | UnreadableImage]:
     pending: deque[tuple[list[Item], Future[list[Result]]]] = deque()
     pool = _start(workers)
@@ -87,9 +82,7 @@ def _by_processes(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, function: Callable[[list[Item]], list[Result]], chunk: list[Item]
-) -> Future[list[Result]]:
+def _submit(pool: ProcessPoolExecutor, function: OfChunk[Item, Result], chunk: list[Item]) -> Future[list[Result]]:
     """Submit a chunk; if the pool broke while results were used, return a future with that error."""
     try:
         return pool.submit(function, chunk)
@@ -99,7 +92,7 @@ def _submit(
         return broken
 
 
-def _one_by_one(function: Callable[[list[Item]], list[Result]], chunk: list[Item]) -> list[Result | UnreadableImage]:
+def _one_by_one(function: OfChunk[Item, Result], chunk: list[Item]) -> list[Result | UnreadableImage]:
     """Return the results of a chunk in which some item kills its worker."""
     results: list[Result | UnreadableImage] = []
     pool = _start(1)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +18,7 @@ from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.wording import counted
 
 CLASSES = ("normal", "pneumonia")  # by their labels
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 WHOLE = "all"  # the split of a source that has none
 MAX_RECORDS = 2_000_000  # the largest public sets have some 400,000; this many take 1 GB
 MAX_CSV_BYTES = 1 << 28
@@ -123,11 +117,7 @@ class Prepared(NamedTuple):
 
 
 class UnreadableImages(UserError):
-    """Some images cannot be read.
-
-    Attributes:
-      reasons: id -> why the image cannot be read.
-    """
+    """Some images cannot be read: `reasons` is id -> why."""
 
     def __init__(self, message: str, reasons: Mapping[str, str]):
         super().__init__(message)
@@ -149,16 +139,26 @@ def file_fingerprint(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_file(root: Path, record: Record, size: int) -> np.ndarray:
-    """`Source.read` of a source whose images are files below `root`."""
+def read_csv(path: Path, advice: str) -> bytes:
+    """Read the content of a CSV; raise UserError with this advice if it has more than `MAX_CSV_BYTES`."""
+    if path.stat().st_size > MAX_CSV_BYTES:
+        raise UserError(f"{path} is larger than {MAX_CSV_BYTES:,} bytes: {advice}")
+    return path.read_bytes()
+
+
+def of_files(location: Path, records: Iterable[Record], fingerprint: str, remarks: Iterable[str] = ()) -> Source:
+    """Return the source whose images are files in a folder, or one file."""
+    root, place = location if location.is_dir() else location.parent, str(location)
+    read = partial(_read_file, root)
+    return Source(name_of(place), place, tuple(records), fingerprint, read, root, remarks=tuple(remarks))
+
+
+def _read_file(root: Path, record: Record, size: int) -> np.ndarray:
     return images.read(root / record.id, size)
 
 
 def from_source(source: Source, name: str, records: Sequence[Record], size: int) -> Split:
-    """Return a split that decodes its images on each read, on all cores.
-
-    Its `read` raises UnreadableImages, see `read_images`.
-    """
+    """Return a split that decodes its images on each read, on all cores, see `read_images`."""
     return split_of(name, records, lambda indices: read_images(source, [records[i] for i in indices], size))
 
 

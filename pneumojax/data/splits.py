@@ -125,12 +125,10 @@ def composition(labels: Sequence[int | None]) -> dict[str, Any]:
 
 
 def subset(records: Sequence[Record], counts: tuple[int, int], seed: int) -> tuple[Record, ...]:
-    """Draw training images of each class by `seed`; keep all images of other splits.
+    """Draw training images, `counts` of (normal, pneumonia), by `seed`; keep all images of other splits.
 
-    Args:
-      records: of the source.
-      counts: numbers of normal and of pneumonia images to draw. The paper trains on `PAPERS_SUBSET` of CheXpert.
-      seed: of the drawing; whether a record comes before another does not depend on further records.
+    Whether a record is drawn before another does not depend on further records. The paper trains on `PAPERS_SUBSET` of
+    CheXpert.
 
     Raises:
       UserError: a class has fewer images.
@@ -146,18 +144,12 @@ def subset(records: Sequence[Record], counts: tuple[int, int], seed: int) -> tup
 
 
 def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, list[str]]:
-    """Return the splits to train with; carve from train a missing val, and a test split or folds on request.
+    """Return the splits to train with, and what was done, in sentences.
 
+    A missing val is carved from train, and on request a test split or folds; images are held out before that.
     A val split with fewer than `MIN_PER_CLASS` images of either class becomes `val_given`: it is evaluated, but no
     model is chosen by it. Carving keeps each patient's images together, takes the same share of either class, and
-    depends only on the patients' names and the seed.
-
-    Args:
-      records: of the source, which `require_trainable` accepts.
-      carving: what to carve. Images are held out before anything else is carved.
-
-    Returns:
-      The splits, train and val among them; and what was done, in sentences.
+    depends only on the patients' names and the seed. `require_trainable` must accept the records.
 
     Raises:
       UserError: train or a carved split would have one class only.
@@ -177,11 +169,9 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
             f"The source's val split ({negatives} normal, {positives} pneumonia) is too small to choose a model"
             " by: it is kept as val_given."
         )
-    fractions = {"val": carving.val_fraction if "val" not in splits else 0.0}
-    fractions["test"] = carving.test_fraction if "test" not in splits else 0.0
     whole = splits["train"]
-    for name, fraction in fractions.items():
-        if fraction:
+    for name, fraction in (("val", carving.val_fraction), ("test", carving.test_fraction)):
+        if fraction and name not in splits:
             share = fraction * len(whole) / len(splits["train"])
             splits["train"], splits[name] = _carve(splits["train"], share, f"{carving.seed}:{name}")
             advice = f": train has too few patients to carve {name} from: add images"

@@ -47,12 +47,8 @@ class Result(NamedTuple):
         return self.evaluations[self.split]
 
 
-def gather(workdir: epath.Path, runs: Sequence[Run]) -> list[Result]:
-    """Read the results of the finished `runs` of the experiment in `workdir`."""
-    return [_read(workdir / run.name, run) for run in runs]
-
-
-def _read(workdir: epath.Path, run: Run) -> Result:
+def read(workdir: epath.Path, run: Run) -> Result:
+    """Read the result of a finished run from its workdir."""
     evaluations = evaluation_files.read_own(workdir)
     history, config = run_log.read(workdir), configs.read(workdir / workdirs.CONFIG)
     seconds = [
@@ -75,13 +71,7 @@ def grouped(results: Sequence[Result]) -> Groups:
 
 
 class Spread(NamedTuple):
-    """A score over runs.
-
-    Attributes:
-      mean: over the runs that have the score.
-      deviation: sample standard deviation; None with one run.
-      runs: how many have the score.
-    """
+    """A score over the runs that have it: its mean, its sample standard deviation (None with one run), their number."""
 
     mean: float
     deviation: float | None
@@ -126,20 +116,14 @@ def under_corruptions(group: Sequence[Result]) -> dict[str, Spread | None]:
 
     `clean` is without corruption, `mean` the mean over corruptions, and `drop` the difference of the two.
     """
-    measured = [
-        {name: summary["balanced_accuracy"] for name, summary in result.corruptions.items()}
-        for result in group
-        if result.corruptions
-    ]
-    if not measured:
-        return {}
-    names = [corruptions.CLEAN, *corruptions.CORRUPTIONS]
-    means = [float(np.mean([values[name] for name in corruptions.CORRUPTIONS])) for values in measured]
-    drops = [values[corruptions.CLEAN] - mean for values, mean in zip(measured, means, strict=True)]
-    return {name: spread([values[name] for values in measured]) for name in names} | {
-        "mean": spread(means),
-        "drop": spread(drops),
-    }
+    measured = []
+    for result in group:
+        if result.corruptions:
+            values = {name: summary["balanced_accuracy"] for name, summary in result.corruptions.items()}
+            mean = float(np.mean([values[name] for name in corruptions.CORRUPTIONS]))
+            measured.append(values | {"mean": mean, "drop": values[corruptions.CLEAN] - mean})
+    names = (corruptions.CLEAN, *corruptions.CORRUPTIONS, "mean", "drop") if measured else ()
+    return {name: spread([values[name] for values in measured]) for name in names}
 
 
 class Comparison(NamedTuple):
@@ -203,14 +187,8 @@ def ensemble(
 ) -> tuple[Integer[np.ndarray, " n"], Float64[np.ndarray, " n"], calibration.Calibration]:
     """Average the members' log-odds on a split, each with its own temperature, and calibrate them on val.
 
-    The members' offsets are left out: the ensemble's calibration has its own.
-
-    Args:
-      members: the `evaluations` of each, of the same images of val and of `split`.
-      split: whose images are scored.
-
-    Returns:
-      The labels, the mean log-odds, and their calibration.
+    A member is the `evaluations` of a run, all of the same images. The members' offsets are left out: the ensemble's
+    calibration has its own. Return the labels, the mean log-odds, and their calibration.
     """
     labels, odds = _mean_log_odds(members, split)
     return labels, odds, calibration.fit(*_mean_log_odds(members, "val"))

@@ -6,6 +6,7 @@ it was trained on.
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Integer, UInt8
@@ -61,16 +62,8 @@ def _scaled(rows: float, columns: float) -> Corruption:
 
     def corrupt(image: Pixels, rng: np.random.Generator) -> Pixels:
         scales = np.array([rows, columns])
-        offset = (np.array(image.shape) - 1) / 2 * (1 - 1 / scales)
-        return _pixels(
-            ndimage.affine_transform(
-                image / 255.0,
-                1 / scales,
-                offset,  # pyright: ignore[reportArgumentType]: SciPy also takes one for each axis
-                order=1,
-                mode="nearest",
-            )
-        )
+        offset: Any = (np.array(image.shape) - 1) / 2 * (1 - 1 / scales)  # SciPy's type forbids one for each axis
+        return _pixels(ndimage.affine_transform(image / 255.0, 1 / scales, offset, order=1, mode="nearest"))
 
     return corrupt
 

@@ -18,16 +18,7 @@ from pneumojax.runtime import sharding
 def eval_step(
     model: classifier.Classifier, variables: classifier.Variables, images: UInt8[Array, "batch height width 1"]
 ) -> tuple[Float32[Array, " batch"], Float[Array, "batch features"]]:
-    """Apply the model to a batch in inference mode.
-
-    Args:
-      model: the module.
-      variables: its `{"params": ..., "batch_stats": ...}`.
-      images: the batch.
-
-    Returns:
-      The logits, and the features: the output of the last hidden layer.
-    """
+    """Return the model's logits in inference mode, and the features: the output of the last hidden layer."""
     hidden, head = classifier.halves(model, variables, LAYER)
     features = hidden(images.astype(jnp.float32) / 255)
     return head(features), features
@@ -69,12 +60,8 @@ class Evaluator:
     ) -> Outputs:
         """Compute the outputs of every image of the split, each once.
 
-        The last batch is padded with its first image; what that yields is dropped.
-
-        Args:
-          variables: of the model.
-          split: the images.
-          after_batch: called after each batch with its number of images; it may raise to stop the rest.
+        The last batch is padded with its first image; what that yields is dropped. After each batch, `after_batch` is
+        called with its number of images; it may raise to stop the rest.
         """
         batches = []
         for images in self._read_ahead(split):

@@ -60,12 +60,8 @@ def ood_scores(
 ) -> Float32[np.ndarray, " k"]:
     """Compute out-of-distribution scores: each image's distance to its `K`-th nearest training image, in [0, 2].
 
-    Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022.
-
-    Args:
-      index: the training images.
-      features: of the images, of any length.
-      distances_at_once: how many distances to hold in memory at a time.
+    Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022. Features may have any length. At most
+    `distances_at_once` distances are held in memory.
     """
     rank = min(K, len(index.ids))
     blocks = _blocks(unit(features), len(index.ids), distances_at_once)
@@ -80,14 +76,9 @@ def nearest(
     label: int | None = None,
     distances_at_once: int = DISTANCES_AT_ONCE,
 ) -> tuple[Integer[np.ndarray, "k count"], Float32[np.ndarray, "k count"]]:
-    """Find the training images nearest to each image.
+    """Find the `count` training images nearest to each image, or all if there are fewer; with `label`, only its own.
 
-    Args:
-      index: the training images.
-      features: of the images, of any length.
-      count: how many to find; if there are fewer, all of them.
-      label: search only training images with this label.
-      distances_at_once: how many distances to hold in memory at a time.
+    Features and `distances_at_once` are as in `ood_scores`.
 
     Returns:
       Their positions in the index, and their distances in ascending order.

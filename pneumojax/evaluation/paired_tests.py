@@ -8,13 +8,7 @@ from numpy.typing import ArrayLike
 
 
 class Difference(NamedTuple):
-    """A mean difference over runs.
-
-    Attributes:
-      mean: of the differences.
-      interval: 95 % confidence interval (low, high); None with one run.
-      p: two-sided p-value; None with one run.
-    """
+    """A mean difference over runs, its 95 % interval (low, high) and its two-sided p-value: both None with one run."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -45,13 +39,7 @@ def corrected_t(differences: ArrayLike, test_share: float) -> Difference:
 
 
 class Discordant(NamedTuple):
-    """The images on which two classifiers disagree.
-
-    Attributes:
-      first_alone: number that only the first predicts correctly.
-      second_alone: number that only the second predicts correctly.
-      p: two-sided p-value of McNemar's exact test.
-    """
+    """How many images each of two classifiers alone predicts correctly, and the two-sided p-value."""
 
     first_alone: int
     second_alone: int
@@ -59,11 +47,9 @@ class Discordant(NamedTuple):
 
 
 def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> Discordant:
-    """Compare two classifiers by McNemar's exact test (1947).
+    """Compare two classifiers by McNemar's exact test (1947), from whether they predict images correctly, (n,) bool.
 
-    Args:
-      first_correct: (n,) bool, whether the first predicts each image correctly; every image occurs once.
-      second_correct: the same of the second classifier, on the same images.
+    Both are of the same images, each of which occurs once.
     """
     from scipy.stats import binomtest  # not at the top: importing it takes half a second
 

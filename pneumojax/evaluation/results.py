@@ -44,18 +44,10 @@ def write(
     calibration: Calibration,
     origin: dict[str, Any],
 ) -> Evaluation:
-    """Write evaluation/<stem>.json and evaluation/<stem>.csv in the workdir.
+    """Write evaluation/<stem>.json and evaluation/<stem>.csv in the run's workdir; return what the JSON file holds.
 
-    Args:
-      workdir: of the run.
-      stem: of the files' names.
-      split: its ids and labels; images are not read.
-      logits: of the split's images.
-      calibration: of the model.
-      origin: fields about the source and the model, which are written beside the metrics.
-
-    Returns:
-      The content of the JSON file.
+    Of the split, only ids and labels are read. `origin` are fields about the source and the model, which are written
+    beside the metrics.
     """
     evaluation = origin | summarize(split.labels, logits, calibration)
     p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
@@ -72,11 +64,9 @@ def summarize(labels: Integer[np.ndarray, " n"], logits: Float[np.ndarray, " n"]
 
 
 def read(workdir: epath.Path) -> dict[str, Evaluation]:
-    """Read what `write` wrote.
+    """Read what `write` wrote, by stem: the content of the JSON file, with `ids` and `scores` of the CSV file.
 
-    Returns:
-      By stem, the content of the JSON file, with `ids`, (n,), and `scores`, the labels and the probabilities, each
-      (n,), of the CSV file. They are empty if there is no CSV file.
+    `ids` are (n,), and `scores` the labels and the probabilities, each (n,). They are empty if there is no CSV file.
     """
     folder = workdir / workdirs.EVALUATION
     paths = sorted(folder.glob("*.json")) if folder.exists() else []
@@ -116,13 +106,8 @@ def describe(stem: str, summary: Summary) -> str:
     """Format AUC and accuracies for the terminal, beside the accuracy of always predicting the larger class."""
     scores = [_score(summary, name) for name in ("auc", "majority_accuracy", "balanced_accuracy", "accuracy")]
     title, *others = (part.replace(" ", _HARD_SPACE) for part in (f"{stem} (n={summary['n']}):", *scores))
-    lines = textwrap.fill(
-        f"{title} {', '.join(others)}",
-        _COLUMNS,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    line = f"{title} {', '.join(others)}"
+    lines = textwrap.fill(line, _COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return lines.replace(_HARD_SPACE, " ")
 
 

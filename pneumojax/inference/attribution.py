@@ -1,13 +1,9 @@
 """Attribution maps of a model's logit: pure functions of the model, its variables and images.
 
 A map is positive where the image is evidence for pneumonia and negative where it is evidence against it, in units that
-each function names. Images are in [0, 1], and the model is in inference mode. The functions can be jitted, with the
-model and the options fixed. All images and their variants are computed as one batch, so memory grows with both.
-
-Every function takes:
-  model: the module.
-  variables: its `{"params": ..., "batch_stats": ...}`.
-  images: the batch.
+each function names. Images are in [0, 1], and the model is in inference mode, with `variables`, its
+`{"params": ..., "batch_stats": ...}`. The functions can be jitted, with the model and the options fixed. All images and
+their variants are computed as one batch, so memory grows with both.
 """
 
 from collections.abc import Callable
@@ -34,12 +30,7 @@ def last_convolution(model: Classifier) -> str:
 def grad_cam(model: Classifier, variables: Variables, images: Images, *, layer: str) -> Maps:
     """Compute Grad-CAM (Selvaraju et al. 2017, Eqs. 1 and 2) without its ReLU, so evidence against pneumonia remains.
 
-    Args:
-      model: see above.
-      variables: see above.
-      images: see above.
-      layer: whose channels are summed, each weighted by its mean gradient: one of `summary.layer_rows` with height and
-        width.
+    The channels of `layer`, one of `summary.layer_rows`, are summed, each weighted by its mean gradient.
 
     Raises:
       KeyError: there is no such layer.
@@ -71,13 +62,10 @@ def integrated_gradients(
 
     A map sums to the image's logit minus the baseline's, up to an error that depends on the steps and on precision.
     Near a uniform baseline, rounding decides which of nearly equal neighbours max-pooling takes, so float32 maps are
-    off by a few per cent of their largest value. With a blurred baseline, a map shows the effect of detail, not of
-    brightness.
+    off by a few per cent of their largest value. Float64 images need float64 variables. With a blurred baseline, a map
+    shows the effect of detail, not of brightness.
 
     Args:
-      model: see above.
-      variables: see above; float64 images need float64 variables.
-      images: see above.
       steps: points on the path, by Gauss-Legendre quadrature.
       baseline: start of the path: images, or one grey level in [0, 1].
     """
@@ -90,20 +78,11 @@ def integrated_gradients(
 
 
 def smooth_grad(
-    model: Classifier,
-    variables: Variables,
-    images: Images,
-    *,
-    key: PRNGKeyArray,
-    samples: int,
-    noise: float,
+    model: Classifier, variables: Variables, images: Images, *, key: PRNGKeyArray, samples: int, noise: float
 ) -> Maps:
     """Compute SmoothGrad (Smilkov et al. 2017): the mean gradient over noisy copies, in logits per unit of intensity.
 
     Args:
-      model: see above.
-      variables: see above.
-      images: see above.
       key: of the noise, which is the same for every image.
       samples: copies of each image.
       noise: its standard deviation, relative to the range [0, 1].
@@ -114,22 +93,13 @@ def smooth_grad(
 
 
 def occlusion(
-    model: Classifier,
-    variables: Variables,
-    images: Images,
-    *,
-    window: int,
-    stride: int,
-    baseline: Images | float = 0.0,
+    model: Classifier, variables: Variables, images: Images, *, window: int, stride: int, baseline: Images | float = 0.0
 ) -> Maps:
     """Compute occlusion sensitivity (Zeiler and Fergus 2014): the fall of the logit when a square is covered.
 
     A pixel under several squares gets their mean.
 
     Args:
-      model: see above.
-      variables: see above.
-      images: see above.
       window: side of the square in pixels; the last squares are cut at the border.
       stride: pixels from one square to the next.
       baseline: what covers the square: images, or one grey level in [0, 1].
@@ -137,14 +107,11 @@ def occlusion(
     height, width = images.shape[1:3]
     rows, columns = (_covers(side, window, stride) for side in (height, width))
     squares = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, height, width)
-    chunks = np.array_split(squares, -(-len(squares) * len(images) // _COVERED_AT_ONCE))
-    covered = [
-        _logits(
-            model, variables, jnp.where(chunk[:, None, :, :, None], baseline, images).reshape(-1, *images.shape[1:])
-        )
-        for chunk in chunks
-        if len(chunk)
-    ]
+    covered = []
+    for chunk in np.array_split(squares, -(-len(squares) * len(images) // _COVERED_AT_ONCE)):
+        if len(chunk):
+            variants = jnp.where(chunk[:, None, :, :, None], baseline, images)
+            covered.append(_logits(model, variables, variants.reshape(-1, *images.shape[1:])))
     falls = _logits(model, variables, images) - jnp.concatenate(covered).reshape(len(squares), len(images))
     counts = np.maximum(squares.sum(0), 1)
     return jnp.einsum("sn,shw->nhw", falls, squares.astype(np.float32)) / counts
@@ -172,11 +139,7 @@ def _logits(model: Classifier, variables: Variables, images: Images) -> Float32[
 
 def _gradients(model: Classifier, variables: Variables, images: Images) -> Images:
     """Compute the gradient of each image's logit with respect to its pixels."""
-
-    def total(x: Images) -> Float[Array, ""]:
-        return _logits(model, variables, x).sum()
-
-    return jax.grad(total)(images)
+    return jax.grad(lambda x: _logits(model, variables, x).sum())(images)
 
 
 def _outputs_and_gradients(

@@ -34,12 +34,7 @@ def methods(config: ConfigDict) -> list[str]:
 
 
 def explainer(name: str, model: Classifier, config: ConfigDict) -> Explainer:
-    """Compile a method with the config's options.
-
-    Args:
-      name: of one of `attribution.METHODS`.
-      model: the module.
-      config: with the model's image size.
+    """Compile the method of this name in `attribution.METHODS` with the config's options.
 
     Returns:
       A function that takes the model's variables and an image, and returns its map.

@@ -46,12 +46,7 @@ def energy_inside(values: Float[np.ndarray, "height width"], mask: Bool[np.ndarr
 def deletion_and_insertion(image: Image, values: Map, probabilities_of: Probabilities) -> tuple[float, float]:
     """Compute the areas under the predicted class's probability as the map's strongest pixels are blurred or restored.
 
-    Petsiuk et al., "RISE", 2018. The class is the one predicted at threshold 0.5.
-
-    Args:
-      image: the image.
-      values: its map.
-      probabilities_of: the model.
+    Petsiuk et al., "RISE", 2018. `values` is the image's map. The class is the one predicted at threshold 0.5.
 
     Returns:
       The areas of deletion and of insertion, in [0, 1]. A faithful map has a small first and a large second.

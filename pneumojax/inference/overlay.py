@@ -17,15 +17,7 @@ def smoothed(values: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "he
 def overlay(
     image: UInt8[np.ndarray, "height width"], values: Float[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw a map over its image, smoothed and scaled to its largest absolute value.
-
-    Args:
-      image: grey.
-      values: its map, in any unit.
-
-    Returns:
-      RGB.
-    """
+    """Draw a map, in any unit, over its grey image, smoothed and scaled to its largest absolute value; return RGB."""
     values = smoothed(values)
     largest = np.abs(values).max()
     strength = (np.abs(values) / (largest if largest > 0 else 1))[..., None] * _OPACITY

@@ -47,13 +47,9 @@ def rows(
     calibration: Calibration,
     index: neighbours.Index,
 ) -> list[Row]:
-    """Make the rows of a batch.
+    """Make the rows of a batch of ids and what was read.
 
-    Args:
-      batch: ids, and what was read.
-      outputs: logits and features of the readable images, in order, perhaps with padding; None if there are none.
-      calibration: of the model.
-      index: of its training images.
+    `outputs` are logits and features of the readable images, in order, perhaps with padding; None if there are none.
     """
     readable = [seen for _, seen in batch if seen.image is not None]
     scores = iter(())

@@ -17,14 +17,7 @@ NEAREST = 2  # training images of each class to show beside an error
 
 
 class Neighbour(NamedTuple):
-    """A training image near an error.
-
-    Attributes:
-      id: of the training image.
-      label: 1 is pneumonia.
-      distance: to the error in the model's features, in [0, 2]; see `neighbours`.
-      image: the training image.
-    """
+    """A training image, and its distance to an error in the model's features, in [0, 2]; see `neighbours`."""
 
     id: str
     label: int
@@ -36,10 +29,9 @@ class WorstError(NamedTuple):
     """An image that the model predicts wrongly.
 
     Attributes:
-      id: of the image.
+      id, image: of the error.
       label: 1 is pneumonia.
       probability: P(pneumonia).
-      image: the image.
       explained: the image under its map.
       unlike: whether its OOD score is beyond the limit; see `neighbours`.
       nearest: training images, first the normal ones, each class by distance.
@@ -55,14 +47,10 @@ class WorstError(NamedTuple):
 
 
 def worst_errors(evaluation: Evaluation, count: int) -> Integer[np.ndarray, " k"]:
-    """Find the errors farthest from the stored threshold, on the scale of log-odds.
-
-    Args:
-      evaluation: of a split, see `results.read`.
-      count: how many to find at most.
+    """Find at most `count` errors farthest from the stored threshold, on the scale of log-odds.
 
     Returns:
-      Indices into the split, the worst error first.
+      Indices into the split whose evaluation this is (see `results.read`), the worst error first.
     """
     labels, probabilities = evaluation["scores"]
     wrong = np.flatnonzero((probabilities >= evaluation["threshold"]) != labels)
@@ -78,21 +66,16 @@ def collect(
     train: Split,
     explain: Callable[[UInt8[np.ndarray, "side side"]], Float32[np.ndarray, "side side"]],
 ) -> list[WorstError]:
-    """Collect the worst errors of a split, at most `COUNT`.
+    """Collect the worst errors of a split, at most `COUNT`, from its evaluation (see `results.read`).
 
-    Args:
-      evaluation: of the split, see `results.read`.
-      split: its images.
-      features: of its images.
-      index: of the images of `train`, in their order.
-      train: the training images.
-      explain: computes an image's map.
+    The features are of the split's images, the index is of those of `train`, in their order, and `explain` computes an
+    image's map.
     """
     labels, probabilities = evaluation["scores"]
-    errors = []
-    for i in worst_errors(evaluation, COUNT):
+
+    def error(i: int) -> WorstError:
         image, features_of_image = split.read(np.array([i]))[0, :, :, 0], features[i : i + 1]
-        error = WorstError(
+        return WorstError(
             id=str(split.ids[i]),
             label=int(labels[i]),
             probability=float(probabilities[i]),
@@ -101,8 +84,8 @@ def collect(
             unlike=bool(neighbours.ood_scores(index, features_of_image)[0] > index.limit),
             nearest=[near for label in (0, 1) for near in _nearest(index, features_of_image, label, train)],
         )
-        errors.append(error)
-    return errors
+
+    return [error(i) for i in worst_errors(evaluation, COUNT).tolist()]
 
 
 def _nearest(index: neighbours.Index, features: Float[np.ndarray, "1 d"], label: int, train: Split) -> list[Neighbour]:

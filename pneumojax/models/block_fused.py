@@ -16,35 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float
 
 from pneumojax.models import block_operations
-from pneumojax.models.block_reference import (
-    EPSILON,
-    NOTHING_DROPPED,
-    Dropout,
-    Parameters,
-    Statistics,
-    affine,
-    rectify,
-    widened,
-)
+from pneumojax.models.block_operations import Activations, Images, Pooled, Seeds
+from pneumojax.models.block_reference import EPSILON, NOTHING_DROPPED, Dropout, Parameters, Statistics, affine, widened
 
 
-def _block_train(
-    x: Float[Array, "n height width channels_in"],
-    parameters: Parameters,
-    seeds: UInt32[Array | np.ndarray, "_ _ 2"],
-    rate: float,
-) -> tuple[Float[Array, "n (height+1)//2 (width+1)//2 channels"], Statistics]:
+def _block_train(x: Images, parameters: Parameters, seeds: Seeds, rate: float) -> tuple[Pooled, Statistics]:
     """Compute the block's output with the batch's own statistics, and those statistics.
 
-    No gradient flows back through the statistics that are returned.
-
-    Args:
-      x: the input.
-      parameters: of the block.
-      seeds, rate: those of `Dropout`.
+    Seeds and rate are those of `Dropout`. No gradient flows back through the statistics that are returned.
 
     Raises:
       ValueError: the rate is above 0, and `seeds` do not have the shape (n, height, 2).
@@ -87,9 +69,7 @@ block_train.defvjp(_block_train_forward, _block_train_backward)
 
 
 @jax.custom_vjp
-def block_infer(
-    x: Float[Array, "n height width channels_in"], parameters: Parameters, statistics: Statistics
-) -> Float[Array, "n (height+1)//2 (width+1)//2 channels"]:
+def block_infer(x: Images, parameters: Parameters, statistics: Statistics) -> Pooled:
     """Compute the block's output, normalized by `statistics`, without dropout."""
     return block_operations.infer(x, parameters, *affine(parameters, statistics))
 
@@ -128,9 +108,7 @@ block_infer.defvjp(_block_infer_forward, _block_infer_backward, symbolic_zeros=T
 
 
 @jax.custom_vjp
-def pool(
-    images: Float[Array, "n height width channels"],
-) -> Float[Array, "n (height+1)//2 (width+1)//2 channels"]:
+def pool(images: Activations) -> Pooled:
     """Compute `block_reference.max_pool`, with a gradient that is fast on CPUs."""
     return block_operations.choose(images, jnp.ones(()))[0]
 
@@ -145,12 +123,3 @@ def _pool_backward(images: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 pool.defvjp(_pool_forward, _pool_backward)
-
-
-def activations(
-    x: Float[Array, "n height width channels_in"], parameters: Parameters
-) -> Float[Array, "n height width channels"]:
-    """Compute `block_reference.rectify`, fast and not differentiable."""
-    if not block_operations.keeps_activations(x):
-        return rectify(x, parameters.kernel, parameters.bias)
-    return block_operations.forward(x, parameters, NOTHING_DROPPED)[0]

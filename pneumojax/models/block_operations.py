@@ -12,15 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8, UInt32
 
 from pneumojax.models import kernels
-from pneumojax.models.block_reference import (
-    NOTHING_DROPPED,
-    Dropout,
-    Parameters,
-    convolve,
-    drop,
-    rectify,
-    widened,
-)
+from pneumojax.models.block_reference import NOTHING_DROPPED, Dropout, Parameters, convolve, drop, rectify, widened
 
 Shape = tuple[int, ...]
 Images = Float[Array, "n height width channels_in"]
@@ -77,33 +69,25 @@ def forward(x: Images, parameters: Parameters, dropped: Dropout) -> tuple[KeptAc
     return a, extremes, sums
 
 
-def backward(
-    x: Images,
-    parameters: Parameters,
-    dropped: Dropout,
-    a: KeptActivations,
-    gradient: Pooled,
-    slopes: Slopes,
-) -> tuple[Images, Kernel, Channels]:
-    """Compute the gradients of x, the kernel and the bias.
+def activations(x: Images, parameters: Parameters) -> Activations:
+    """Compute `block_reference.rectify`, fast and not differentiable."""
+    if not keeps_activations(x):
+        return rectify(x, parameters.kernel, parameters.bias)
+    return forward(x, parameters, NOTHING_DROPPED)[0]
 
-    Args:
-      x, parameters, dropped: as in `forward`.
-      a: the activations that `forward` returned.
-      gradient: of the block's output.
-      slopes: the sign of the scale; then scale, constant and linear, by which the gradient of `a` is
-        scale * (gradient, where chosen) + constant + linear * a.
+
+def backward(
+    x: Images, parameters: Parameters, dropped: Dropout, a: KeptActivations, gradient: Pooled, slopes: Slopes
+) -> tuple[Images, Kernel, Channels]:
+    """Compute the gradients of x, the kernel and the bias, from that of the block's output.
+
+    `a` is what `forward` returned for the same x. `slopes` are the sign of the scale; then scale, constant and linear,
+    by which the gradient of `a` is scale * (gradient, where chosen) + constant + linear * a.
     """
     attributes = {"threshold": dropped.threshold, "gain": dropped.gain}
 
     def plain(
-        x: Images,
-        kernel: Kernel,
-        bias: Channels,
-        seeds: Seeds,
-        a: KeptActivations,
-        gradient: Pooled,
-        slopes: Slopes,
+        x: Images, kernel: Kernel, bias: Channels, seeds: Seeds, a: KeptActivations, gradient: Pooled, slopes: Slopes
     ) -> tuple[Images, Kernel, Channels]:
         return _backward_plain(x, kernel, bias, dropped._replace(seeds=seeds), a, gradient, slopes)
 
@@ -111,9 +95,7 @@ def backward(
         return x.shape if keeps_activations(x) else (0, *x.shape[1:]), kernel.shape, bias.shape
 
     def without_x(*arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        empty = jnp.zeros((0, *x.shape[1:]), x.dtype)
-        _, of_kernel, of_bias = plain(*arrays)
-        return empty, of_kernel, of_bias
+        return jnp.zeros((0, *x.shape[1:]), x.dtype), *plain(*arrays)[1:]
 
     arrays = (x, parameters.kernel, parameters.bias, dropped.seeds, a, gradient, slopes)
     kernel = kernels.Kernel("backward", "n--nnn-", "n--", shapes, attributes)
@@ -124,41 +106,23 @@ def backward(
     return of_x, of_kernel, of_bias
 
 
-def saliency(
-    x: Images,
-    parameters: Parameters,
-    a: KeptActivations,
-    gradient: Pooled,
-    slopes: Slopes,
-) -> Images:
+def saliency(x: Images, parameters: Parameters, a: KeptActivations, gradient: Pooled, slopes: Slopes) -> Images:
     """Compute the gradient of x alone, as `backward` does, without dropout."""
 
     def plain(
-        x: Images,
-        kernel: Kernel,
-        bias: Channels,
-        a: KeptActivations,
-        gradient: Pooled,
-        slopes: Slopes,
+        x: Images, kernel: Kernel, bias: Channels, a: KeptActivations, gradient: Pooled, slopes: Slopes
     ) -> tuple[Images]:
         return (_backward_plain(x, kernel, bias, NOTHING_DROPPED, a, gradient, slopes)[0],)
 
     def shapes(x: jax.Array, *_: kernels.Operand) -> tuple[Shape]:
         return (x.shape,)
 
-    arrays = (x, parameters.kernel, parameters.bias, a, gradient, slopes)
     kernel = kernels.Kernel("saliency", "n--nn-", "n", shapes, {})
-    return kernels.lowered(plain, kernel, *arrays)[0]
+    return kernels.lowered(plain, kernel, x, parameters.kernel, parameters.bias, a, gradient, slopes)[0]
 
 
 def _backward_plain(
-    x: Images,
-    kernel: Kernel,
-    bias: Channels,
-    dropped: Dropout,
-    a: KeptActivations,
-    gradient: Pooled,
-    slopes: Slopes,
+    x: Images, kernel: Kernel, bias: Channels, dropped: Dropout, a: KeptActivations, gradient: Pooled, slopes: Slopes
 ) -> tuple[Images, Kernel, Channels]:
     a = a if keeps_activations(x) else drop(rectify(x, kernel, bias), dropped)
     sign, scale, constant, linear = slopes
@@ -203,10 +167,7 @@ def spread(
 ) -> Float[Array, "n _ _ channels"]:
     """Put the values at the chosen corners of their windows, and zero elsewhere: the transpose of `choose`.
 
-    Args:
-      values: one for each window.
-      chosen: the corner of each.
-      shape: of the result, (n, height, width, channels).
+    The result has the given shape, (n, height, width, channels).
     """
     n, rows, columns, channels = chosen.shape
     corner = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)

@@ -56,14 +56,9 @@ NOTHING_DROPPED = Dropout(np.zeros((0, 0, 2), np.uint32), 0.0)
 
 
 def dropout(key: Key[Array, ""], rate: float, shape: tuple[int, int, int, int]) -> Dropout:
-    """Draw which activations to drop.
+    """Draw which activations of shape (n, height, width, channels) to drop: a share of `rate`, in [0, 1).
 
     The seeds of a row depend only on its place in the batch, not on how the batch is divided over devices.
-
-    Args:
-      key: for this block and step.
-      rate: share to drop, in [0, 1).
-      shape: of the activations, (n, height, width, channels).
     """
     return Dropout(jax.random.bits(key, (*shape[:2], 2), jnp.uint32), rate)
 
@@ -92,13 +87,7 @@ def block_reference(
     dropped: Dropout,
     statistics: Statistics | None,
 ) -> tuple[dict[str, Float[Array, "n _ _ channels"]], Statistics]:
-    """Compute the block, layer by layer.
-
-    Args:
-      x: the input.
-      parameters: of the block.
-      dropped: which activations are dropped.
-      statistics: to normalize by; None for the batch's own.
+    """Compute the block, layer by layer, normalized by `statistics` or, where that is None, by the batch's own.
 
     Returns:
       The outputs of the layers by name, "max_pool" last; and the statistics that were used.
@@ -130,9 +119,7 @@ def normalize(
     return (a * scale + shift).astype(a.dtype)
 
 
-def max_pool(
-    images: Float[Array, "n height width channels"],
-) -> Float[Array, "n (height+1)//2 (width+1)//2 channels"]:
+def max_pool(images: Float[Array, "n height width channels"]) -> Float[Array, "n (height+1)//2 (width+1)//2 channels"]:
     """Compute the 2x2 max-pooling with stride 2 and 'same' padding."""
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
 
@@ -141,8 +128,8 @@ def convolve(
     x: Float[Array, "n height width channels_in"], kernel: Float[Array, "3 3 channels_in channels"]
 ) -> Float[Array, "n height width channels"]:
     """Compute the convolution with 'same' padding, in x's precision."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=numbers)
+    layouts = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=layouts)
 
 
 def drop(a: Float[Array, "n height width channels"], dropped: Dropout) -> Float[Array, "n height width channels"]:

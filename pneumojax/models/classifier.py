@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 from ml_collections import ConfigDict
 
-from pneumojax.models import block_fused, block_reference
+from pneumojax.models import block_fused, block_operations, block_reference
 from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
@@ -122,11 +122,7 @@ class _BatchNorm(nn.Module):
 
 
 def create(name: str, **attributes: Any) -> Classifier:
-    """Create the model called `name` in `FAMILY`, such as "m1".
-
-    Args:
-      name: of the model.
-      attributes: other attributes of `Classifier`.
+    """Create the model called `name` in `FAMILY`, such as "m1", with other `attributes` of `Classifier`.
 
     Raises:
       KeyError: there is no model of that name.
@@ -136,11 +132,8 @@ def create(name: str, **attributes: Any) -> Classifier:
 
 def create_model(config: ConfigDict) -> Classifier:
     """Create the config's model."""
-    return create(
-        config.model.name,
-        batch_norm_momentum=config.model.batch_norm_momentum,
-        dtype=jnp.dtype(config.model.dtype),
-    )
+    c = config.model
+    return create(c.name, batch_norm_momentum=c.batch_norm_momentum, dtype=jnp.dtype(c.dtype))
 
 
 def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) -> Variables:
@@ -150,12 +143,7 @@ def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) ->
 
 
 def halves(model: Classifier, variables: Variables, layer: str) -> tuple[Function, Function]:
-    """Cut the model, in inference mode, behind a layer.
-
-    Args:
-      model: the module.
-      variables: its variables.
-      layer: the name of a layer, as in `summary.layer_rows`.
+    """Cut the model, in inference mode, behind a layer that `summary.layer_rows` names.
 
     Returns:
       A function from images, (batch, height, width, 1) float in [0, 1], to the layer's output; and one from that to
@@ -167,14 +155,14 @@ def halves(model: Classifier, variables: Variables, layer: str) -> tuple[Functio
     before: list[Function] = [lambda images: images.astype(model.dtype or images.dtype)]
     after: list[Function] = []
     cut = False
-    for part in _parts(model, variables):
-        if layer in part.layers:
+    for steps, whole in _parts(model, variables):
+        if layer in steps:
             cut = True
-            count = part.layers.index(layer) + 1
-            before += part.steps[:count] if count < len(part.steps) else [part.whole]
-            after += part.steps[count:]
+            count = [*steps].index(layer) + 1
+            before += [*steps.values()][:count] if count < len(steps) else [whole]
+            after += [*steps.values()][count:]
         else:
-            (after if cut else before).append(part.whole)
+            (after if cut else before).append(whole)
     if not cut:
         raise KeyError(layer)
     after.append(lambda x: x[:, 0].astype(jnp.float32))
@@ -190,15 +178,8 @@ def _chained(steps: Sequence[Function]) -> Function:
     return run
 
 
-class _Part(NamedTuple):
-    """A block, or a layer after the blocks: the names of its layers, each as a function, and the whole as one."""
-
-    layers: list[str]
-    steps: list[Function]
-    whole: Function
-
-
-def _parts(model: Classifier, variables: Variables) -> Iterator[_Part]:
+def _parts(model: Classifier, variables: Variables) -> Iterator[tuple[dict[str, Function], Function]]:
+    """Yield each block, and each layer after the blocks: its layers by name, and all of it as one function."""
     params, running = variables["params"], variables["batch_stats"]
     for number, block in enumerate(model.blocks, start=1):
         convolution, batch_norm = params[f"conv_{number}"], params[f"batch_norm_{number}"]
@@ -207,15 +188,14 @@ def _parts(model: Classifier, variables: Variables) -> Iterator[_Part]:
         )
         statistics = block_reference.Statistics(*(running[f"batch_norm_{number}"][kind] for kind in ("mean", "var")))
         steps: dict[str, Function] = {
-            "conv": partial(block_fused.activations, parameters=parameters),
-            "dropout": lambda x: x,
-            "batch_norm": partial(block_reference.normalize, parameters=parameters, statistics=statistics),
-            "max_pool": block_fused.pool,
+            f"conv_{number}": partial(block_operations.activations, parameters=parameters),
+            f"dropout_{number}": lambda x: x,
+            f"batch_norm_{number}": partial(block_reference.normalize, parameters=parameters, statistics=statistics),
+            f"max_pool_{number}": block_fused.pool,
         }
         if not block.dropout:
-            del steps["dropout"]
-        whole = partial(block_fused.block_infer, parameters=parameters, statistics=statistics)
-        yield _Part([f"{kind}_{number}" for kind in steps], [*steps.values()], whole)
+            del steps[f"dropout_{number}"]
+        yield steps, partial(block_fused.block_infer, parameters=parameters, statistics=statistics)
     first = _dense_step(_dense(HEAD_UNITS, "dense_1", model.dtype), params["dense_1"])
     last = _dense_step(_dense(1, "dense_2", None), params["dense_2"])
     head: dict[str, Function] = {
@@ -225,7 +205,7 @@ def _parts(model: Classifier, variables: Variables) -> Iterator[_Part]:
         "dense_2": last,
     }
     for layer, step in head.items():
-        yield _Part([layer], [step], step)
+        yield {layer: step}, step
 
 
 def _dense_step(layer: nn.Dense, params: dict[str, jax.Array]) -> Function:

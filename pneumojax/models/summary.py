@@ -52,39 +52,23 @@ def layer_rows(model: Classifier, image_size: int) -> list[LayerRow]:
 
     variables = jax.eval_shape(trace, jax.random.key(0))
 
-    def count(collection: str, name: str) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(variables.get(collection, {}).get(name, {})))
+    def row(name: str) -> LayerRow:
+        leaves = [jax.tree.leaves(variables[kind].get(name, {})) for kind in ("params", "batch_stats")]
+        counts = (sum(leaf.size for leaf in part) for part in leaves)
+        return LayerRow(name, _KINDS[name.rpartition("_")[0] or name], shapes[name], *counts)
 
-    return [
-        LayerRow(
-            name,
-            _KINDS[name.rpartition("_")[0] or name],
-            shape,
-            count("params", name),
-            count("batch_stats", name),
-        )
-        for name, shape in shapes.items()
-    ]
+    return [row(name) for name in shapes]
 
 
 def layer_table(model: Classifier, image_size: int) -> str:
     """Format the layers as Keras prints them and as the paper's Figs. 1, 4 and 6 show them."""
     rows = layer_rows(model, image_size)
-    trainable = sum(row.trainable for row in rows)
-    other = sum(row.other for row in rows)
+    trainable, other = sum(row.trainable for row in rows), sum(row.other for row in rows)
     line = "{:<36}{:<24}{:>12}".format
-    body = [
-        line(f"{row.name} ({row.kind})", f"(None, {', '.join(map(str, row.shape))})", f"{row.trainable + row.other:,}")
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            line("Layer (type)", "Output shape", "Parameters"),
-            "=" * 72,
-            *body,
-            "=" * 72,
-            f"Total parameters: {trainable + other:,}",
-            f"Trainable parameters: {trainable:,}",
-            f"Non-trainable parameters: {other:,}",
-        ]
-    )
+    lines = [line("Layer (type)", "Output shape", "Parameters"), "=" * 72]
+    for row in rows:
+        shape = f"(None, {', '.join(map(str, row.shape))})"
+        lines.append(line(f"{row.name} ({row.kind})", shape, f"{row.trainable + row.other:,}"))
+    lines += ["=" * 72, f"Total parameters: {trainable + other:,}"]
+    lines += [f"Trainable parameters: {trainable:,}", f"Non-trainable parameters: {other:,}"]
+    return "\n".join(lines)

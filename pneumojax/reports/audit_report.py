@@ -19,7 +19,7 @@ MAX_GROUPS = 24  # per finding; or as many single images
 MAX_PER_GROUP = 6  # images
 MAX_PICTURES = 48  # per finding: with findings of every kind, the page stays below 5 MB
 
-Thumbnails = Callable[[str], np.ndarray | None]
+Thumbnails = Callable[[str], np.ndarray | None]  # id -> the image, (s, s) uint8; None if it cannot be read
 
 
 class Member(NamedTuple):
@@ -38,17 +38,7 @@ class Group(NamedTuple):
 
 
 def write(workdir: epath.Path, audit: dict[str, Any], thumbnails: Thumbnails) -> epath.Path:
-    """Write `audit/audit.json` and `audit/index.html` into `workdir`.
-
-    Args:
-      workdir: local or `gs://`.
-      audit: what `findings.audit` returns.
-      thumbnails: id -> the image, (s, s) uint8; None if it cannot be read.
-
-    Returns:
-      The path of the page.
-    """
-    workdir = epath.Path(workdir)
+    """Write what `findings.audit` returned as audit/audit.json and audit/index.html; return the path of the page."""
     write_whole(workdir / AUDIT_JSON, json.dumps(audit, indent=2) + "\n")
     write_whole(workdir / AUDIT_REPORT, render(audit, thumbnails))
     return workdir / AUDIT_REPORT
@@ -60,7 +50,7 @@ def refuse_other_source(workdir: epath.Path, location: str) -> None:
     Raises:
       UserError: its audit is of a source in another place.
     """
-    path = epath.Path(workdir) / AUDIT_JSON
+    path = workdir / AUDIT_JSON
     audited = json.loads(path.read_text())["location"] if path.exists() else location
     if audited != location:
         raise UserError(f"{path} is the audit of {audited}: choose another --workdir")

@@ -11,12 +11,7 @@ from pneumojax.runtime.wording import counted
 
 
 def render(results: Sequence[Result], notice: str | None) -> str:
-    """Render the page.
-
-    Args:
-      results: of the experiment's runs.
-      notice: what every reader must see, such as that the images are synthetic.
-    """
+    """Render the page. `notice` is what every reader must see, such as that the images are synthetic."""
     groups = grouped(results)
     split = results[0].split
     return html_page.render(

@@ -3,17 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from pneumojax.evaluation import corruptions, paired_tests
-from pneumojax.evaluation.comparison import (
-    TARGET_AUC,
-    Result,
-    Spread,
-    compared,
-    ensembles,
-    grouped,
-    summaries,
-    under_corruptions,
-)
+from pneumojax.evaluation import comparison, corruptions, paired_tests
+from pneumojax.evaluation.comparison import TARGET_AUC, Result, Spread, grouped, summaries
 from pneumojax.runtime.tables import markdown_table
 
 SCORES = {
@@ -102,7 +93,7 @@ def _time(results: Sequence[Result]) -> Table:
 
 
 def _corruptions(results: Sequence[Result]) -> Table:
-    groups = {name: under_corruptions(group) for name, group in grouped(results).items()}
+    groups = {name: comparison.under_corruptions(group) for name, group in grouped(results).items()}
     groups = {name: spreads for name, spreads in groups.items() if spreads}
     names = (corruptions.CLEAN, "mean", "drop", *corruptions.CORRUPTIONS) if groups else ()
     rows = [(name, *(_cell(spreads[name], 3) for spreads in groups.values())) for name in names]
@@ -121,7 +112,7 @@ def _pairs(results: Sequence[Result]) -> Table:
             _difference(pair.balanced_accuracy),
             f"{pair.decisions.first_alone} / {pair.decisions.second_alone}, p {pair.decisions.p:.2g}",
         )
-        for pair in compared(grouped(results))
+        for pair in comparison.compared(grouped(results))
     ]
     note = (
         "First minus second, over the runs of both on the same images: mean, 95% confidence interval, and p of a t-test"
@@ -134,7 +125,7 @@ def _pairs(results: Sequence[Result]) -> Table:
 
 def _ensembles(results: Sequence[Result]) -> Table:
     columns = SCORES | {"ece": "ECE"}
-    rows = [(name, *_cells(spreads, columns)) for name, spreads in ensembles(results).items()]
+    rows = [(name, *_cells(spreads, columns)) for name, spreads in comparison.ensembles(results).items()]
     note = (
         "Mean log-odds of the runs, each scaled by its own temperature, then calibrated on val. Mean ± standard"
         " deviation over folds."

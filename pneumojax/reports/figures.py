@@ -39,12 +39,7 @@ History = Mapping[str, Mapping[int, Mapping[str, float | None]]]  # split -> epo
 
 
 class Drawing(NamedTuple):
-    """A figure for a page.
-
-    Attributes:
-      title, caption: plain text.
-      svg: inline SVG; empty if there is nothing to draw.
-    """
+    """A figure for a page: plain text, and inline SVG, which is empty if there is nothing to draw."""
 
     title: str
     caption: str
@@ -62,11 +57,7 @@ class OperatingPoint(NamedTuple):
 def metric_by_epoch(history: History, key: str, title: str, baseline: tuple[float, str] | None) -> Drawing | None:
     """Draw a metric of train and val by epoch, as in the paper's Figs. 3, 5 and 7; None if it is never defined.
 
-    Args:
-      history: the metrics of each split and epoch.
-      key: the metric's name in `history`.
-      title: the metric's name for readers.
-      baseline: the height and the name of a dashed line.
+    The metric is `key` in `history`, and `title` for readers. `baseline` is the height and the name of a dashed line.
     """
     captions = []
     with matplotlib.rc_context(STYLE):
@@ -95,10 +86,7 @@ def metric_by_epoch(history: History, key: str, title: str, baseline: tuple[floa
 def accuracy_by_recipe(model: str, accuracies: Mapping[str, np.ndarray], majority: float) -> Drawing:
     """Draw one model's val accuracy by epoch under several recipes, as in the paper's Figs. 3, 5 and 7.
 
-    Args:
-      model: its name.
-      accuracies: recipe -> (runs, epochs).
-      majority: the accuracy of always predicting the larger class.
+    `accuracies` are (runs, epochs) by recipe; `majority` is the accuracy of always predicting the larger class.
     """
     captions = [f"{recipe} {runs[:, -1].mean():.3f} at epoch {runs.shape[1]}" for recipe, runs in accuracies.items()]
     captions.append(f"majority baseline {majority:.3f}")
@@ -120,19 +108,12 @@ def accuracy_by_recipe(model: str, accuracies: Mapping[str, np.ndarray], majorit
 def reliability(split: str, labels: np.ndarray, probabilities: np.ndarray, caption: str) -> Drawing:
     """Draw a reliability diagram: the fraction of positives in each bin of probability, with Wilson's intervals.
 
-    Args:
-      split: its name.
-      labels: (n,).
-      probabilities: (n,).
-      caption: the figure in words.
+    `labels` and `probabilities` are (n,); `caption` is the figure in words.
     """
-    mean, fraction, count = metrics.reliability(labels, probabilities)
-    known = count > 0
-    mean, fraction, count = mean[known], fraction[known], count[known]
+    bins = metrics.reliability(labels, probabilities)
+    mean, fraction, count = (values[bins[2] > 0] for values in bins)
     positives = np.rint(fraction * count)
-    low, high = np.transpose(
-        [metrics.wilson(hits, n) for hits, n in zip(positives.tolist(), count.tolist(), strict=True)]
-    )
+    low, high = np.transpose(list(map(metrics.wilson, positives.tolist(), count.tolist())))
     with matplotlib.rc_context(STYLE):
         figure, axes = _unit_square("mean predicted probability", "fraction of positives")
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=DASHES)
@@ -146,18 +127,14 @@ def reliability(split: str, labels: np.ndarray, probabilities: np.ndarray, capti
 def precision_recall(split: str, labels: np.ndarray, probabilities: np.ndarray, caption: str) -> Drawing:
     """Draw a precision-recall curve with its bootstrap band.
 
-    Args:
-      split: its name.
-      labels: (n,), of both classes.
-      probabilities: (n,).
-      caption: the figure in words.
+    `labels` are (n,) and of both classes, `probabilities` (n,); `caption` is the figure in words.
     """
     grid = np.linspace(0.01, 1, 100)
     with matplotlib.rc_context(STYLE):
         figure, axes = _unit_square("recall (sensitivity)", "precision (positive predictive value)")
         axes.axhline(labels.mean(), color=INK, linewidth=0.8, linestyle=DASHES, label="prevalence")
-        low, high = _band(labels, probabilities, lambda y, p: precision_at(y, p, grid))
-        axes.fill_between(grid, low, high, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL}% band")
+        band = _band(labels, probabilities, lambda y, p: precision_at(y, p, grid))
+        axes.fill_between(grid, *band, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL}% band")
         axes.plot(grid, precision_at(labels, probabilities, grid), color=BLUE, linewidth=1.6)
         axes.legend(loc="lower left", frameon=False)
         return _drawing(figure, "precision", split, split, caption, "Precision-recall curve")
@@ -166,21 +143,16 @@ def precision_recall(split: str, labels: np.ndarray, probabilities: np.ndarray, 
 def roc(
     split: str, labels: np.ndarray, probabilities: np.ndarray, points: Iterable[OperatingPoint], caption: str
 ) -> Drawing:
-    """Draw a ROC curve with its bootstrap band.
+    """Draw a ROC curve with its bootstrap band, and up to two operating points.
 
-    Args:
-      split: its name.
-      labels: (n,), of both classes.
-      probabilities: (n,).
-      points: at the stored threshold, and at 0.5.
-      caption: the figure in words.
+    `labels` are (n,) and of both classes, `probabilities` (n,); `caption` is the figure in words.
     """
     grid = np.linspace(0, 1, 101)
     with matplotlib.rc_context(STYLE):
         figure, axes = _unit_square("1 − specificity", "sensitivity")
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=DASHES)
-        low, high = roc_band(labels, probabilities, grid)
-        axes.fill_between(grid, low, high, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL}% band")
+        band = roc_band(labels, probabilities, grid)
+        axes.fill_between(grid, *band, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL}% band")
         axes.plot(*roc_points(labels, probabilities), color=BLUE, linewidth=1.6)
         look = {"color": ORANGE, "marker": "o", "markersize": 6.5, "linestyle": "none", "clip_on": False, "zorder": 5}
         for point, fill in zip(points, (ORANGE, "none"), strict=False):
@@ -191,8 +163,7 @@ def roc(
 
 def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ROC curve's false and true positive rates, from (0, 0) to (1, 1), at every distinct probability."""
-    false_positive_rates, true_positive_rates, _ = roc_curve(labels, probabilities, drop_intermediate=False)
-    return false_positive_rates, true_positive_rates
+    return roc_curve(labels, probabilities, drop_intermediate=False)[:2]
 
 
 def roc_band(labels: np.ndarray, probabilities: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -18,22 +18,12 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a page; its Content-Security-Policy allows only the page's own script.
-
-    Args:
-      template: file name in `TEMPLATES`.
-      **values: what the template shows.
-    """
+    """Render a template of `TEMPLATES`; its Content-Security-Policy allows only the page's own script."""
     return _environment().get_template(template).render(values)
 
 
 def jpeg(image: np.ndarray, side: int) -> str:
-    """Encode an image as a `data:` URI, scaled down to at most (side, side) pixels.
-
-    Args:
-      image: (height, width) or (height, width, 3) uint8.
-      side: in pixels.
-    """
+    """Encode an image, (height, width) or (height, width, 3) uint8, as a `data:` URI of at most (side, side) pixels."""
     small = Image.fromarray(np.asarray(image, np.uint8))
     small.thumbnail((side, side))
     out = io.BytesIO()

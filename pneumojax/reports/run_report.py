@@ -26,24 +26,17 @@ Evaluations = Mapping[str, Evaluation]  # by split
 
 
 class Slider(NamedTuple):
-    """A confusion matrix at every threshold from 0 to 1, in `SLIDER_STEPS` steps.
-
-    Attributes:
-      split: the name of the split.
-      start: the step nearest to the stored threshold.
-      positives: "fp" and "tp" at each step; at threshold 0 they are all images of a class.
-    """
+    """A split's confusion matrix at every threshold from 0 to 1, in `SLIDER_STEPS` steps."""
 
     split: str
-    start: int
-    positives: dict[str, list[int]]
+    start: int  # the step nearest to the stored threshold
+    positives: dict[str, list[int]]  # "fp" and "tp" at each step; at threshold 0 they are all images of a class
 
     @property
     def confusion(self) -> dict[str, int]:
         """The counts at `start`."""
-        fp, tp = self.positives["fp"], self.positives["tp"]
-        counts = {"tp": tp[self.start], "fp": fp[self.start]}
-        return counts | {"fn": tp[0] - counts["tp"], "tn": fp[0] - counts["fp"]}
+        fp, tp = (self.positives[key][self.start] for key in ("fp", "tp"))
+        return {"tp": tp, "fp": fp, "fn": self.positives["tp"][0] - tp, "tn": self.positives["fp"][0] - fp}
 
 
 def write(
@@ -58,22 +51,13 @@ def write(
 ) -> epath.Path:
     """Write `workdir/report/index.html`; a section whose files the workdir lacks is left out.
 
-    Args:
-      workdir: the run's, local or `gs://`.
-      layer_table: the model's layers as preformatted text.
-      samples: images of each split and class; the first of each are shown.
-      errors: of the foremost split, see `worst_errors.collect`.
-      composition: split -> what `splits.composition` returns.
-      remarks: what the reader must know about images, labels and splits.
-      notice: what every reader must see, such as that the images are synthetic.
-
-    Returns:
-      The path of the page.
+    The first samples of each split and class are shown; `composition` has what `splits.composition` returns of each
+    split, `remarks` what the reader must know about images, labels and splits, and `notice` what every reader must see,
+    such as that the images are synthetic. The path of the page is returned.
     """
-    workdir = epath.Path(workdir)
-    evaluations, own = results.read(workdir), results.read_own(workdir)
+    own = results.read_own(workdir)
     own = {name: own[name] for name in sorted(own, key=splitting.importance)}
-    other = {name: evaluation for name, evaluation in evaluations.items() if name not in own}
+    other = {name: evaluation for name, evaluation in results.read(workdir).items() if name not in own}
     config, audit = _read_json(workdir / workdirs.CONFIG), _read_json(workdir / workdirs.AUDIT_JSON)
     details = {"Configuration": config, "Machine and versions that wrote this report": host.describe()}
     page = html_page.render(
@@ -96,9 +80,8 @@ def write(
         **_figures(own, run_log.read(workdir)),
         **_explanations(_read_json(workdir / workdirs.EXPLANATION_CHECKS)),
     )
-    path = workdir / workdirs.REPORT
-    write_whole(path, page)
-    return path
+    write_whole(workdir / workdirs.REPORT, page)
+    return workdir / workdirs.REPORT
 
 
 def slider(split: str, evaluation: Evaluation) -> Slider:
@@ -144,9 +127,8 @@ def _figures(own: Evaluations, history: figures.History) -> dict[str, Any]:
 
 
 def _training(history: figures.History, own: Evaluations) -> list[figures.Drawing]:
-    split = next((name for name in ("val", "train") if own.get(name, {}).get("majority_accuracy")), None)
     majority = None
-    if split:
+    if split := next((name for name in ("val", "train") if own.get(name, {}).get("majority_accuracy")), None):
         majority = (own[split]["majority_accuracy"], f"always {score_tables.majority_class(own[split])} ({split})")
     curves = [
         figures.metric_by_epoch(history, "accuracy", "Accuracy", majority),
@@ -167,9 +149,8 @@ def _roc(split: str, evaluation: Evaluation) -> figures.Drawing:
         for suffix, name in (("", "stored threshold"), ("_at_0.5", "threshold 0.5"))
         if f"sensitivity{suffix}" in evaluation
     ]
-    for point in points:
-        caption += f" {point.name.capitalize()}: sensitivity {point.sensitivity:.3f}, "
-        caption += f"specificity {point.specificity:.3f}."
+    for sensitivity, specificity, name in points:
+        caption += f" {name.capitalize()}: sensitivity {sensitivity:.3f}, specificity {specificity:.3f}."
     return figures.roc(split, labels, probabilities, points, caption)
 
 
@@ -180,12 +161,11 @@ def _precision_recall(split: str, evaluation: Evaluation) -> figures.Drawing:
 
 
 def _reliability(split: str, evaluation: Evaluation) -> figures.Drawing:
-    labels, probabilities = evaluation["scores"]
     caption = (
         f"ECE {score(evaluation, 'ece_uncalibrated')} before calibration, {score(evaluation, 'ece')} after"
         f" (temperature {score(evaluation, 'temperature')}, offset {score(evaluation, 'offset')})."
     )
-    return figures.reliability(split, labels, probabilities, caption)
+    return figures.reliability(split, *evaluation["scores"], caption=caption)
 
 
 def _confusions(split: str, evaluation: Evaluation) -> list[tuple[dict[str, int], str, str]]:

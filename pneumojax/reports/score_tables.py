@@ -37,13 +37,7 @@ ROW_GROUPS = {
 
 
 class Score(NamedTuple):
-    """A score as text.
-
-    Attributes:
-      text: the value.
-      interval: its confidence interval, or empty.
-      reason: why the value is undefined, or empty.
-    """
+    """A score as text, with its confidence interval or the reason why it is undefined; both may be empty."""
 
     text: str
     interval: str = ""
@@ -56,21 +50,13 @@ class Score(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a model is better than always predicting the larger class.
-
-    Attributes:
-      split: the name of the split that was scored.
-      better: whether it is shown to be better.
-      claim: the same in words.
-      sentence: the scores behind the claim.
-      tiles: name -> score.
-    """
+    """Whether a model is better than always predicting the larger class."""
 
     split: str
-    better: bool
-    claim: str
-    sentence: str
-    tiles: dict[str, Score]
+    better: bool  # whether that is shown
+    claim: str  # the same in words
+    sentence: str  # the scores behind the claim
+    tiles: dict[str, Score]  # by name
 
 
 class Row(NamedTuple):

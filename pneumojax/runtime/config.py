@@ -9,6 +9,8 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,33 +22,16 @@ from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.runtime.files import write_whole
 
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
-_WITHOUT_EFFECT = (
-    "benchmark.",
-    "checkpoint.",
-    "data.allow_leakage",
-    "data.beam_options",
-    "data.beam_runner",
-    "data.cache_dir",
-    "data.on_error",
-    "data.resident",
-    "data.workers",
-    "evaluation.",
-    "experiment.",
-    "explanation.",
-    "prediction.",
+_WITHOUT_EFFECT = re.compile(
+    r"(benchmark|checkpoint|evaluation|experiment|explanation|prediction)\."
+    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|on_error|resident|workers)"
 )
 SHARED = "base"  # the config that the others are made of, not one to run
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Rule(NamedTuple):
-    """What a field must hold.
-
-    Attributes:
-      field: its dotted name.
-      holds: whether its value is in range.
-      expected: what the value must be, in words.
-    """
+    """Whether the field with this dotted name holds what is expected, in words."""
 
     field: str
     holds: bool
@@ -57,14 +42,9 @@ Rules = Callable[[ConfigDict], Iterable[Rule]]
 
 
 def load(spec: str) -> ConfigDict:
-    """Load the config that `spec` names.
+    """Load a config by a name ("m1") or a name and recipe ("m1:paper"); a Python file's path may stand for the name.
 
-    Args:
-      spec: a name ("m1"), a name and recipe ("m1:paper"), or the path of a Python file with
-        `get_config(recipe) -> ConfigDict`, also with an optional ":recipe".
-
-    Returns:
-      The config, with `name` and `recipe` filled in, its fields locked.
+    Such a file defines `get_config(recipe) -> ConfigDict`. `name` and `recipe` are filled in, and fields are locked.
 
     Raises:
       UserError: there is no such config or recipe, or the file's `get_config` returns no config.
@@ -109,8 +89,7 @@ def _folder() -> Path:
 
 def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no Python file")
+    assert spec is not None and spec.loader is not None, "its name ends in .py"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -144,12 +123,9 @@ def with_fields(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     """Return a copy of the config with other values in `fields`, by dotted name. The fields must exist."""
     copy = ConfigDict(config.to_dict()).lock()
     for field, value in fields.items():
-        group, _, last = field.rpartition(".")
-        target = copy
-        for part in group.split(".") if group else ():
-            target = target[part]
-        target[last] = value
-    return copy.lock()
+        *groups, last = field.split(".")
+        reduce(getitem, groups, copy)[last] = value
+    return copy
 
 
 def override(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
@@ -191,9 +167,9 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _shared_fields() -> set[str]:
-    """Return the names of the fields that every config has."""
-    return set(fields(load(f"{SHARED}:recommended")))
+def _missing(config: ConfigDict) -> list[str]:
+    """Return the fields that every config has and this one lacks."""
+    return sorted(fields(load(f"{SHARED}:recommended")).keys() - fields(config).keys())
 
 
 def _parse(field: str, text: str, kind: type) -> Any:
@@ -216,7 +192,7 @@ def check(config: ConfigDict, rules: Iterable[Rules]) -> None:
     Raises:
       UserError: a field is missing, of another type, or out of range.
     """
-    if missing := sorted(_shared_fields() - fields(config).keys()):
+    if missing := _missing(config):
         raise UserError(f"the config lacks a field: add {missing[0]}, or start from one that `load` returns")
     try:
         found = [rule for part in rules for rule in part(config)]
@@ -241,9 +217,9 @@ def read(path: epath.Path) -> ConfigDict:
     """
     try:
         saved = ConfigDict(json.loads(path.read_text())).lock()
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:  # the last also where it is no JSON, or no UTF-8
         raise UserError(f"{path} is no config: {error}") from None
-    if missing := sorted(fields(load("base:recommended")).keys() - fields(saved).keys()):
+    if missing := _missing(saved):
         raise UserError(f"{path} lacks {missing[0]}, so an earlier version wrote it: train again in another --workdir")
     return saved
 
@@ -254,5 +230,5 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     return [
         f"{field}={left.get(field)!r}, not {right.get(field)!r}"
         for field in sorted(left | right)
-        if left.get(field) != right.get(field) and not field.startswith(_WITHOUT_EFFECT)
+        if left.get(field) != right.get(field) and not _WITHOUT_EFFECT.match(field)
     ]

@@ -12,12 +12,10 @@ from etils import epath
 
 from pneumojax.runtime.errors import UserError
 
-AUTO = "auto"
 JOIN_S = 300  # that the processes of a job wait for each other to start
 # Where a scheduler that JAX knows says how many processes it has started. Not SLURM_NTASKS: sbatch's own shell has it.
-_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 _LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
-_SLICES = "MEGASCALE_NUM_SLICES"
 _TRACES = ("gloo", "nccl", "coordination", "heartbeat", "barrier")  # in what collectives say when a process is gone
 
 
@@ -28,20 +26,16 @@ class NotJoined(UserError):
 def requested(coordinator: str | None, processes: str | None, process: int | None) -> dict[str, Any] | None:
     """Return the arguments of `join`; None where this process is the whole job.
 
-    Without any flag, SLURM (srun), Open MPI and Cloud TPU's Kubernetes say in the environment that there are others,
-    and JAX reads there who they are.
-
-    Args:
-      coordinator: host and port where the first process listens.
-      processes: how many there are, or "auto": JAX finds all three.
-      process: the index of this one, from 0.
+    The flags are HOST:PORT where the first process listens; how many there are, or "auto" where JAX finds all three;
+    and the index of this one, from 0. Without any, SLURM (srun), Open MPI and Cloud TPU's Kubernetes say in the
+    environment that there are others, and JAX reads there who they are.
 
     Raises:
       UserError: the flags do not fit together.
     """
     if coordinator is None and processes is None and process is None:
         return {} if _started_by_scheduler() else None
-    if processes == AUTO:
+    if processes == "auto":
         if coordinator is not None or process is not None:
             raise UserError("--processes=auto finds --coordinator and --process itself: leave them out")
         return {}
@@ -54,23 +48,15 @@ def requested(coordinator: str | None, processes: str | None, process: int | Non
         raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
     if int(processes) == 1:
         return None
-    return {
-        "coordinator_address": coordinator,
-        "num_processes": int(processes),
-        "process_id": process,
-        "cluster_detection_method": "deactivate",
-    }
+    job = {"coordinator_address": coordinator, "num_processes": int(processes), "process_id": process}
+    return job | {"cluster_detection_method": "deactivate"}
 
 
 def join(job: dict[str, Any], seconds: int = JOIN_S) -> None:
-    """Join the job's other processes, before JAX looks for devices.
-
-    Args:
-      job: what `requested` returns.
-      seconds: how long to wait for the others.
+    """Join the other processes of the job that `requested` returned, before JAX looks for devices.
 
     Raises:
-      UserError: JAX finds no job, or cannot listen; `NotJoined`: the others do not come. Call `leave` then.
+      UserError: JAX finds no job, or cannot listen; `NotJoined`: the others do not come in time. Call `leave` then.
     """
     import jax  # not above: what reads images needs none
 
@@ -188,6 +174,6 @@ def leave(status: int) -> NoReturn:
 
 
 def _started_by_scheduler() -> bool:
-    counts = [os.environ.get(name, "1") for name in (*_COUNTS, _SLICES)]
+    counts = [os.environ.get(name, "1") for name in _COUNTS]
     lists = [os.environ.get(name, "") for name in _LISTS]
     return any(count.isdecimal() and int(count) > 1 for count in counts) or any("," in hosts for hosts in lists)

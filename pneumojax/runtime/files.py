@@ -73,12 +73,8 @@ def no_room(error: BaseException) -> str:
 def locked(path: epath.Path, taken: Callable[[], None]) -> Iterator[None]:
     """Keep other processes out while the block runs. If another process is in, call `taken`, then wait for it.
 
-    The lock ends with the process, however it ends. Buckets, and some file systems, have no locks: there, nobody is
-    kept out.
-
-    Args:
-      path: the lock's file, created if it is missing.
-      taken: may raise, so as not to wait.
+    The lock's file is created if it is missing; `taken` may raise, so as not to wait. The lock ends with the process,
+    however it ends. Buckets, and some file systems, have no locks: there, nobody is kept out.
     """
     if not is_local(path):
         yield

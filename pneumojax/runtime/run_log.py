@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from etils import epath
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
@@ -36,42 +36,24 @@ console = _Console(highlight=False, markup=False, soft_wrap=True)
 
 def training_bar() -> Progress:
     """Return one bar for a whole run: epoch, share done, images/s, time left. Silent where there is no terminal."""
-    return Progress(
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %  {task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or console.quiet,
-        transient=True,
-    )
+    epoch = TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}")
+    rate = TextColumn("{task.percentage:>3.0f} %  {task.fields[rate]:.0f} images/s")
+    return _bar(console, epoch, BarColumn(), rate, TimeRemainingColumn())
 
 
-class Counter(Protocol):
-    """Advances a bar by a number of images."""
-
-    def __call__(self, images: int) -> None: ...
+def _bar(out: Console, *columns: ProgressColumn) -> Progress:
+    return Progress(*columns, console=out, disable=not out.is_terminal or out.quiet, transient=True)
 
 
 @contextmanager
-def images_bar(what: str, total: int | None, out: Console | None = None) -> Iterator[Counter]:
-    """Show a bar of images/s and time left while the block runs, on a terminal; yield what advances it.
+def images_bar(what: str, total: int | None, out: Console = console) -> Iterator[Callable[[int], None]]:
+    """Show a bar of images/s and time left while the block runs, on a terminal; yield what advances it by some images.
 
-    Args:
-      what: what is done, such as "predict".
-      total: how many images there will be; None where nobody knows yet.
-      out: where the bar is shown.
+    It shows `what` is done, such as "predict"; the `total` of images is None where nobody knows it yet.
     """
-    out = out or console
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
+    title, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]:.0f} images/s")
     started, done = time.perf_counter(), 0
-    with Progress(*columns, console=out, disable=not out.is_terminal or out.quiet, transient=True) as bar:
+    with _bar(out, title, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total, rate=0.0)
 
         def advance(images: int) -> None:
@@ -119,12 +101,6 @@ def _lines(path: epath.Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _keep_until(path: epath.Path, step: int) -> None:
-    """Drop the lines after `step`: training repeats what came after the checkpoint."""
-    kept = [line for line in _lines(path) if line["step"] <= step]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
 class WriteLine(Protocol):
     """Adds a line of metrics; a value of None is undefined."""
 
@@ -141,7 +117,8 @@ def metrics_lines(workdir: epath.Path, first_step: int) -> Iterator[WriteLine]:
         yield lambda *, step, epoch, split, values: None
         return
     path = workdir / METRICS
-    _keep_until(path, first_step)
+    kept = [line for line in _lines(path) if line["step"] <= first_step]  # training repeats what came after it
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
     with _tensorboard(workdir, first_step) as write_scalars:
 
         def write(*, step: int, epoch: int, split: str, values: dict[str, float | None]) -> None:

@@ -11,8 +11,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pneumojax.runtime.errors import UserError
 
-_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-
 
 class Layout(NamedTuple):
     """Where arrays lie.
@@ -37,7 +35,7 @@ def compute_deterministically() -> None:
     earlier run.
     """
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def devices_line() -> str:

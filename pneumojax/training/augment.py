@@ -21,28 +21,11 @@ Image = Float[Array, "height width 1"]
 def augment(
     key: Key[Array, ""], images: Float[Array, "batch height width 1"], strength: ConfigDict
 ) -> Float[Array, "batch height width 1"]:
-    """Change each image by a random affine map, then its intensities, then its fine detail.
+    """Change each image, in [0, 1], by a random affine map, then its intensities, then its fine detail.
 
     The changes depend only on the key and the image's place in the batch. So the result is the same however the batch
-    is divided over devices.
-
-    Args:
-      key: for the step.
-      images: in [0, 1].
-      strength: the config's `augment`, the largest change of each kind; zero turns a kind off:
-        rotation: degrees.
-        zoom: share by which the image grows or shrinks.
-        stretch: the same for each axis separately.
-        shift: share of the side.
-        flip: share of images that are mirrored.
-        contrast: share.
-        brightness: share of the range.
-        gamma: share of the exponent of the intensities.
-        sharpness: share of the fine detail that is removed or added.
-        noise: standard deviation, as a share of the range.
-
-    Returns:
-      Images in [0, 1]. A place from outside an image takes the value of the nearest edge.
+    is divided over devices. `strength` is the config's `augment`: the largest change of each kind, in the units that
+    configs/base.py names; zero turns a kind off. A place from outside an image takes the value of the nearest edge.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
     for kinds, change in ((AFFINE, _affine), (EXPOSURE, _exposure), (DETAIL, _detail)):
@@ -95,12 +78,7 @@ def _detail(key: Key[Array, ""], image: Image, strength: ConfigDict) -> Image:
 def blurred(
     images: Float[Array, "*batch height width channels"], share: float
 ) -> Float[Array, "*batch height width channels"]:
-    """Blur images by a Gaussian, with edges repeated.
-
-    Args:
-      images: the images.
-      share: standard deviation as a share of the height, above 0.
-    """
+    """Blur images by a Gaussian with the standard deviation `share` of the height, above 0, with edges repeated."""
     deviation = share * images.shape[-3]
     reach = math.ceil(2.5 * deviation)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)

@@ -40,17 +40,10 @@ class Dispatch(NamedTuple):
 def choose(
     config: ConfigDict, split: Split, layout: sharding.Layout, *, first_step: int, last_step: int, **fixed: Any
 ) -> Dispatch:
-    """Choose how the steps get their batches, as `config.data.resident` says.
+    """Choose how the steps from `first_step` to before `last_step` get their batches, as `config.data.resident` says.
 
-    The batches are the same either way. On one CPU, so are the bits of what is computed from them.
-
-    Args:
-      config: of the run.
-      split: the train split.
-      layout: the devices.
-      first_step: number of the first step that will be taken; the others follow in order.
-      last_step: number after that of the last step.
-      fixed: the arguments of `train_step` after state and batch.
+    The batches are the same either way. On one CPU, so are the bits of what is computed from them. `fixed` are the
+    arguments of `train_step` after state and batch.
 
     Raises:
       UserError: the split does not fit into memory, and TensorFlow or TFDS, which would feed it, is not installed.
@@ -92,8 +85,14 @@ def _fed(batches: Iterator[tuple[np.ndarray, np.ndarray]], layout: sharding.Layo
 
 
 def _resident(split: Split, layout: sharding.Layout, order: dict[str, int], fixed: dict[str, Any]) -> Dispatch:
-    images, labels = (sharding.place_whole(layout.replicated, array) for array in (_read_all(split), split.labels))
-    steps = _compile_steps(layout, **fixed)
+    whole = layout.replicated
+    images, labels = (sharding.place_whole(whole, array) for array in (_read_all(split), split.labels))
+    steps = jax.jit(
+        partial(resident_steps, layout=layout, **fixed),
+        in_shardings=(whole, whole, whole, layout.steps_batch_sharded),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
 
     def run(state: TrainState, first: int, count: int) -> tuple[TrainState, jax.Array]:
         numbers = range(first, first + count)
@@ -121,37 +120,17 @@ def resident_steps(
     layout: sharding.Layout,
     **fixed: Any,
 ) -> tuple[TrainState, Float32[Array, "steps batch"]]:
-    """Take a `train_step` for each row of `indices`.
+    """Take a `train_step` for each row of `indices`; `fixed` are its arguments after state and batch.
 
-    Args:
-      state: before the first step.
-      images: of the whole split, replicated; each device takes its own rows.
-      labels: likewise.
-      indices: the images of each step's batch.
-      layout: the devices.
-      fixed: the arguments of `train_step` after state and batch.
-
-    Returns:
-      The state after the last step, and the logits of all.
+    Images and labels are those of the whole split, replicated; each device takes its own rows.
     """
 
     def step(state: TrainState, rows: Int32[Array, " batch"]) -> tuple[TrainState, Float32[Array, " batch"]]:
         batch = (jnp.take(whole, rows, axis=0, mode="clip") for whole in (images, labels))
-        return train_step(
-            state, *(jax.lax.with_sharding_constraint(part, layout.batch_sharded) for part in batch), **fixed
-        )
+        sharded = (jax.lax.with_sharding_constraint(part, layout.batch_sharded) for part in batch)
+        return train_step(state, *sharded, **fixed)
 
     if len(indices) == 1:  # XLA's convolutions on CPUs are many times slower in a loop, even of one step
         state, logits = step(state, indices[0])
         return state, logits[None]
     return jax.lax.scan(step, state, indices)
-
-
-def _compile_steps(layout: sharding.Layout, **fixed: Any) -> jax.stages.Wrapped:
-    whole = layout.replicated
-    return jax.jit(
-        partial(resident_steps, layout=layout, **fixed),
-        in_shardings=(whole, whole, whole, layout.steps_batch_sharded),
-        out_shardings=whole,
-        donate_argnums=0,
-    )

@@ -45,11 +45,8 @@ def open_manager(workdir: epath.Path, to_train: bool = False) -> Iterator[Manage
     """Open the workdir's checkpoints.
 
     Saving is asynchronous; the end of the block waits for the last save. The last two checkpoints are kept, and the
-    latest that is used (see selection.py).
-
-    Args:
-      workdir: of the run, local or in a bucket.
-      to_train: whether to remove what a killed process was saving. Only training may: a run could be in progress.
+    latest that is used (see selection.py). With `to_train`, what a killed process was saving is removed. Only training
+    may do so: a run could be in progress.
 
     Raises:
       UserError: the disk has no room for a checkpoint.
@@ -91,14 +88,16 @@ class _InUse(NamedTuple):
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        best = max(filter(self._used, steps), default=None)
+        best = max((step for step in steps if _read_facts(self.folder / str(step)).get("use")), default=None)
         return [step == best for step in steps]
 
-    def _used(self, step: int) -> bool:
-        try:
-            return json.loads((self.folder / str(step) / "facts" / "metadata").read_text())["use"]
-        except (OSError, ValueError, KeyError):  # still being saved, damaged, or from an earlier version
-            return False
+
+def _read_facts(folder: epath.Path) -> dict[str, Any]:
+    """Read the facts in a checkpoint's folder without Orbax; empty where it is still being saved, or damaged."""
+    try:
+        return json.loads((folder / "facts" / "metadata").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def save(manager: Manager, saved: Saved) -> None:
@@ -131,17 +130,15 @@ def _full_disk(folder: epath.Path, reason: str) -> UserError:
 
 
 def restore_latest(manager: Manager, like: Saved, layout: Layout) -> Saved | None:
-    """Restore the latest intact checkpoint. Remove damaged ones on the way, and report them.
+    """Restore the latest intact checkpoint, with the shapes of `like`; None if there is none.
 
-    Args:
-      manager: of the run's checkpoints.
-      like: the shapes of what is restored.
-      layout: the devices.
-
-    Returns:
-      What was saved; None if there is no intact checkpoint.
+    Damaged ones on the way are removed and reported.
     """
-    examined = [*_up_to_the_first_intact(manager)]
+    examined = []
+    for step, damage in _examine(manager):
+        examined.append((step, damage))
+        if not damage:
+            break
     distributed.meet()  # no process removes what another still reads
     for step, damage in examined:
         if damage:
@@ -168,11 +165,7 @@ def restore_best(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Restore the variables of the best checkpoint, that of the latest epoch that is used (see selection.py).
 
-    Args:
-      workdir: of the run.
-      model: the config's `model`, whose name and image size the checkpoint must have.
-      like: the shapes of the variables, `{"params": ..., "batch_stats": ...}`.
-      layout: the devices.
+    The checkpoint must have the name and the image size of `model`, the config's; `like` has the variables' shapes.
 
     Returns:
       The variables, and the facts saved with them.
@@ -191,7 +184,7 @@ def last_epoch(workdir: epath.Path) -> int | None:
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
     if not steps or _damage(folder / str(max(steps))):
         return None
-    return json.loads((folder / str(max(steps)) / "facts" / "metadata").read_text())["epoch"]
+    return _read_facts(folder / str(max(steps)))["epoch"]
 
 
 def best_facts(workdir: epath.Path, model: ConfigDict) -> dict[str, Any]:
@@ -255,10 +248,8 @@ def _restore(manager: Manager, step: int, **items: Any) -> Any:
 
 
 def _like(tree: Any, layout: Layout) -> ocp.args.StandardRestore:
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated)
-
-    return ocp.args.StandardRestore(jax.tree.map(shape, tree))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated), tree)
+    return ocp.args.StandardRestore(shapes)
 
 
 def _examine(manager: Manager) -> Iterator[tuple[int, str]]:
@@ -268,25 +259,9 @@ def _examine(manager: Manager) -> Iterator[tuple[int, str]]:
         yield step, _damage(epath.Path(manager.directory) / str(step))
 
 
-def _up_to_the_first_intact(manager: Manager) -> Iterator[tuple[int, str]]:
-    for step, damage in _examine(manager):
-        yield step, damage
-        if not damage:
-            return
-
-
 def _damage(folder: epath.Path) -> str:
     # A checkpoint gets its manifest before its final name. Without one, an earlier version wrote it, or its removal,
     # file by file, was interrupted.
-    if not (folder / manifest.MANIFEST).exists():
-        _refuse_earlier_version(folder)
-    return manifest.damage(folder)
-
-
-def _refuse_earlier_version(folder: epath.Path) -> None:
-    try:
-        facts = json.loads((folder / "facts" / "metadata").read_text())
-    except (OSError, ValueError):
-        return
-    if "use" not in facts:
+    if not (folder / manifest.MANIFEST).exists() and (facts := _read_facts(folder)) and "use" not in facts:
         raise _earlier_version(folder.parent.parent)
+    return manifest.damage(folder)

@@ -41,17 +41,11 @@ class _Run(NamedTuple):
 
 
 class _Start(NamedTuple):
-    """Where training starts or continues.
-
-    Attributes:
-      state: before the next step.
-      logits: (steps, batch) float32, of the steps that the current epoch has had.
-      best: up to the last epoch that has ended, if any.
-    """
+    """Where training starts or continues."""
 
     state: TrainState
-    logits: np.ndarray
-    best: selection.Best | None
+    logits: np.ndarray  # (steps, batch) float32, of the steps that the current epoch has had
+    best: selection.Best | None  # up to the last epoch that has ended
 
 
 def train(
@@ -64,16 +58,9 @@ def train(
 ) -> bool:
     """Train from the last checkpoint, or from the start, to the config's last epoch.
 
-    After each epoch, a metrics line of train and of val is written, and the state is saved. Within an epoch the state
-    is saved as often as the config says.
-
-    Args:
-      config: of the run.
-      workdir: of the run, where checkpoints/, metrics.jsonl and tensorboard/ are written.
-      splits: train and val among them.
-      layout: the devices to train on.
-      grace_s: the grace period in seconds. Where a signal asks to stop while val is evaluated, the evaluation may take
-        this long, so that the epoch is saved.
+    `splits` has train and val. After each epoch, a metrics line of each is written, and the state is saved. Within an
+    epoch the state is saved as often as the config says. Where a signal asks to stop while val is evaluated, the
+    evaluation may take `grace_s` seconds, so that the epoch is saved.
 
     Returns:
       Whether there was anything left to train.
@@ -104,19 +91,16 @@ def _stop_if(requested: bool) -> None:
 
 
 def _train_epochs(run: _Run, start: _Start, workdir: epath.Path) -> None:
-    config, per_epoch, val = run.config, run.per_epoch, run.splits["val"]
+    config, per_epoch, epochs = run.config, run.per_epoch, run.config.epochs
     state, epoch_logits, best = start
     first = int(state.step)
     if first:
-        run_log.console.print(f"Resuming {_place(first, per_epoch)} of {config.epochs}.")
+        run_log.console.print(f"Resuming {_place(first, per_epoch)} of {epochs}.")
     dispatch = _dispatch(run, first)
-    schedule = learning_rate(config, per_epoch)
     evaluator = Evaluator(run.model, run.layout, config.evaluation.batch_size)
     saves = _Saves(config.checkpoint, first)
     with run_log.metrics_lines(workdir, first) as write_line, run_log.training_bar() as bar:
-        task = bar.add_task(
-            "", total=config.epochs * per_epoch, completed=first, epoch=0, epochs=config.epochs, rate=0.0
-        )
+        task = bar.add_task("", total=epochs * per_epoch, completed=first, epoch=0, epochs=epochs, rate=0.0)
 
         def after_steps(
             state: TrainState, step: int, logits: Callable[[], np.ndarray], count: int, seconds: float
@@ -130,42 +114,29 @@ def _train_epochs(run: _Run, start: _Start, workdir: epath.Path) -> None:
                     raise KeyboardInterrupt
 
         run_log.console.print(progress.HEADER)
-        for epoch in range(first // per_epoch + 1, config.epochs + 1):
+        for epoch in range(first // per_epoch + 1, epochs + 1):
             bar.update(task, epoch=epoch)
             started, before = time.perf_counter(), len(epoch_logits)
             state, logits = _run_epoch(dispatch, state, (epoch - 1) * per_epoch, per_epoch, epoch_logits, after_steps)
             speed = (per_epoch - before) * config.batch_size / (time.perf_counter() - started)
             epoch_logits = logits[:0]
             _refuse_nonfinite(state, logits, (epoch - 1) * per_epoch)
-            val_logits = evaluator.outputs(state.variables, val, _stopping_after_grace(run)).logits
-            rate = float(np.asarray(schedule(epoch * per_epoch - 1))) * float(state.plateau.rate)
-            of_train = progress.brief(_labels_seen(run, epoch), logits.ravel())
-            of_train |= {"learning_rate": rate, "images_per_second": speed}
-            of_val = progress.brief(val.labels, val_logits)
-            for split, values in (("train", of_train), ("val", of_val)):
+            val_logits = evaluator.outputs(state.variables, run.splits["val"], _stopping_after_grace(run)).logits
+            measured = _measured(run, state, epoch, logits, val_logits, speed)
+            for split, values in measured.items():
                 write_line(step=epoch * per_epoch, epoch=epoch, split=split, values=dict(values))
-            state, best, facts = _end_epoch(run, state, epoch, best, val_logits, of_val)
+            state, best, facts = _end_epoch(run, state, epoch, best, val_logits, measured["val"])
             checkpoint.save(run.manager, checkpoint.Saved(state, np.zeros_like(logits), facts))
             saves.note(epoch * per_epoch)
-            run_log.console.print(progress.row(epoch, config.epochs, of_train, of_val))
+            run_log.console.print(progress.row(epoch, epochs, **measured))
             _stop_if(run.stop_requested())
 
 
-def _dispatch(run: _Run, first_step: int) -> Dispatch:
-    config, train_split = run.config, run.splits["train"]
-    return choose(
-        config,
-        train_split,
-        run.layout,
-        first_step=first_step,
-        last_step=config.epochs * run.per_epoch,
-        model=run.model,
-        optimizer=run.optimizer,
-        strength=config.augment,
-        weights=class_weights(config, train_split.labels),
-        seed=config.seed,
-        smoothing=config.loss.label_smoothing,
-    )
+def _dispatch(run: _Run, first: int) -> Dispatch:
+    config, split = run.config, run.splits["train"]
+    fixed = {"model": run.model, "optimizer": run.optimizer, "strength": config.augment, "seed": config.seed}
+    fixed |= {"weights": class_weights(config, split.labels), "smoothing": config.loss.label_smoothing}
+    return choose(config, split, run.layout, first_step=first, last_step=config.epochs * run.per_epoch, **fixed)
 
 
 def _stopping_after_grace(run: _Run) -> Callable[[int], None]:
@@ -175,6 +146,16 @@ def _stopping_after_grace(run: _Run) -> Callable[[int], None]:
     """
     started = time.monotonic()
     return lambda images: _stop_if(run.stop_requested() and time.monotonic() - started > run.grace_s)
+
+
+def _measured(
+    run: _Run, state: TrainState, epoch: int, logits: np.ndarray, val_logits: np.ndarray, speed: float
+) -> dict[str, dict[str, float]]:
+    """Return the metrics lines of an epoch, by split; train has also its last learning rate, and its images/s."""
+    rate = learning_rate(run.config, run.per_epoch)(epoch * run.per_epoch - 1)
+    of_train = progress.brief(_labels_seen(run, epoch), logits.ravel())
+    of_train |= {"learning_rate": float(np.asarray(rate)) * float(state.plateau.rate), "images_per_second": speed}
+    return {"train": of_train, "val": progress.brief(run.splits["val"].labels, val_logits)}
 
 
 def _end_epoch(
@@ -208,13 +189,10 @@ class _Saves:
         self._step, self._time = step, time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Tell whether a checkpoint is due after `step`; if so, it counts as saved."""
+        """Tell whether a checkpoint is due after `step`."""
         steps, seconds = self._intervals.steps, 60 * self._intervals.minutes
         many = steps and step // steps > self._step // steps
-        long = seconds and time.monotonic() - self._time >= seconds
-        if many or long:
-            self.note(step)
-        return bool(many or long)
+        return bool(many or (seconds and time.monotonic() - self._time >= seconds))
 
 
 def _within_epoch(
@@ -230,8 +208,7 @@ def _within_epoch(
 
 def _facts(config: ConfigDict, epoch: int, best: selection.Best | None, use: bool) -> dict:
     """Return the facts that are saved with every state; `epoch` is the last that has ended."""
-    best_facts = None if best is None else best._asdict()
-    return {"model": config.model.to_dict(), "epoch": epoch, "best": best_facts, "use": use}
+    return {"model": config.model.to_dict(), "epoch": epoch, "best": best and best._asdict(), "use": use}
 
 
 def _steps_per_epoch(config: ConfigDict, split: Split) -> int:
@@ -268,21 +245,11 @@ AfterSteps = Callable[[TrainState, int, Callable[[], np.ndarray], int, float], N
 def _run_epoch(
     dispatch: Dispatch, state: TrainState, first: int, per_epoch: int, done: np.ndarray, after_steps: AfterSteps
 ) -> tuple[TrainState, np.ndarray]:
-    """Run the epoch whose steps are numbered from `first`.
+    """Run the epoch whose steps are numbered from `first`, after those whose logits are `done`, (steps, batch).
 
-    Dispatches start at the same steps wherever an epoch is resumed.
-
-    Args:
-      dispatch: takes the steps.
-      state: before the next step.
-      first: number of the epoch's first step.
-      per_epoch: steps of an epoch.
-      done: (steps, batch) logits of the steps that the epoch has had.
-      after_steps: called after each dispatch with the state, the number of the next step, a function that returns the
-        epoch's logits so far, the number of steps taken, and the seconds that they took.
-
-    Returns:
-      The state at the end of the epoch, and the logits of all its batches in order.
+    Dispatches start at the same steps wherever an epoch is resumed. After each, `after_steps` gets the state, the
+    number of the next step, a function that returns the epoch's logits so far, the number of steps taken, and the
+    seconds that they took. Return the state at the end of the epoch, and the logits of all its batches in order.
     """
     logits: list[np.ndarray | jax.Array] = [done]
     for step in range(first + len(done), first + per_epoch, dispatch.most):
@@ -321,6 +288,5 @@ def _labels_seen(run: _Run, epoch: int) -> np.ndarray:
     """Return the labels of the epoch's batches in order, (n,)."""
     split = run.splits["train"]
     steps = range((epoch - 1) * run.per_epoch, epoch * run.per_epoch)
-    order = {"batch_size": run.config.batch_size, "seed": run.config.seed}
-    indices = [loader.batch_indices(step, examples=len(split.ids), **order) for step in steps]
-    return split.labels[np.concatenate(indices)]
+    order = {"examples": len(split.ids), "batch_size": run.config.batch_size, "seed": run.config.seed}
+    return split.labels[np.concatenate([loader.batch_indices(step, **order) for step in steps])]

@@ -46,13 +46,8 @@ def create_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.Gradient
 def after_epoch(plateau: Plateau, val_accuracy: float, learning_rate: float) -> Plateau:
     """Update the plateau after an epoch.
 
-    After two epochs in a row without a val accuracy above the best by 1e-4, the rate is multiplied by 0.3. The learning
-    rate does not fall below 1e-6.
-
-    Args:
-      plateau: before the epoch.
-      val_accuracy: after the epoch.
-      learning_rate: the config's.
+    After two epochs in a row without a val accuracy above the best by 1e-4, the rate is multiplied by 0.3. Its
+    product with the config's `learning_rate` does not fall below 1e-6.
     """
     better = val_accuracy > plateau.best + 1e-4
     stale = jnp.where(better, 0, plateau.stale + 1)

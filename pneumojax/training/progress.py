@@ -18,13 +18,9 @@ def brief(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
 
 def row(epoch: int, epochs: int, train: dict[str, float], val: dict[str, float]) -> str:
-    """Return an epoch's line on the terminal, below `HEADER`.
+    """Return an epoch's line on the terminal, below `HEADER`. The first epoch is 1.
 
-    Args:
-      epoch: the number of the epoch, from 1.
-      epochs: how many the run has.
-      train: `brief` of train, with `learning_rate` and `images_per_second`.
-      val: `brief` of val.
+    `train` and `val` are their `brief`; train has `learning_rate` and `images_per_second` besides.
     """
     scores = (f"{values[name]:.4f}" for values in (train, val) for name in ("bce", "accuracy", "auc"))
     rate, speed = f"{train['learning_rate']:.1e}", f"{train['images_per_second']:.1f}"

@@ -10,12 +10,7 @@ CONFIDENCE = 0.6827  # one standard error either way
 
 
 class Best(NamedTuple):
-    """The best val AUC so far.
-
-    Attributes:
-      auc: the highest val AUC.
-      low: the low end of its DeLong interval of one standard error.
-    """
+    """The best val AUC so far, and the low end of its DeLong interval of one standard error."""
 
     auc: float
     low: float

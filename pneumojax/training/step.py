@@ -71,27 +71,13 @@ def loss_and_logits(
     weights: tuple[float, float],
     smoothing: float = 0.0,
 ) -> tuple[Float32[Array, ""], tuple[dict[str, Any], Float32[Array, " batch"]]]:
-    """Compute the binary cross-entropy, weighted by class, in training mode.
+    """Return the mean binary cross-entropy in training mode, and the new batch_stats with the logits.
 
-    Args:
-      params, batch_stats: the variables of the model.
-      images: in [0, 1].
-      labels: 1 for pneumonia, 0 for normal.
-      key: for dropout.
-      model: the module.
-      weights: of a normal and of a pneumonia.
-      smoothing: share of the label that is spread over both classes (Szegedy et al. 2016), in [0, 1).
-
-    Returns:
-      The mean loss; and the new batch_stats with the logits.
+    Images are in [0, 1], and labels are 1 for pneumonia. The key is for dropout. The weights are those of a normal and
+    of a pneumonia. The share `smoothing` of the labels, in [0, 1), is spread over both classes (Szegedy et al. 2016).
     """
-    logits, updates = model.apply(
-        {"params": params, "batch_stats": batch_stats},
-        images,
-        train=True,
-        rngs={"dropout": key},
-        mutable=["batch_stats"],
-    )
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, updates = model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
     targets = labels.astype(logits.dtype) * (1 - smoothing) + smoothing / 2
     losses = optax.sigmoid_binary_cross_entropy(logits, targets)
     loss = jnp.mean(losses * jnp.where(labels == 1, weights[1], weights[0]))
@@ -118,26 +104,16 @@ def train_step(
       labels: 1 for pneumonia, 0 for normal.
       model, optimizer: from `create_model` and `create_optimizer`.
       strength: of the augmentation, the config's `augment`.
-      weights: of the classes, from `class_weights`.
+      weights, smoothing: see `class_weights` and `loss_and_logits`.
       seed: of the run; with the step it decides augmentation and dropout.
-      smoothing: of the labels, the config's `loss.label_smoothing`.
 
     Returns:
       The state after the step, and the logits before it, with dropout and augmentation on.
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-    augmented = augment(augment_key, images.astype(jnp.float32) / 255, strength)
-    gradient = jax.grad(loss_and_logits, has_aux=True)
-    grads, (batch_stats, logits) = gradient(
-        state.params,
-        state.batch_stats,
-        augmented,
-        labels,
-        dropout_key,
-        model=model,
-        weights=weights,
-        smoothing=smoothing,
-    )
+    inputs = augment(augment_key, images.astype(jnp.float32) / 255, strength)
+    gradient = jax.grad(partial(loss_and_logits, model=model, weights=weights, smoothing=smoothing), has_aux=True)
+    grads, (batch_stats, logits) = gradient(state.params, state.batch_stats, inputs, labels, dropout_key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda update: update * state.plateau.rate, updates)
     params = optax.apply_updates(state.params, updates)
@@ -145,14 +121,9 @@ def train_step(
 
 
 def compile_step(layout: sharding.Layout, **fixed: Any) -> jax.stages.Wrapped:
-    """Compile `train_step` over the mesh. Its old state is donated.
+    """Compile `train_step` over the mesh, as a function from (state, images, labels) to (state, logits).
 
-    Args:
-      layout: the devices.
-      fixed: the arguments of `train_step` after state and batch.
-
-    Returns:
-      A function from (state, images, labels) to (state, logits).
+    `fixed` are its arguments after state and batch. The old state is donated.
     """
     return jax.jit(
         partial(train_step, **fixed),

@@ -15,6 +15,7 @@ from pneumojax.evaluation import corruptions, forward, neighbours, results
 from pneumojax.inference import worst_errors
 from pneumojax.inference.explainer import explainer
 from pneumojax.inference.restore import Trained, load
+from pneumojax.inference.worst_errors import WorstError
 from pneumojax.models.classifier import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
@@ -26,10 +27,9 @@ from pneumojax.workflows.run_config import read_config
 
 
 def evaluate_run(config: ConfigDict, workdir: epath.Path, data: str | None) -> list[str]:
-    """Evaluate the best checkpoint on another source as it lies there, or on the run's own splits.
+    """Evaluate the best checkpoint on another source as it is, or on the run's own splits.
 
-    Returns:
-      The stems of the files in evaluation/ that were written.
+    Return the stems of the files that it writes in evaluation/.
     """
     saved = read_config(workdir)
     options = data_settings.source_options(config)
@@ -84,10 +84,8 @@ def _evaluate_corruptions(
     """Evaluate the split as it is, and under each of `corruptions.CORRUPTIONS`."""
     seen = {corruptions.CLEAN: split}
     seen |= {name: corruptions.corrupted(split, name) for name in corruptions.CORRUPTIONS}
-    summaries = {}
-    for name, changed in seen.items():
-        logits = evaluator.outputs(trained.variables, changed).logits
-        summaries[name] = results.summarize(split.labels, logits, trained.calibration)
+    logits = {name: evaluator.outputs(trained.variables, changed).logits for name, changed in seen.items()}
+    summaries = {name: results.summarize(split.labels, logits[name], trained.calibration) for name in seen}
     run_log.console.print(results.corruptions_table(stem, summaries))
     if distributed.first():
         results.write_corruptions(workdir, stem, summaries)
@@ -101,29 +99,18 @@ def _write_index_and_report(
     features: dict[str, np.ndarray],
     trained: Trained,
 ) -> None:
-    train = splits["train"]
+    train, foremost = splits["train"], splitting.foremost(splits)
     index = neighbours.build(train.ids, train.labels, features["train"], features["val"])
     neighbours.write(workdir, index)
     # From here on this process alone computes, on its own device.
-    trained = trained._replace(variables=jax.device_get(trained.variables))
-    foremost = splitting.foremost(splits)
-    errors = worst_errors.collect(
-        results.read(workdir)[foremost],
-        splits[foremost],
-        features[foremost],
-        index,
-        train,
-        partial(explainer(worst_errors.METHOD, trained.model, config), trained.variables),
-    )
+    explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
+    evaluation = results.read(workdir)[foremost]
+    errors = worst_errors.collect(evaluation, splits[foremost], features[foremost], index, train, explain)
     _write_report(config, workdir, source, splits, errors)
 
 
 def _write_report(
-    config: ConfigDict,
-    workdir: epath.Path,
-    source: Source,
-    splits: dict[str, Split],
-    errors: list[worst_errors.WorstError],
+    config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], errors: list[WorstError]
 ) -> None:
     from pneumojax.reports import run_report  # not above: what draws takes half a second to import
 

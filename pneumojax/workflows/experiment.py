@@ -25,27 +25,24 @@ from pneumojax.workflows.train import train_and_evaluate
 def run_experiment(config: ConfigDict, overrides: Sequence[str], workdir: epath.Path) -> None:
     """Train the runs of the config's `experiment` that are not trained yet, then write tables and figures.
 
-    Stopped, it continues with the same command. More seeds, folds, recipes or models go into the same folder, and its
-    tables and figures are then of all that it holds.
-
-    Args:
-      config: with what is asked for.
-      overrides: of the command line, as "field=value"; they hold for every run.
-      workdir: of the experiment; each run has a folder in it.
+    Stopped, it continues with the same command. Each run has a folder in the workdir, and the `overrides`
+    ("field=value") hold for each. More seeds, folds, recipes or models go into the same workdir, and its tables and
+    figures are then of all that it holds.
 
     Raises:
       UserError: a recipe or a setting is wrong, or the workdir holds something else.
     """
     planned = runs(config)
     _, source = open_own(config)
-    every = list(dict.fromkeys([*_finished(workdir), *planned]))
+    finished = [one for one in _members(workdir) if (workdir / one.name / workdirs.REPORT).exists()]
+    every = list(dict.fromkeys(finished + planned))
     own_configs = {one: config_of(one, source.location, overrides) for one in every}
     _refuse_other(workdir, own_configs, source.location)
     write_whole(workdir / workdirs.EXPERIMENT, json.dumps({"runs": [one._asdict() for one in every]}, indent=2) + "\n")
     for number, one in enumerate(planned, 1):
         run_log.console.print(f"Run {number} of {len(planned)}: {one.name}")
         train_and_evaluate(own_configs[one], workdir / one.name)
-    found = comparison.gather(workdir, every)
+    found = [comparison.read(workdir / one.name, one) for one in every]
     tables = experiment_tables.section(found)
     run_log.console.print(tables)
     write_whole(workdir / workdirs.EXPERIMENT_TABLES, tables)
@@ -71,14 +68,10 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
 
 
 def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str | None) -> None:
-    """Evaluate every run of an experiment on another source, or its own, and all of them as one ensemble.
+    """Evaluate every run of an experiment, and all of them as one ensemble, on the source `data` or on the runs' own.
 
-    The ensemble's files go into the experiment's own evaluation/, see `comparison.ensemble`.
-
-    Args:
-      overrides: of the command line, as "field=value"; they hold for every run.
-      workdir: of the experiment.
-      data: the source; None for the runs' own.
+    The `overrides` ("field=value") hold for every run. The ensemble's files go into the experiment's own evaluation/,
+    see `comparison.ensemble`.
 
     Raises:
       UserError: the runs were not trained on the same images, or one cannot be evaluated.
@@ -123,15 +116,11 @@ def _no_images(indices: np.ndarray) -> np.ndarray:
     raise NotImplementedError("an ensemble's scores come from its members, not from images")
 
 
-def _finished(workdir: epath.Path) -> list[Run]:
-    """Return the runs that an earlier command finished in this experiment."""
-    before = _members(workdir) if workdirs.is_experiment(workdir) else []
-    return [one for one in before if (workdir / one.name / workdirs.REPORT).exists()]
-
-
 def _members(workdir: epath.Path) -> list[Run]:
-    """Read the runs in an experiment's workdir."""
+    """Read the runs of the experiment in a workdir; there are none where it has not started."""
     path = workdir / workdirs.EXPERIMENT
+    if not path.exists():
+        return []
     try:
         return [Run(**fields) for fields in json.loads(path.read_text())["runs"]]
     except (ValueError, KeyError, TypeError) as error:
@@ -139,16 +128,12 @@ def _members(workdir: epath.Path) -> list[Run]:
 
 
 def _refuse_other(workdir: epath.Path, own_configs: Mapping[Run, ConfigDict], location: str) -> None:
-    """Check, before anything is written, that the workdir is free or holds this experiment on these images.
-
-    Raises:
-      UserError: it holds something else.
-    """
+    """Check, before anything is written, that the workdir is free or holds this experiment on these images."""
     if workdirs.is_run(workdir):
         raise UserError(f"{workdir} holds one run: choose another --workdir for an experiment")
     if not workdirs.is_experiment(workdir) and workdirs.names_in(workdir):
         raise UserError(f"{workdir} is not empty and holds no experiment: choose another --workdir")
-    for one in _members(workdir) if workdirs.is_experiment(workdir) else ():
+    for one in _members(workdir):
         if workdirs.is_run(workdir / one.name):
             there = run_config.read_config(workdir / one.name).data.source
             if there != location:

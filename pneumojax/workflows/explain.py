@@ -37,19 +37,12 @@ LogitsOf = Callable[[np.ndarray], np.ndarray]  # images (k, size, size) uint8 ->
 
 
 class Chosen(NamedTuple):
-    """Images to explain.
+    """Images to explain."""
 
-    Attributes:
-      name: fit for a file name.
-      ids: (n,).
-      images: (n, size, size) uint8.
-      labels: (n,); None where nobody knows them.
-    """
-
-    name: str
+    name: str  # fit for a file name
     ids: Sequence[str]
-    images: np.ndarray
-    labels: np.ndarray | None
+    images: np.ndarray  # (n, size, size) uint8
+    labels: np.ndarray | None  # (n,); None where nobody knows them
 
 
 def explain_images(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:

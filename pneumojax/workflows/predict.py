@@ -36,21 +36,13 @@ Outputs = tuple[jax.Array, jax.Array]  # logits and features
 
 
 def predict_images(
-    config: ConfigDict,
-    workdir: epath.Path,
-    data: str | None,
-    after_row: Callable[[Row], None] = lambda row: None,
+    config: ConfigDict, workdir: epath.Path, data: str | None, after_row: Callable[[Row], None] = lambda row: None
 ) -> ExitStatus:
     """Predict every image at `data`, see `unlabelled.open_inputs`.
 
     Rows go to predictions/<name>.csv in the workdir, or where `prediction.output` says: .csv, or .jsonl with a line of
     JSON for each. Each process of a job, and each `prediction.shard`, has its own part of the images and its own file.
-
-    Args:
-      config: with the run's model, and what is asked of predictions.
-      workdir: of the run.
-      data: what to predict.
-      after_row: called after each row that is written.
+    `after_row` is called after each row that is written.
 
     Returns:
       FINDINGS where an image cannot be read.
@@ -69,12 +61,8 @@ def predict_images(
     with jax.set_mesh(layout.mesh):
         trained = load(workdir, config, layout)
         evaluator = Evaluator(trained.model, layout, config.evaluation.batch_size)
-
-        def compute(images: np.ndarray) -> Outputs:
-            return evaluator.batch(trained.variables, images)
-
         seen = _look(inputs, shard, config.model.image_size, config.data.workers)
-        batches = _computed(seen, compute, evaluator.batch_size)
+        batches = _computed(seen, partial(evaluator.batch, trained.variables), evaluator.batch_size)
         counts: Counter[str] = Counter()
         with (
             deferred() as interrupted,
@@ -91,8 +79,7 @@ def predict_images(
                 advance(len(batch))
                 if interrupted():
                     raise KeyboardInterrupt  # and leave no part of the rows behind
-    for line in _summary(counts, trained.calibration):
-        run_log.console.print(line)
+    run_log.console.print("\n".join(_summary(counts, trained.calibration)))
     run_log.console.print(f"Written: {output}")
     return ExitStatus.FINDINGS if counts["unreadable"] else ExitStatus.DONE
 
@@ -166,12 +153,7 @@ def _writer(file: IO[str], suffix: str) -> Callable[[Row], object]:
         return lambda row: file.write(json.dumps(row._replace(id=printable(row.id))._asdict()) + "\n")
     table = csv.writer(file, lineterminator="\n")
     table.writerow(Row._fields)
-
-    def write(row: Row) -> None:
-        cells = row._asdict() | {"id": printable(row.id), "flags": ";".join(row.flags)}
-        table.writerow(cells.values())
-
-    return write
+    return lambda row: table.writerow(row._replace(id=printable(row.id), flags=";".join(row.flags)))
 
 
 def _show(row: Row, counts: Counter[str]) -> None:

@@ -44,7 +44,8 @@ def open_own(config: ConfigDict) -> tuple[ConfigDict, Source]:
 def prepare_own(config: ConfigDict, source: Source) -> Prepared:
     """Prepare the source's images as shards in the cache. One process writes missing shards; others wait for it."""
     folder = folder_of(source, config.model.image_size, config.data.cache_dir)
-    turn = locked(folder.with_name(f"{folder.name}.lock"), _report_waiting)
+    waiting = "Another process prepares these images: waiting for it."
+    turn = locked(folder.with_name(f"{folder.name}.lock"), lambda: run_log.console.print(waiting))
     with nullcontext() if folder.exists() else turn, watching() as watched, _listing_unreadable():
         return prepare(
             source,
@@ -53,10 +54,6 @@ def prepare_own(config: ConfigDict, source: Source) -> Prepared:
             on_error=config.data.on_error,
             means=Means(config.data.workers, config.data.beam_runner, config.data.beam_options, watched),
         )
-
-
-def _report_waiting() -> None:
-    run_log.console.print("Another process prepares these images: waiting for it.")
 
 
 def prepare_to_train(config: ConfigDict, source: Source) -> Prepared:

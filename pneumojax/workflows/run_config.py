@@ -11,10 +11,11 @@ from pneumojax.inference import inference_settings
 from pneumojax.models import model_settings
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.config import Rules
 from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.training import training_settings
 
-RULES: tuple[configs.Rules, ...] = (
+RULES: tuple[Rules, ...] = (
     training_settings.rules,
     model_settings.rules,
     data_settings.rules,
@@ -60,11 +61,7 @@ def given(spec: str | None, workdir: epath.Path | None) -> ConfigDict:
 
 
 def completed(
-    config: ConfigDict,
-    overrides: Iterable[str] = (),
-    *,
-    source: str | None = None,
-    further_rules: Iterable[configs.Rules] = (),
+    config: ConfigDict, overrides: Iterable[str] = (), *, source: str | None = None, further_rules: Iterable[Rules] = ()
 ) -> ConfigDict:
     """Return the config with the `overrides` ("field=value") and the data's `source`, checked.
 

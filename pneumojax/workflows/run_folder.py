@@ -16,14 +16,7 @@ from pneumojax.runtime.files import is_local, locked, write_whole
 from pneumojax.workflows.run_config import read_config
 
 # What a workdir may hold before its run has started: an audit, and what a killed start left.
-_BEGINNINGS = {
-    workdirs.AUDIT,
-    workdirs.LOCK,
-    workdirs.SPLITS,
-    workdirs.FINGERPRINT,
-    workdirs.REMARKS,
-    workdirs.CONFIG,
-}
+_BEGINNINGS = {workdirs.AUDIT, workdirs.LOCK, workdirs.SPLITS, workdirs.FINGERPRINT, workdirs.REMARKS, workdirs.CONFIG}
 
 
 def own_splits(workdir: epath.Path, source: Source) -> splitting.Splits:
@@ -71,15 +64,11 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
         own_splits(workdir, source)
         return
     if is_local(workdir):
-        _require_writable(workdir)
+        nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError(f"cannot write {workdir}, since {nearest} is no writable folder: choose another --workdir")
     if workdirs.names_in(workdir) - _BEGINNINGS:
         raise UserError(f"{workdir} is not empty and holds no run: choose another --workdir")
-
-
-def _require_writable(workdir: epath.Path) -> None:
-    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UserError(f"cannot write {workdir}, since {nearest} is no writable folder: choose another --workdir")
 
 
 def alone(workdir: epath.Path) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.data import splits as splitting
-from pneumojax.data.source import Prepared, Source, Split
+from pneumojax.data.source import Prepared, Source
 from pneumojax.evaluation import results
 from pneumojax.models import kernels
 from pneumojax.models.classifier import create_model
@@ -34,9 +34,6 @@ class _Run(NamedTuple):
     prepared: Prepared
     records: splitting.Splits
     notes: Sequence[str]  # what the user must know of images, labels and splits
-
-    def splits(self) -> dict[str, Split]:
-        return {name: self.prepared.split(name, members) for name, members in self.records.items()}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.Path) -> None:
@@ -77,8 +74,7 @@ def _is_complete(run: _Run) -> bool:
     best = checkpoint.best_facts(run.workdir, run.config.model)["epoch"]
     evaluated = results.read(run.workdir)
     corrupted = results.corruptions_file(run.workdir, splitting.foremost(run.records))
-    done = corrupted.exists() or not run.config.evaluation.corruptions
-    done &= (run.workdir / workdirs.REPORT).exists()
+    done = (run.workdir / workdirs.REPORT).exists() and (corrupted.exists() or not run.config.evaluation.corruptions)
     return done and all(evaluated.get(name, {}).get("epoch") == best for name in run.records)
 
 
@@ -91,6 +87,6 @@ def _train(run: _Run) -> None:
         run_log.console.print(
             "Training is several times as fast with the CPU kernels: python -m pneumojax.models.kernels.build"
         )
-    splits = run.splits()
+    splits = {name: run.prepared.split(name, members) for name, members in run.records.items()}
     train(run.config, run.workdir, splits, sharding.layout())
     evaluate_splits(run.config, run.workdir, run.source, splits, prefix="")

@@ -16,8 +16,8 @@ from pneumojax.evaluation.comparison import (
     confusion,
     ensemble,
     ensembles,
-    gather,
     grouped,
+    read,
     seconds_to,
     spread,
     summaries,
@@ -229,12 +229,12 @@ def test_a_finished_run_is_read_from_its_folder(tmp_path):
         (work / folder).mkdir(exist_ok=True)
         (work / folder / f"{name}.json").write_text(json.dumps({"dark": {"of": f"{folder}/{name}"}}))
     (work / "evaluation/held_out.csv").write_text("id,label,probability\na,1,0.75\nb,0,0.5\n")
-    [gathered] = gather(epath.Path(tmp_path), [run])
-    assert (gathered.run, gathered.split) == (run, "held_out")
-    assert gathered.evaluation["dark"] == {"of": "evaluation/held_out"}
-    assert set(gathered.evaluations) == {"held_out", "val"}, "evaluations of other sources do not belong here"
-    np.testing.assert_array_equal(gathered.evaluation["scores"], [[1, 0], [0.75, 0.5]])
-    assert gathered.corruptions == {"dark": {"of": "corruptions/held_out"}}
-    assert gathered.seconds == [2.0, 0.5]
+    finished = read(work, run)
+    assert (finished.run, finished.split) == (run, "held_out")
+    assert finished.evaluation["dark"] == {"of": "evaluation/held_out"}
+    assert set(finished.evaluations) == {"held_out", "val"}, "evaluations of other sources do not belong here"
+    np.testing.assert_array_equal(finished.evaluation["scores"], [[1, 0], [0.75, 0.5]])
+    assert finished.corruptions == {"dark": {"of": "corruptions/held_out"}}
+    assert finished.seconds == [2.0, 0.5]
     (work / "corruptions/held_out.json").unlink()
-    assert gather(epath.Path(tmp_path), [run])[0].corruptions == {}
+    assert read(work, run).corruptions == {}

@@ -23,14 +23,7 @@ ROOTS = {
     ("v1", "Pod"): "io.k8s.api.core.v1.Pod",
     ("v1", "PersistentVolumeClaim"): "io.k8s.api.core.v1.PersistentVolumeClaim",
 }
-TYPES = {
-    "array": list,
-    "boolean": bool,
-    "integer": int,
-    "number": (int, float),
-    "object": dict,
-    "string": str,
-}
+TYPES = {"array": list, "boolean": bool, "integer": int, "number": (int, float), "object": dict, "string": str}
 
 
 def problems(schema: dict, value, place: str = "") -> list[str]:
@@ -110,12 +103,7 @@ def _rule(broken):
     [
         (_spec, "failurPolicy", {}, "JobSet.spec.failurPolicy is unknown"),
         (_spec, "suspend", "no", "JobSet.spec.suspend: 'no' is not of type boolean"),
-        (
-            lambda broken: broken["spec"]["failurePolicy"],
-            "maxRestarts",
-            "20",
-            "'20' is not of type integer",
-        ),
+        (lambda broken: broken["spec"]["failurePolicy"], "maxRestarts", "20", "'20' is not of type integer"),
         (lambda broken: broken["spec"]["failurePolicy"], "restartStrategy", "Blocking", "'Blocking' is not one of"),
         (lambda broken: broken["spec"]["failurePolicy"]["rules"][0], "onJobFailureReasons", ["Exit2"], "is not one of"),
         (job, "completion", 2, ".completion is unknown"),

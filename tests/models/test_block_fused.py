@@ -178,7 +178,7 @@ def test_pooling_alone_equals_its_definition(shape):
 def test_activations_alone_equal_their_definition(way, shape):
     x, parameters, _, _ = sample(shape)
     expected = block_reference.rectify(x, parameters.kernel, parameters.bias)
-    assert_close(jax.jit(block_fused.activations)(x, parameters), expected, 1e-6)
+    assert_close(jax.jit(block_operations.activations)(x, parameters), expected, 1e-6)
 
 
 def test_equal_neighbourhoods_have_equal_activations(way):
@@ -186,7 +186,7 @@ def test_equal_neighbourhoods_have_equal_activations(way):
     rng = np.random.default_rng(0)
     x = jnp.broadcast_to(rng.random(32, np.float32), (1, 7, 9, 32))
     kernel = jnp.asarray(rng.standard_normal((3, 3, 32, 64)), jnp.float32)
-    a = jax.jit(block_fused.activations)(
+    a = jax.jit(block_operations.activations)(
         x, block_reference.Parameters(kernel, jnp.zeros(64), jnp.ones(64), jnp.zeros(64))
     )
     interior = a[0, 1:-1, 1:-1]

@@ -111,10 +111,7 @@ def ours(name: str) -> Numbers:
 
     def scaled_loss(params, statistics):
         _, written = model.apply(
-            {"params": params, "batch_stats": statistics},
-            images,
-            train=True,
-            mutable=["batch_stats", "intermediates"],
+            {"params": params, "batch_stats": statistics}, images, train=True, mutable=["batch_stats", "intermediates"]
         )
         # The output of the last layer, since the model returns its logits in float32.
         logits = written["intermediates"]["dense_2_output"][0][:, 0]

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from etils import epath
 from page_outline import HOSTILE, Outline, require_self_contained, row, section, words
 
 from pneumojax.inference.worst_errors import METHOD, Neighbour, WorstError
@@ -58,7 +59,7 @@ def page_of(workdir, **changes):
     image = np.arange(150 * 150, dtype=np.uint8).reshape(150, 150)
     samples = [("train", label, f"image{label}{i}", image) for label in (0, 1) for i in range(8)]
     arguments = {"layer_table": "conv1 (Conv)   320", "samples": samples} | changes
-    path = run_report.write(workdir, **arguments)
+    path = run_report.write(epath.Path(workdir), **arguments)
     assert str(path) == str(workdir / "report" / "index.html")
     return path.read_text()
 

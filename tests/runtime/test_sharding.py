@@ -25,10 +25,7 @@ def test_xla_accepts_the_flag_for_deterministic_computation():
     environment = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        "--xla_cpu_enable_fast_math=false",
-        "--xla_gpu_deterministic_ops=true",
-    ]
+    assert done.stdout.split() == ["--xla_cpu_enable_fast_math=false", "--xla_gpu_deterministic_ops=true"]
 
 
 def test_the_devices_line_counts_all_devices():

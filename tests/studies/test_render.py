@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from studies import cost, render, study, tables
+from studies.table import cell
 
 ROOT = study.ROOT
 RESULTS = sorted(path.stem for path in study.RESULTS.glob("*.json"))
@@ -105,12 +106,12 @@ def test_the_first_page_is_short() -> None:
 
 def test_cells() -> None:
     template = "{mean:.2f} ± {sd:.2f}|{mean:.2f}|none"
-    assert tables.cell(template, {"mean": 0.5, "sd": 0.1}) == "0.50 ± 0.10"
-    assert tables.cell(template, {"mean": 0.5, "sd": None}) == "0.50"
-    assert tables.cell(template, {"mean": None, "sd": None}) == "none"
-    assert tables.cell("{ratio[median]:.1f}", {"ratio": None}) == ""
+    assert cell(template, {"mean": 0.5, "sd": 0.1}) == "0.50 ± 0.10"
+    assert cell(template, {"mean": 0.5, "sd": None}) == "0.50"
+    assert cell(template, {"mean": None, "sd": None}) == "none"
+    assert cell("{ratio[median]:.1f}", {"ratio": None}) == ""
     with pytest.raises(KeyError):
-        tables.cell("{mean}", {})
+        cell("{mean}", {})
 
 
 def test_a_source_has_machine_and_command() -> None:

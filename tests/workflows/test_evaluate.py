@@ -88,7 +88,7 @@ def test_another_prevalence_changes_probabilities_and_no_decision(complete, tmp_
 
     for row, row_after in zip(rows_before, rows_after, strict=True):
         expected = restated(float(row["probability"]))
-        assert float(row_after["probability"]) == pytest.approx(expected, rel=1e-6)
+        assert float(row_after["probability"]) == pytest.approx(expected, rel=1e-5)  # float32's rounding of logits
     assert after["prevalence"] == 0.05
     for name in ("confusion", "confusion_at_sens95", "balanced_accuracy", "auc", "bce", "temperature"):
         assert after[name] == pytest.approx(before[name]), name

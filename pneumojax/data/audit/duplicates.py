@@ -3,11 +3,14 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
+
+Item = TypeVar("Item")
 
 THUMBNAIL = 32  # px a side
 HASH_BITS = 256
@@ -30,11 +33,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hash(image: np.ndarray) -> bytes:
-    """Return 256 bits that copies of a picture nearly share: the signs of its lowest cosine frequencies.
-
-    Args:
-      image: (s, s) uint8, s >= 16.
-    """
+    """Return 256 bits that copies of an (s, s) uint8 image, s >= 16, nearly share: signs of its lowest frequencies."""
     low = np.asarray(fft.dctn(_shrink(image)))[:16, :16]
     low[0, 0] = 0  # the brightness
     return np.packbits(low > 0).tobytes()
@@ -66,12 +65,8 @@ def near_equal(hashes: Sequence[bytes], thumbnails: Sequence[np.ndarray], block:
     """Return groups of two or more images of the same picture, by their indices, in order of the first of each.
 
     A picture encoded, resized or squashed differently, or with a little more brightness or contrast, is the same.
-    Another exposure of the same patient is not, nor are images without detail.
-
-    Args:
-      hashes: `perceptual_hash` of each of n images.
-      thumbnails: `thumbnail` of each.
-      block: hashes that are compared with as many others at a time; the result does not depend on it.
+    Another exposure of the same patient is not, nor are images without detail. The arguments are `perceptual_hash` and
+    `thumbnail` of each image; `block` hashes are compared with as many others at a time, to the same result.
     """
     # Images of uniform grey all have nearly the same hash, and each would be compared with each.
     kept = np.array([index for index, thumbnail in enumerate(thumbnails) if thumbnail.std() >= MIN_DETAIL], np.intp)
@@ -121,16 +116,18 @@ def signature(image: np.ndarray) -> bytes:
 
 
 def same_pictures(signatures: Mapping[str, bytes]) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the groups of ids `identical` and `near_equal`, see `source.Prepared`.
+    """Return the groups of ids `identical` and `near_equal`, see `source.Prepared`, from id -> `signature`."""
+    ids = sorted(signatures)
+    digests = [signatures[id][:_DIGEST] for id in ids]
+    hashes = [signatures[id][_DIGEST:_HASHED] for id in ids]
+    thumbnails = [np.frombuffer(signatures[id][_HASHED:], np.uint8).reshape(THUMBNAIL, THUMBNAIL) for id in ids]
+    return copies(ids, digests, hashes, thumbnails)
 
-    Args:
-      signatures: id -> `signature` of the image.
-    """
-    names = sorted(signatures)
-    digests = [signatures[name][:_DIGEST] for name in names]
-    hashes = [signatures[name][_DIGEST:_HASHED] for name in names]
-    shape = (THUMBNAIL, THUMBNAIL)
-    thumbnails = [np.frombuffer(signatures[name][_HASHED:], np.uint8).reshape(shape) for name in names]
+
+def copies(
+    items: Sequence[Item], digests: Sequence[bytes], hashes: Sequence[bytes], thumbnails: Sequence[np.ndarray]
+) -> tuple[list[list[Item]], list[list[Item]]]:
+    """Return the groups of items whose digests are `identical`; and of those `near_equal` without being identical."""
     near = [group for group in near_equal(hashes, thumbnails) if len({digests[i] for i in group}) > 1]
     same = identical(digests)
-    return [[names[i] for i in group] for group in same], [[names[i] for i in group] for group in near]
+    return [[items[i] for i in group] for group in same], [[items[i] for i in group] for group in near]

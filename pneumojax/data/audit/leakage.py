@@ -12,14 +12,10 @@ from pneumojax.runtime.wording import counted
 
 
 def tied(records: Sequence[Record], copies: Iterable[Sequence[str]]) -> tuple[Record, ...]:
-    """Merge patients who share a picture, directly or through other patients.
+    """Return the records in their order, with the patients merged who share a picture, directly or through others.
 
-    Args:
-      records: of the source.
-      copies: groups of ids that show the same picture; ids of other images are ignored.
-
-    Returns:
-      The records in their order. All images of merged patients have the smallest of their names as `patient`.
+    All images of merged patients have the smallest of their names as `patient`. Each of `copies` is a group of ids that
+    show the same picture; ids of other images are ignored.
     """
     names = sorted({record.patient for record in records})
     number = {name: index for index, name in enumerate(names)}

@@ -1,5 +1,6 @@
 """The checks behind quality flags: is one image a whole radiograph, shown as usual?"""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +16,9 @@ MAX_ASPECT = 4
 # Measured on 5,232 radiographs of children (Kermany et al.), 48 of them at full size too, and on 800 phantoms.
 MIN_COLOUR = 8.0  # grey levels between channels, mean over the image: grey as RGB has 0, a scan with a tint 13
 MIN_RANGE = 20.0  # grey levels from the 1st to the 99th percentile: radiographs have 84 at least
-MAX_INVERTED = -1.0  # of `_uprightness`: radiographs have 0.4 at least, and 95 of 100 have 2.7 or more
+MAX_INVERTED = -1.0  # uprightness: radiographs have 0.4 at least, and 95 of 100 have 2.7 or more
 
-# Places of a thumbnail: midline, both lungs, both margins; and their weights in `_uprightness`.
+# Places of a thumbnail: midline, both lungs, both margins; and their weights in the uprightness.
 _PLACES = (np.s_[8:24, 14:18], np.s_[8:20, 6:12], np.s_[8:20, 20:26], np.s_[:, :2], np.s_[:, -2:])
 _WEIGHTS = (2, -0.5, -0.5, -0.5, -0.5)
 
@@ -31,21 +32,19 @@ class Declared(NamedTuple):
     Attributes:
       format: "JPEG", "PNG" or "DICOM" by content; empty for others.
       width, height: in pixels; None for DICOM, whose reader judges them, and where the file does not say.
-      mode: Pillow's, of JPEG and PNG.
       colour: whether its channels differ.
     """
 
     format: str = ""
     width: int | None = None
     height: int | None = None
-    mode: str = ""
     colour: bool = False
 
 
 def declared(path: Path) -> Declared:
     """Return as much as can be read from the file."""
     result = Declared()
-    try:
+    with suppress(Exception):  # decoders raise errors of many kinds on broken data; reading the image reports them
         refuse_special(path)
         with path.open("rb") as file:
             name, opener = images.format_of(file.read(images.HEAD))
@@ -53,18 +52,18 @@ def declared(path: Path) -> Declared:
             if opener:
                 file.seek(0)
                 image = opener(file)
-                result = result._replace(width=image.width, height=image.height, mode=image.mode)
+                result = result._replace(width=image.width, height=image.height)
                 images.refuse_bomb(file, image)
                 result = result._replace(colour=is_colour(image))
-    except Exception:  # decoders raise errors of many kinds on broken data; reading the image reports them
-        pass
     return result
 
 
-def is_absurd(width: int, height: int) -> bool:
-    """Return whether an image of this size, in pixels, can hardly be a whole radiograph."""
-    short, long = sorted((width, height))
-    return short < MIN_SIDE or long > MAX_ASPECT * short or width * height > MAX_PIXELS
+def is_absurd(declared: Declared) -> bool:
+    """Return whether an image of the declared size, if any, can hardly be a whole radiograph."""
+    if declared.width is None or declared.height is None:
+        return False
+    short, long = sorted((declared.width, declared.height))
+    return short < MIN_SIDE or long > MAX_ASPECT * short or short * long > MAX_PIXELS
 
 
 def is_constant(image: np.ndarray) -> bool:
@@ -76,7 +75,10 @@ def is_constant(image: np.ndarray) -> bool:
 
 def is_inverted(thumbnail: np.ndarray) -> bool:
     """Return whether a chest radiograph, (32, 32) uint8 and not constant, shows bone dark and air bright."""
-    return bool(_uprightness(thumbnail) < MAX_INVERTED)
+    means = [thumbnail[rows, columns].mean() for rows, columns in _PLACES]
+    # How much brighter the midline is than lungs and margins, in standard deviations of the image.
+    uprightness = np.dot(means, _WEIGHTS) / max(thumbnail.std(), 1.0)
+    return bool(uprightness < MAX_INVERTED)
 
 
 def is_colour(image: Image.Image) -> bool:
@@ -91,9 +93,3 @@ def is_colour(image: Image.Image) -> bool:
     red, green, blue = np.moveaxis(np.asarray(image), 2, 0)
     most, least = (pick(pick(red, green), blue) for pick in (np.maximum, np.minimum))
     return bool((most - least).mean() > MIN_COLOUR)
-
-
-def _uprightness(thumbnail: np.ndarray) -> float:
-    """Return how much brighter the midline is than lungs and margins, in standard deviations of the image."""
-    means = [thumbnail[rows, columns].mean() for rows, columns in _PLACES]
-    return np.dot(means, _WEIGHTS) / max(thumbnail.std(), 1.0)

@@ -39,10 +39,8 @@ _OTHER_PARTS = {
 # fmt: on
 _PHOTOMETRIC = {"MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 # Where the header has no value, or none that can be read.
-_DEFAULTS: dict[str, int | str] = dict.fromkeys(
-    ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"], 0
-)
-_DEFAULTS |= {"NumberOfFrames": 1, "SamplesPerPixel": 1, "PlanarConfiguration": 0}
+_DEFAULTS: dict[str, int | str] = {"Rows": 0, "Columns": 0, "BitsAllocated": 0, "BitsStored": 0}
+_DEFAULTS |= {"PixelRepresentation": 0, "NumberOfFrames": 1, "SamplesPerPixel": 1, "PlanarConfiguration": 0}
 _DEFAULTS |= {"RescaleSlope": 1, "RescaleIntercept": 0, "VOILUTFunction": "LINEAR"}
 _DEFAULTS |= {"Modality": "", "BodyPartExamined": "", "PhotometricInterpretation": "MONOCHROME2"}
 _ELEMENTS = [*_DEFAULTS, "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"]
@@ -50,18 +48,12 @@ _ELEMENTS += ["WindowCenter", "WindowWidth", "PixelData"]
 
 
 def decode(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Image.Image:
-    """Render the image as its header asks: rescaled, windowed, white on black.
+    """Render the image as its header asks, rescaled and windowed: mode "I;16", 0 black to 65535 white.
 
     The modality LUT or rescale comes first, then the VOI LUT or the first window. Without either, 8 bits or fewer are
     meant for display and stay unchanged; more than 8 bits are stretched from the darkest to the brightest pixel that
-    is not padding. Padding is black. Colour, as in a secondary capture, becomes luma.
-
-    Args:
-      path: the file.
-      max_bytes: of the file, and of what it inflates to.
-
-    Returns:
-      Mode "I;16", 0 black to 65535 white; or "L", 0 to 255, if the file has colour.
+    is not padding. Padding is black. Colour, as in a secondary capture, becomes luma: mode "L", 0 to 255. Neither the
+    file nor what it inflates to may have more than `max_bytes`.
 
     Raises:
       UnreadableImage: it is no DICOM file, not a single radiograph that may show a chest, too large, or broken. The

@@ -23,10 +23,7 @@ _PLUGINS = dict.fromkeys((*_JPEG, *_JPEG_LS, *_JPEG_2000), "pneumojax") | {uid.R
 
 
 def stored_values(header: Dataset) -> tuple[np.ndarray, str]:
-    """Decompress the stored pixels and change nothing else about them.
-
-    Args:
-      header: the elements that pydicom needs to decode `PixelData`.
+    """Decompress the stored pixels and change nothing else about them; the header has all that pydicom needs for it.
 
     Returns:
       (rows, columns) or (rows, columns, 3) of 8 or 16 bits, and their photometric interpretation, which differs from

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from pneumojax.data.decode.unreadable import MAX_PIXELS, MAX_SCANS, SCAN, UnreadableImage, refuse_special
+from pneumojax.data.decode.unreadable import MAX_PIXELS, MAX_SCANS, SCAN, UnreadableImage, reason_of, refuse_special
 
 Opener = Callable[[BinaryIO], Image.Image]
 Box = tuple[float, float, float, float]
@@ -37,18 +37,12 @@ _TURNS = {
 
 
 def read(path: Path, size: int) -> np.ndarray:
-    """Decode an image file and resize it to a grey square.
+    """Decode an image file and resize it to a grey square, (size, size) uint8.
 
-    A JPEG at least twice as large as the result, in both directions, is decoded at a half, a quarter or an eighth
-    of its size. The format allows this by leaving out the fine part of each block's cosine transform. The result is
-    less than one grey level away from that of a full decode (mean over an image).
-
-    Args:
-      path: a JPEG, PNG or DICOM file, grey or colour, 8 to 16 bits, of any size up to `MAX_PIXELS`.
-      size: the side of the result in pixels.
-
-    Returns:
-      (size, size) uint8 grey.
+    It is JPEG, PNG or DICOM, grey or colour, 8 to 16 bits, of any size up to `MAX_PIXELS`. A JPEG at least twice as
+    large as the result, in both directions, is decoded at a half, a quarter or an eighth of its size. The format allows
+    this by leaving out the fine part of each block's cosine transform. The result is less than one grey level away from
+    that of a full decode (mean over an image).
 
     Raises:
       UnreadableImage: the file is missing, truncated, too large, or no such image.
@@ -82,8 +76,7 @@ def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
     except UnreadableImage:
         raise
     except Exception as error:  # on broken data, decoders raise errors of many kinds
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImage(" ".join(reason.split())) from None
+        raise UnreadableImage(reason_of(error)) from None
 
 
 def format_of(head: bytes) -> tuple[str, Opener | None]:
@@ -133,11 +126,9 @@ def _upright(image: Image.Image, square: np.ndarray) -> np.ndarray:
 
 
 def grey(image: Image.Image, band: int = BAND) -> Image.Image:
-    """Convert to one 8-bit channel: colour to luma (ITU-R 601), 16 bits to 8, transparency over black.
+    """Convert any mode of Pillow's to one 8-bit channel: colour to luma (ITU-R 601), 16 bits to 8, alpha over black.
 
-    Args:
-      image: in any of Pillow's modes.
-      band: pixels that are converted at a time; the result does not depend on it.
+    The result does not depend on `band`, the number of pixels that are converted at a time.
     """
     rows = max(band // max(image.width, 1), 1)
     if rows >= image.height:
@@ -159,13 +150,8 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int, box: Box | None = None) -> np.ndarray:
-    """Resize a grey image to (size, size) uint8 with an antialiased bilinear filter.
+    """Resize an 8-bit grey image, or a box (left, top, right, bottom) of it in pixels, to (size, size) uint8.
 
-    The aspect ratio is not kept, as in Huynh et al.
-
-    Args:
-      image: 8-bit grey.
-      size: the side of the result in pixels.
-      box: the part to resize (left, top, right, bottom), in pixels; None for the whole image.
+    The filter is antialiased and bilinear. The aspect ratio is not kept, as in Huynh et al.
     """
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))

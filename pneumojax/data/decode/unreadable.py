@@ -17,6 +17,11 @@ class UnreadableImage(Exception):
         super().__init__(one_line(reason))
 
 
+def reason_of(error: Exception) -> str:
+    """Return the system's words for an error, or else the error's own, on one line."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
 def refuse_special(path: Path) -> None:
     """Raise UnreadableImage for a pipe, a device or the like: reading one may never end."""
     mode = path.stat().st_mode

@@ -9,10 +9,9 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from pneumojax.data.source import MAX_CSV_BYTES, Options, Record, Source, name_of, read_file
+from pneumojax.data.source import Options, Record, Source, of_files, read_csv
 from pneumojax.runtime.errors import UserError, unknown
 
 CSVS = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
@@ -53,50 +52,30 @@ def open_chexpert(root: Path, options: Options) -> Source | None:
     remarks, compositions, records = [], [], {}
     digest = hashlib.sha256(f"{options.label_rule}\n".encode())
     for name, split in CSVS.items():
-        start = starts[name]
-        if start is None:
+        if (start := starts[name]) is None:
             continue
         if name == "test.csv" and not _needed_columns(options) <= _columns(start):
             columns = ", ".join(sorted(_needed_columns(options)))
             remarks.append(f"test.csv is left out: it lacks one of the columns {columns}.")
             continue
-        content = _content(root / name)
+        content = read_csv(root / name, "replace it by CheXpert's")
         listed, left_out = parse(content, str(root / name), split, options)
         digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
         _add_files(digest, root, name, listed)
-        twice = next((record.id for record in listed if record.id in records), None)
-        if twice is not None:
-            raise UserError(f"{root / name} lists {twice}, as another CSV does: remove it from one of them")
+        if twice := [record.id for record in listed if record.id in records]:
+            raise UserError(f"{root / name} lists {twice[0]}, as another CSV does: remove it from one of them")
         records |= {record.id: record for record in listed}
         compositions.append(_composition(split, listed, left_out))
     if not records:
         raise UserError(f"{root}: the CSVs list no image with views {options.views}: choose other views or CSVs")
     remarks.insert(0, f"Labels by the rule {options.label_rule}, views {options.views}: {'; '.join(compositions)}.")
-    return Source(
-        name=name_of(str(root)),
-        location=str(root),
-        records=tuple(records[id] for id in sorted(records)),
-        fingerprint=digest.hexdigest(),
-        read=partial(read_file, root),
-        root=root,
-        remarks=tuple(remarks),
-    )
-
-
-def _content(table: Path) -> bytes:
-    if table.stat().st_size > MAX_CSV_BYTES:
-        raise UserError(f"{table} is larger than {MAX_CSV_BYTES:,} bytes: replace it by CheXpert's")
-    return table.read_bytes()
+    return of_files(root, [records[id] for id in sorted(records)], digest.hexdigest(), remarks)
 
 
 def parse(content: bytes, name: str, split: str, options: Options) -> tuple[list[Record], int]:
     """Return the records that a CSV lists, in its order, and how many rows of the chosen views the rule leaves out.
 
-    Args:
-      content: of the CSV.
-      name: of the CSV, for errors.
-      split: of its records.
-      options: with a known label rule and known views.
+    The CSV's name is for errors; the options have a known label rule and known views.
 
     Raises:
       UserError: it is no CSV in UTF-8, lacks a column, or a row has a path or value that CheXpert does not have.
@@ -106,8 +85,7 @@ def parse(content: bytes, name: str, split: str, options: Options) -> tuple[list
     for place, path, value, view in _rows(content, name, column, options):
         if value not in _VALUES:
             raise UserError(f"{place}: {column} is {value!r:.100}; it must be 1.0, 0.0, -1.0 or blank")
-        match = _PATH.fullmatch(path)
-        if not match:
+        if not (match := _PATH.fullmatch(path)):
             raise UserError(f"{place}: Path is {path!r:.100}; it must be like {_EXAMPLE}")
         if options.views == "frontal" and view != "Frontal":
             continue
@@ -130,8 +108,7 @@ def _rows(content: bytes, name: str, column: str, options: Options) -> Iterator[
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
     try:
         header = next(reader, [])
-        lacking = sorted(needed for needed in _needed_columns(options) if header.count(needed) != 1)
-        if lacking:
+        if lacking := sorted(needed for needed in _needed_columns(options) if header.count(needed) != 1):
             raise UserError(f"{name} must have one column named {' and one named '.join(lacking)}: fix its first line")
         path, value = header.index("Path"), header.index(column)
         view = header.index("Frontal/Lateral") if options.views == "frontal" else None
@@ -164,16 +141,12 @@ def _columns(start: bytes) -> set[str]:
 
 
 def _is_chexpert(start: bytes | None) -> bool:
-    known = {"Frontal/Lateral", "No Finding", "Pneumonia"}
-    return start is not None and "Path" in _columns(start) and not known.isdisjoint(_columns(start))
+    columns = _columns(start or b"")
+    return "Path" in columns and not columns.isdisjoint(("Frontal/Lateral", "No Finding", "Pneumonia"))
 
 
 def _add_files(digest: "hashlib._Hash", root: Path, name: str, records: list[Record]) -> None:
-    """Add every image's size and time to a fingerprint. Reading a missing image reports it; it is an error if all are.
-
-    Raises:
-      UserError: all images are missing.
-    """
+    """Add every image's size and time to a fingerprint; raise UserError if none is there, not if some are missing."""
     missing = 0
     for record in records:
         try:

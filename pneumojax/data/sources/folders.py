@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Container
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from pneumojax.data.decode import images
 from pneumojax.data.patients import patients_of
-from pneumojax.data.source import CLASSES, SPLIT_NAMES, WHOLE, Record, Source, file_fingerprint, name_of, read_file
+from pneumojax.data.source import CLASSES, SPLIT_NAMES, WHOLE, Record, Source, file_fingerprint, of_files
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.wording import counted
 
@@ -33,17 +32,10 @@ def open_folders(root: Path) -> Source | None:
             raise UserError(f"{root}: the name of the file {id!r} is not UTF-8, or the locale is not: rename it")
     by_id = dict(sorted(by_id.items()))
     patients = patients_of(root, by_id)
+    records = [Record(id, image.label, patients[id], image.split) for id, image in by_id.items()]
     others = _other_files(root, by_id)
-    left_out = f"Left out: {counted(len(others), 'other file')}, such as {others[0]}." if others else ""
-    return Source(
-        name=name_of(str(root)),
-        location=str(root),
-        records=tuple(Record(id, image.label, patients[id], image.split) for id, image in by_id.items()),
-        fingerprint=file_fingerprint(image.file for image in by_id.values()),
-        read=partial(read_file, root),
-        root=root,
-        remarks=(left_out,) if left_out else (),
-    )
+    remarks = [f"Left out: {counted(len(others), 'other file')}, such as {others[0]}."] if others else []
+    return of_files(root, records, file_fingerprint(image.file for image in by_id.values()), remarks)
 
 
 def _other_files(root: Path, ids: Container[str]) -> list[str]:
@@ -72,14 +64,13 @@ def _classified(root: Path) -> list[_Image]:
 
 
 def _labelled(parent: Path, split: str) -> list[_Image]:
-    for folder, name in _folders(parent):
-        below = [path for path, part in _folders(folder) if part in SPLIT_NAMES] if name in CLASSES else []
-        if below:
-            raise UserError(f"{below[0]} is a split folder in a class folder: put class folders into split folders")
+    classes = [(folder, CLASSES.index(name)) for folder, name in _folders(parent) if name in CLASSES]
+    below = [path for folder, _ in classes for path, name in _folders(folder) if name in SPLIT_NAMES]
+    if below:
+        raise UserError(f"{below[0]} is a split folder in a class folder: put class folders into split folders")
     return [
-        _Image(file, CLASSES.index(name), split)
-        for folder, name in _folders(parent)
-        if name in CLASSES
+        _Image(file, label, split)
+        for folder, label in classes
         for file in folder.rglob("*")
         if file.suffix.lower() in images.SUFFIXES
         if not hidden(file.relative_to(folder)) and not file.is_dir()
@@ -88,10 +79,5 @@ def _labelled(parent: Path, split: str) -> list[_Image]:
 
 def _folders(parent: Path) -> list[tuple[Path, str]]:
     """List the folders in `parent` with their names in lower case."""
-    if not parent.is_dir():
-        return []
-    return [
-        (path, path.name.lower())
-        for path in sorted(parent.iterdir())
-        if path.is_dir() and not hidden(path.relative_to(parent))
-    ]
+    paths = sorted(parent.iterdir()) if parent.is_dir() else []
+    return [(path, path.name.lower()) for path in paths if path.is_dir() and not hidden(Path(path.name))]

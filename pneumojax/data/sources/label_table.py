@@ -4,7 +4,6 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -12,17 +11,7 @@ from typing import NamedTuple
 from pneumojax.data.decode import images
 from pneumojax.data.patient_hash import hashed
 from pneumojax.data.patients import is_dicom, patients_of
-from pneumojax.data.source import (
-    MAX_CSV_BYTES,
-    MAX_RECORDS,
-    SPLIT_NAMES,
-    WHOLE,
-    Record,
-    Source,
-    file_fingerprint,
-    name_of,
-    read_file,
-)
+from pneumojax.data.source import MAX_RECORDS, SPLIT_NAMES, WHOLE, Record, Source, file_fingerprint, of_files, read_csv
 from pneumojax.data.sources.folders import hidden
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.wording import counted
@@ -75,12 +64,8 @@ def open_table(root: Path, labels: str, max_records: int = MAX_RECORDS) -> Sourc
     """Return the source at `root`, or None if no CSV there has labels.
 
     A CSV has labels if it has one of `ID_COLUMNS` and one of `LABEL_COLUMNS` with no other values than `LABELS`, in any
-    case. An id is a file's path below `root`, its name, or its name without the suffix.
-
-    Args:
-      root: the folder.
-      labels: the path of the CSV; empty to look for it in `root`.
-      max_records: rows that a CSV may have.
+    case. An id is a file's path below `root`, its name, or its name without the suffix. `labels` is the path of the
+    CSV, or empty to look for it in `root`; it may have `max_records` rows.
 
     Raises:
       UserError: several CSVs have labels, or the one that counts cannot be understood or matches no image.
@@ -106,27 +91,13 @@ def open_table(root: Path, labels: str, max_records: int = MAX_RECORDS) -> Sourc
     if len(files) > len(matched):
         others = counted(len(files) - len(matched), "image")
         remarks.append(f"Left out: {others} without a row in {table.path.name}.")
-    return Source(
-        name=name_of(str(root)),
-        location=str(root),
-        records=tuple(records),
-        fingerprint=file_fingerprint([table.path, *(files[id] for id in sorted(matched))]),
-        read=partial(read_file, root),
-        root=root,
-        remarks=tuple(remarks),
-    )
+    fingerprint = file_fingerprint([table.path, *(files[id] for id in sorted(matched))])
+    return of_files(root, records, fingerprint, remarks)
 
 
 def open_single(path: Path) -> Source:
     """Return one image file as a source of one record without a label."""
-    return Source(
-        name=name_of(str(path)),
-        location=str(path),
-        records=(Record(path.name, None, path.name, WHOLE),),
-        fingerprint=file_fingerprint([path]),
-        read=partial(read_file, path.parent),
-        root=path.parent,
-    )
+    return of_files(path, [Record(path.name, None, path.name, WHOLE)], file_fingerprint([path]))
 
 
 def _find(root: Path, labels: str, max_records: int) -> _Table | None:
@@ -136,7 +107,8 @@ def _find(root: Path, labels: str, max_records: int) -> _Table | None:
         if not path.is_file():
             raise UserError(f"no such file: {labels}; give the path of a CSV of labels")
         return _parse(path, max_records)
-    tables = [_parse(file, max_records) for file in sorted(root.iterdir()) if _is_csv(file)]
+    named = [file for file in sorted(root.iterdir()) if file.suffix.lower() == ".csv" and not hidden(Path(file.name))]
+    tables = [_parse(file, max_records) for file in named if file.is_file()]
     candidates = [table for table in tables if table.has_labels()]
     if len(candidates) > 1:
         names = ", ".join(table.path.name for table in candidates)
@@ -144,15 +116,9 @@ def _find(root: Path, labels: str, max_records: int) -> _Table | None:
     return candidates[0] if candidates else None
 
 
-def _is_csv(file: Path) -> bool:
-    return file.suffix.lower() == ".csv" and not hidden(Path(file.name)) and file.is_file()
-
-
 def _parse(path: Path, max_records: int) -> _Table:
     try:
-        if path.stat().st_size > MAX_CSV_BYTES:
-            raise UserError(f"{path} is larger than {MAX_CSV_BYTES:,} bytes: give a CSV of labels")
-        content = path.read_bytes()
+        content = read_csv(path, "give a CSV of labels")
         text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")  # it decodes a part at a time
         first = next(filter(str.strip, text), "")
         separator = max(",;\t", key=first.count)
@@ -170,15 +136,11 @@ def _parse(path: Path, max_records: int) -> _Table:
         raise UserError(f"{path} has more than {max_records:,} lines: give a CSV of labels")
     header = lines[0][1] if lines else []
     columns = [re.sub(r"[\W_]", "", name.lower()) for name in header]
-    return _Table(
-        path,
-        [name.strip() for name in header],
-        columns,
-        [
-            (number, dict(zip(columns, map(str.strip, line), strict=False)) if len(line) <= len(columns) else {})
-            for number, line in lines[1:]
-        ],
-    )
+    values = [
+        (number, dict(zip(columns, map(str.strip, line), strict=False)) if len(line) <= len(columns) else {})
+        for number, line in lines[1:]
+    ]
+    return _Table(path, [name.strip() for name in header], columns, values)
 
 
 def _rows(table: _Table) -> tuple[str, dict[str, _Row]]:
@@ -201,8 +163,7 @@ def _rows(table: _Table) -> tuple[str, dict[str, _Row]]:
             raise UserError(f"{place}: {titles[id]} is empty: give the image's path or name")
         label_value, split_value = values.get(label, ""), values.get("split", "")
         if label_value.lower() not in LABELS:
-            choices = ", ".join(LABELS)
-            raise UserError(f"{place}: {titles[label]} is {label_value!r:.100}; it must be one of {choices}")
+            raise UserError(f"{place}: {titles[label]} is {label_value!r:.100}; it must be one of {', '.join(LABELS)}")
         if split_value and split_value.lower() not in SPLIT_NAMES:
             choices = ", ".join(SPLIT_NAMES)
             raise UserError(f"{place}: split is {split_value!r:.100}; it must be empty or one of {choices}")

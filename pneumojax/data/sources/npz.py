@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from pneumojax.data.decode import images
-from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage
+from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage, reason_of
 from pneumojax.data.source import MAX_RECORDS, Record, Source, file_fingerprint, name_of
 from pneumojax.runtime.errors import UserError
 
@@ -39,15 +39,10 @@ def open_npz(path: Path, labelled: bool = True, max_bytes: int = MAX_UNPACKED_BY
 
     Images are (n, h, w), (n, h, w, 1) or (n, h, w, 3) uint8, labels (n,) or (n, 1) integers. An NPZ names no
     classes: label 1 is taken as pneumonia and 0 as normal, as in PneumoniaMNIST. Nothing is ever unpickled. Images
-    are checked here, but stay in memory only once they are read.
-
-    Args:
-      path: the file.
-      labelled: whether labels are needed; otherwise they are ignored.
-      max_bytes: of the unpacked arrays.
+    are checked here, but stay in memory only once they are read. Labels are ignored unless `labelled`.
 
     Raises:
-      UserError: it is no NPZ, damaged, larger than `max_bytes`, or its arrays do not have the forms above.
+      UserError: it is no NPZ, damaged, unpacks to more than `max_bytes`, or its arrays do not have the forms above.
       OSError: it cannot be opened.
     """
     path = path.resolve()
@@ -59,7 +54,7 @@ def open_npz(path: Path, labelled: bool = True, max_bytes: int = MAX_UNPACKED_BY
         except UserError:
             raise
         except Exception as error:  # on broken data, decoders raise errors of many kinds
-            raise UserError(f"{path} cannot be read as NPZ: {_reason(error)}; download or write it again") from None
+            raise UserError(f"{path} cannot be read as NPZ: {reason_of(error)}; download or write it again") from None
     records = [
         Record(id := f"{split}/{number:05d}", label, id, split)
         for split, labels_of_split in labels.items()
@@ -98,88 +93,80 @@ def _images(path: Path, modified: int, split: str) -> np.ndarray:
     except UnreadableImage:
         raise
     except Exception as error:
-        raise UnreadableImage(_reason(error)) from None
+        raise UnreadableImage(reason_of(error)) from None
 
 
 def _check(archive: ZipFile, path: Path, labelled: bool, max_bytes: int) -> dict[str, list[int | None]]:
     """Check headers and contents before any array is allocated; return each image's label, or None, by split."""
     members = Counter(info.filename.removesuffix(".npy") for info in archive.infolist())
-    keys = [key for split in NPZ_SPLITS for key in _keys(split) if members[key]]
-    if not labelled:
-        keys = [key for key in keys if key.endswith("_images")]
-    if not keys:
+    kinds = ("images", "labels") if labelled else ("images",)
+    keys_of = {split: [f"{split}_{kind}" for kind in kinds] for split in NPZ_SPLITS}
+    splits = [split for split, keys in keys_of.items() if any(members[key] for key in keys)]
+    if not splits:
         raise UserError(f"{path} has no train_images and train_labels, nor those of val or test: add them")
-    splits = [split for split in NPZ_SPLITS if any(key in keys for key in _keys(split))]
-    lacking = [key for split in splits for key in _keys(split) if key not in keys]
-    if lacking and labelled:
+    keys = [key for split in splits for key in keys_of[split]]
+    if lacking := [key for key in keys if not members[key]]:
         raise UserError(f"{path} lacks {' and '.join(lacking)}: give images and labels of each split")
-    twice = [key for key in keys if members[key] > 1]
-    if twice:
+    if twice := [key for key in keys if members[key] > 1]:
         raise UserError(f"{path} holds {' and '.join(twice)} more than once: write it again")
     headers = {key: _header(archive, path, key) for key in keys}
     total = sum(math.prod(header.shape) * header.dtype.itemsize for header in headers.values())
     if total > max_bytes:
         raise UserError(f"{path} unpacks to {total:,} bytes, more than {max_bytes:,}: give fewer or smaller images")
+    counts = {}
     for split in splits:
-        _check_images(path, split, headers[f"{split}_images"].shape, headers[f"{split}_images"].dtype)
+        counts[split] = _check_images(path, split, headers[f"{split}_images"])
         if labelled:
-            _check_labels(path, split, headers[f"{split}_labels"], headers[f"{split}_images"].shape[0])
-    count = sum(headers[f"{split}_images"].shape[0] for split in splits)
-    if count > MAX_RECORDS:
+            _check_labels(path, split, headers[f"{split}_labels"], counts[split])
+    if (count := sum(counts.values())) > MAX_RECORDS:
         raise UserError(f"{path} holds {count:,} images, more than {MAX_RECORDS:,}: give fewer")
     for key in keys:
         _check_content(archive, key)
     if not labelled:
-        return {split: [None] * headers[f"{split}_images"].shape[0] for split in splits}
+        return {split: [None] * count for split, count in counts.items()}
     return {split: _labels(archive, path, split).tolist() for split in splits}
 
 
-def _keys(split: str) -> tuple[str, str]:
-    return f"{split}_images", f"{split}_labels"
-
-
 def _header(archive: ZipFile, path: Path, key: str) -> _Header:
-    info = archive.getinfo(f"{key}.npy")
+    info, name = archive.getinfo(f"{key}.npy"), f"{path}: {key}"
     if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # others unpack all at once
-        raise UserError(f"{path}: {key} has a compression that NumPy never uses: save it by numpy.savez_compressed")
+        raise UserError(f"{name} has a compression that NumPy never uses: save it by numpy.savez_compressed")
     with archive.open(info) as file:
         version = npy.read_magic(file)
         if version not in _HEADERS:
-            raise UserError(
-                f"{path}: {key} has NPY version {version}, which arrays of numbers never need: save it again"
-            )
+            raise UserError(f"{name} has NPY version {version}, which arrays of numbers never need: save it again")
         header = _Header(*_HEADERS[version](file))
         start = file.tell()
     if header.dtype.hasobject:
-        raise UserError(f"{path}: {key} holds pickled objects, which are never loaded: save it as numbers")
+        raise UserError(f"{name} holds pickled objects, which are never loaded: save it as numbers")
     size = math.prod(header.shape) * header.dtype.itemsize
     if min(header.shape, default=0) < 0 or size != info.file_size - start:
         raise UserError(
-            f"{path}: {key} has {info.file_size:,} bytes, too many or few for shape {header.shape!s:.60}: save it again"
+            f"{name} has {info.file_size:,} bytes, too many or few for shape {header.shape!s:.60}: save it again"
         )
     if header.fortran:
-        raise UserError(f"{path}: {key} is in Fortran order: save the result of numpy.ascontiguousarray")
+        raise UserError(f"{name} is in Fortran order: save the result of numpy.ascontiguousarray")
     return header
 
 
-def _check_images(path: Path, split: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    if dtype != np.uint8:
-        raise UserError(f"{path}: {split}_images are {dtype}: save them as uint8, 0 to 255")
+def _check_images(path: Path, split: str, images: _Header) -> int:
+    """Return the number of images."""
+    name, shape = f"{path}: {split}_images", images.shape
+    if images.dtype != np.uint8:
+        raise UserError(f"{name} are {images.dtype}: save them as uint8, 0 to 255")
     if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or 0 in shape[1:]:
-        raise UserError(f"{path}: {split}_images have shape {shape}: save them as (n, h, w), or with 1 or 3 channels")
+        raise UserError(f"{name} have shape {shape}: save them as (n, h, w), or with 1 or 3 channels")
     if shape[1] * shape[2] > MAX_PIXELS:
-        raise UserError(
-            f"{path}: {split}_images have {shape[2]}x{shape[1]} pixels, more than {MAX_PIXELS:,}: shrink them"
-        )
+        raise UserError(f"{name} have {shape[2]}x{shape[1]} pixels, more than {MAX_PIXELS:,}: shrink them")
+    return shape[0]
 
 
 def _check_labels(path: Path, split: str, labels: _Header, count: int) -> None:
+    name = f"{path}: {split}_labels"
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{path}: {split}_labels are {labels.dtype}: save them as integers, 1 for pneumonia")
+        raise UserError(f"{name} are {labels.dtype}: save them as integers, 1 for pneumonia")
     if labels.shape[1:] not in ((), (1,)) or not labels.shape:
-        raise UserError(
-            f"{path}: {split}_labels have shape {labels.shape}: save them as (n,) or (n, 1), for two classes"
-        )
+        raise UserError(f"{name} have shape {labels.shape}: save them as (n,) or (n, 1), for two classes")
     if labels.shape[0] != count:
         raise UserError(f"{path}: {count:,} {split}_images but {labels.shape[0]:,} {split}_labels: give one each")
 
@@ -202,7 +189,3 @@ def _labels(archive: ZipFile, path: Path, split: str) -> np.ndarray:
 def _load(archive: ZipFile, key: str) -> np.ndarray:
     with archive.open(f"{key}.npy") as file:
         return npy.read_array(file, allow_pickle=False)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

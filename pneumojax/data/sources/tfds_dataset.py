@@ -33,9 +33,7 @@ def open_tfds(location: str) -> Source:
     image, label = _features(builder, name)
     _download(builder, name)
     classes = builder.info.features[label].names
-    positive = next((i for i, title in enumerate(classes) if "pneumonia" in title.lower()), 1)
-    if "pneumonia" in classes[1 - positive].lower():
-        positive = 1
+    positive = 0 if ["pneumonia" in title.lower() for title in classes] == [True, False] else 1
     records = [
         Record(id := f"{split}/{number:06d}", int(stored_label == positive), id, SPLIT_NAMES[split])
         for split in builder.info.splits
@@ -103,8 +101,7 @@ def _require_network(builder: Any, name: str) -> None:
 
 
 def _labels(builder: Any, split: str, image: str, label: str) -> list[int]:
-    tfds = import_tfds()
-    rows = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+    rows = builder.as_data_source(split, decoders={image: import_tfds().decode.SkipDecoding()})
     return [int(row[label]) for row in rows]
 
 

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pneumojax.data.audit.duplicates import thumbnail
-from pneumojax.data.audit.quality import declared, is_absurd, is_constant, is_inverted
+from pneumojax.data.audit.quality import Declared, declared, is_absurd, is_constant, is_inverted
 from pneumojax.data.decode import images
 from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.source import WHOLE, Record, Source, name_of
@@ -70,7 +70,9 @@ def open_inputs(location: str) -> Inputs:
     if location and path.is_dir():
         ids = _below(path)
     elif location and path.suffix.lower() == ".npz" and path.exists():
-        return _of_npz(path)
+        source = open_npz(path, labelled=False)
+        ids = (record.id for record in source.records)
+        return Inputs(source.name, ids, partial(_look_in, source._replace(records=())))
     elif location and path.exists():
         ids = iter([str(path)])
     else:
@@ -91,32 +93,21 @@ def _below(root: Path) -> Iterator[str]:
                 yield os.path.join(folder, name)
 
 
-def _of_npz(path: Path) -> Inputs:
-    source = open_npz(path, labelled=False)
-    ids = (record.id for record in source.records)
-    return Inputs(source.name, ids, partial(_look_in, source._replace(records=())))
-
-
 def look_at_file(id: str, size: int) -> Seen:
     """Read and check one image file."""
-    path = Path(id)
-    properties = declared(path)
-    absurd = properties.width and properties.height and is_absurd(properties.width, properties.height)
-    flags = (*(["size"] if absurd else []), *(["colour"] if properties.colour else []))
-    try:
-        return _checked(images.read(path, size), flags)
-    except UnreadableImage as reason:
-        return Seen(None, str(reason), ())
+    return _seen(lambda: images.read(Path(id), size), declared(Path(id)))
 
 
 def _look_in(source: Source, id: str, size: int) -> Seen:
+    return _seen(lambda: source.read(Record(id, None, id, WHOLE), size), Declared())
+
+
+def _seen(read: Callable[[], np.ndarray], file: Declared) -> Seen:
     try:
-        return _checked(source.read(Record(id, None, id, WHOLE), size), ())
+        image = read()
     except UnreadableImage as reason:
         return Seen(None, str(reason), ())
-
-
-def _checked(image: np.ndarray, flags: tuple[str, ...]) -> Seen:
-    if is_constant(image):
-        return Seen(image, "", (*flags, "constant"))
-    return Seen(image, "", (*flags, "inverted") if is_inverted(thumbnail(image)) else flags)
+    constant = is_constant(image)
+    flags = {"size": is_absurd(file), "colour": file.colour, "constant": constant}
+    flags["inverted"] = not constant and is_inverted(thumbnail(image))
+    return Seen(image, "", tuple(flag for flag, raised in flags.items() if raised))

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 from etils import epath
 
 from pneumojax.data.audit.duplicates import SIGNATURE, same_pictures, signature
@@ -38,7 +39,7 @@ class Means(NamedTuple):
       workers: processes; 0 for one per core, or threads for few images.
       beam_runner: the name of an Apache Beam runner, which then does the work; empty for none.
       beam_options: flags for Beam, as on a command line.
-      watched: reports the results as they come, see `run_log.watch_reading`.
+      watched: reports the results as they come, see `run_log.reading_watch`.
     """
 
     workers: int = 0
@@ -60,12 +61,8 @@ def prepare(
     Their folder is named by all that they depend on: the source's fingerprint, ids and labels, and the size. It gets
     this name when it is complete, so that the files of a killed process are never taken for a complete preparation.
 
-    Args:
-      source: where the images come from; every record has a label.
-      size: side of the images in pixels.
-      cache_dir: a folder; empty for the user's cache folder.
-      on_error: "fail" or "skip", for unreadable images.
-      means: how to do it.
+    Every record has a label; `size` is the side in pixels; `on_error` is "fail" or "skip"; an empty `cache_dir` is the
+    user's cache folder.
 
     Raises:
       UnreadableImages: some are unreadable and `on_error` is "fail"; the message counts all and names the first few.
@@ -123,7 +120,7 @@ def _key(source: Source, size: int) -> str:
 
 def _write(source: Source, size: int, folder: epath.Path, on_error: str, means: Means) -> None:
     _remove_abandoned(folder.parent)
-    partial_folder = folder.parent / f"{folder.name}{_partial_suffix(os.getpid())}-{uuid.uuid4().hex[:8]}"
+    partial_folder = folder.parent / f"{folder.name}{_partial_mark()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         builder = _builder_to(partial_folder, source, size, means)
         _build(builder, means)
@@ -174,28 +171,17 @@ def _import_beam() -> ModuleType:
     return apache_beam
 
 
-def _partial_suffix(process: int) -> str:
-    return f".partial-{socket.gethostname()}-{process}"
+def _partial_mark() -> str:
+    return f".partial-{socket.gethostname()}-"
 
 
 def _remove_abandoned(where: epath.Path) -> None:
     """Remove what killed preparations on this machine left."""
-    prefix = _partial_suffix(0).removesuffix("0")
-    for abandoned in where.glob(f"*{prefix}*"):
-        process = abandoned.name.partition(prefix)[2].partition("-")[0]
+    for abandoned in where.glob(f"*{_partial_mark()}*"):
+        process = abandoned.name.partition(_partial_mark())[2].partition("-")[0]
         # This process's own number is that of a killed process in another container, where numbers start again.
-        if process.isdecimal() and (int(process) == os.getpid() or not _runs(int(process))):
+        if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
             abandoned.rmtree(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _builder_to(folder: epath.Path, source: Source, size: int, means: Means) -> Any:
@@ -215,7 +201,7 @@ def _builder_to(folder: epath.Path, source: Source, size: int, means: Means) -> 
 
         def _info(self) -> Any:
             info = self.dataset_info_from_configs(features=_features(tfds, size))
-            info.initialize_from_bucket = _nothing  # it would leave an empty folder behind
+            info.initialize_from_bucket = lambda: None  # it would leave an empty folder behind
             return info
 
         def _example_writer(self) -> Any:
@@ -239,55 +225,39 @@ def _builder_to(folder: epath.Path, source: Source, size: int, means: Means) -> 
 
 
 def _features(tfds: ModuleType, size: int) -> Any:
-    def array(*shape: int, doc: str | None = None) -> Any:
-        encoding = tfds.features.Encoding.BYTES
-        return tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=encoding, doc=doc)
-
+    tensor = partial(tfds.features.Tensor, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
     return tfds.features.FeaturesDict(
         {
-            "image": array(size, size, 1),
+            "image": tensor(shape=(size, size, 1)),
             "label": tfds.features.Scalar(np.uint8),
             "id": tfds.features.Text(),
             "unreadable": tfds.features.Text(doc="why the image could not be read; it is black then"),
-            "signature": array(SIGNATURE, doc="its SHA-256, perceptual hash and thumbnail"),
+            "signature": tensor(shape=(SIGNATURE,), doc="its SHA-256, perceptual hash and thumbnail"),
         }
     )
-
-
-def _nothing() -> None:
-    pass
 
 
 def _example(source: Source, size: int, record: Record) -> Example:
     image = try_read(source, size, record)
     if isinstance(image, UnreadableImage):
         return _blank(size, record, image)
-    return record.id, {
-        "image": image[..., None],
-        "label": record.label,
-        "id": record.id,
-        "unreadable": "",
-        "signature": np.frombuffer(signature(image), np.uint8),
-    }
+    return _row(record, image, "", signature(image))
 
 
 def _blank(size: int, record: Record, reason: UnreadableImage) -> Example:
     """Return the example of a record that cannot be read."""
-    return record.id, {
-        "image": np.zeros((size, size, 1), np.uint8),
-        "label": record.label,
-        "id": record.id,
-        "unreadable": str(reason),
-        "signature": np.zeros(SIGNATURE, np.uint8),
-    }
+    return _row(record, np.zeros((size, size), np.uint8), str(reason), bytes(SIGNATURE))
+
+
+def _row(record: Record, image: np.ndarray, unreadable: str, signature: bytes) -> Example:
+    features = {"image": image[..., None], "label": record.label, "id": record.id, "unreadable": unreadable}
+    return record.id, features | {"signature": np.frombuffer(signature, np.uint8)}
 
 
 def _index(folder: epath.Path) -> dict[str, Any]:
     """Return what `_open` must know about shards, so that it need not read them."""
     info, examples = open_shards(folder, _SHARDS, "id", "unreadable", "signature")
-    ids: list[str] = []
-    unreadable: dict[str, str] = {}
-    signatures: dict[str, bytes] = {}
+    ids, unreadable, signatures = [], {}, {}
     for row in examples(range(info.splits[_SHARDS].num_examples)):
         ids.append(str(row["id"], "utf-8"))
         if row["unreadable"]:

@@ -26,16 +26,10 @@ def hold(
 ) -> Prepared:
     """Read the source's images into memory; the result equals that of `builder.prepare`, which writes shards.
 
-    Args:
-      source: where the images come from.
-      size: side of the images in pixels.
-      on_error: "fail" or "skip", for unreadable images.
-      limit: bytes that the images may take; None for no limit.
-      workers: processes, see `in_parallel`.
-      watched: reports the results as they come, see `run_log.watch_reading`.
+    `size` and `on_error` are as there, `workers` and `watched` as in `builder.Means`.
 
     Raises:
-      UserError: the images take more than `limit`.
+      UserError: the images take more bytes than the limit, if any.
       UnreadableImages: some are unreadable and `on_error` is "fail"; the message counts all and names the first few.
     """
     records = source.records

@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -41,11 +41,6 @@ def uncompressed_writer() -> Any:
 def open_shards(folder: epath.Path, split: str, *names: str) -> tuple[Any, Examples]:
     """Open the ArrayRecord shards of a TFDS builder, for features that are bytes: texts, and tensors encoded as such.
 
-    Args:
-      folder: the builder's.
-      split: TFDS's name of the split.
-      names: of the features to read.
-
     Returns:
       TFDS's DatasetInfo; and a function: places in the split, from 0 -> the named features of each, in order. It opens
       a shard on the first read from it. It raises IndexError beyond the last place, and whatever ArrayRecord raises on
@@ -57,6 +52,7 @@ def open_shards(folder: epath.Path, split: str, *names: str) -> tuple[Any, Examp
     tfds = import_tfds_to_read()
     with explaining_missing_package():
         from array_record.python.array_record_module import ArrayRecordReader
+        from tensorflow_datasets.proto import tf_example_pb2
 
     info = tfds.builder_from_directory(folder).info
     paths = list(map(str, info.splits[split].filepaths))
@@ -68,36 +64,8 @@ def open_shards(folder: epath.Path, split: str, *names: str) -> tuple[Any, Examp
         shard = bisect_right(ends, place)
         # One at a time: ArrayRecord divides several among threads, which costs more than it saves.
         [record] = reader(shard).read([place - (ends[shard - 1] if shard else 0)])
-        return read_features(record, names)
+        parsed: Any = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]: Protobuf's
+        features = parsed.features.feature
+        return {name: memoryview(features[name].bytes_list.value[0]) for name in names}
 
     return info, lambda places: map(example, places)
-
-
-def read_features(example: bytes, names: Collection[str]) -> dict[str, memoryview]:
-    """Return the bytes of the named features of a serialized tf.train.Example.
-
-    Protobuf's own parser makes glibc return all free memory to the system every so often. XLA allocates it again in the
-    next step, which costs page faults (see `runtime.allocator`).
-    """
-    features = {}
-    at, end = _field(example, 0)
-    while at < end:
-        entry, after = _field(example, at)
-        key, value = _field(example, entry)
-        if (name := example[key:value].decode()) in names:
-            for _ in ("feature", "bytes_list", "value"):
-                value, ends = _field(example, value)
-            features[name] = memoryview(example)[value:ends]
-        at = after
-    return features
-
-
-def _field(message: bytes, at: int) -> tuple[int, int]:
-    """Return where a field's content starts and ends, after a tag, here of one byte, and the content's length."""
-    length = shift = 0
-    while True:
-        at += 1
-        length |= (message[at] & 0x7F) << shift
-        if message[at] < 0x80:
-            return at + 1, at + 1 + length
-        shift += 7

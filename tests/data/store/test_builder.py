@@ -317,8 +317,7 @@ def test_a_damaged_shard_is_named_when_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("runner", "options"),
-    [("Nonsense", ""), ("DirectRunner", "--x='a"), ("DirectRunner", "--direct_num_workers=abc")],
+    ("runner", "options"), [("Nonsense", ""), ("DirectRunner", "--x='a"), ("DirectRunner", "--direct_num_workers=abc")]
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:apache_beam", "ignore::ResourceWarning")
 def test_a_beam_that_cannot_start_is_reported_in_one_line(files, tmp_path, capfd, runner, options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pneumojax.data.store.shards import FILE_FORMAT, open_shards, read_features, uncompressed_writer
+from pneumojax.data.store.shards import FILE_FORMAT, open_shards, uncompressed_writer
 from pneumojax.data.tensorflow_import import import_tfds
 
 EXAMPLES = 50
@@ -71,22 +71,3 @@ def test_a_place_beyond_the_last_is_an_error(builder):
     _, examples = open_shards(epath.Path(builder.data_path), "images", "id")
     with pytest.raises(IndexError):
         list(examples([EXAMPLES]))
-
-
-@pytest.mark.parametrize("length", [0, 1, 127, 128, 16383, 16384, 2**21])
-def test_features_are_those_that_protobuf_reads(length):
-    """Other features are of every kind, and one contains a serialized example."""
-    import_tfds()
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    image = np.random.default_rng(length).bytes(length)
-    other = tf_example_pb2.Example()
-    other.features.feature["image"].bytes_list.value.append(b"not this one")
-    example = tf_example_pb2.Example()
-    example.features.feature["image"].bytes_list.value.append(image)
-    example.features.feature["bild ü"].bytes_list.value.append(b"")
-    example.features.feature["like"].bytes_list.value.append(other.SerializeToString())
-    example.features.feature["label"].int64_list.value.append(2**40)
-    example.features.feature["share"].float_list.value.append(0.5)
-    features = read_features(example.SerializeToString(), ("image", "bild ü"))
-    assert {name: bytes(content) for name, content in features.items()} == {"image": image, "bild ü": b""}
