@@ -24,10 +24,11 @@ check: install
 docs: install
 	$(BIN)/mkdocs serve
 
-# Breaks 1,000 files of each kind that users give, different ones each time, in a minute or two. FUZZ=5000 breaks more.
+# Breaks 1,000 files of each kind that users give, in a minute or two, and 2,000 times a file of a workdir, in an hour or
+# two; different ones each time. FUZZ=100 breaks fewer.
 # Where ../shared/data has real radiographs, some of them are among the files.
 fuzz: install
-	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py
+	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest -s tests/data/test_fuzz.py tests/workflows/test_damage.py
 
 # Kills runs at random moments, fifty times or KILLS, and compares each with an undisturbed run; and stops or kills
 # processes of jobs of several: seven to twenty minutes.

@@ -53,9 +53,10 @@ def recommended() -> ConfigDict:
             },
             "data": {
                 "source": "phantom",  # a folder, an .npz file, tfds:NAME or phantom; --data sets this
-                "label_rule": "abnormal",  # CheXpert: rule from findings to labels; abnormal: 1 without "No Finding"
-                "views": "all",  # CheXpert: which views to use
+                "label_rule": "abnormal",  # rule from a table's findings to labels; abnormal: 1 without "No Finding"
+                "views": "all",  # which views to use, where a table of findings names them
                 "labels": "",  # CSV with the labels of a folder of DICOM or other files; empty: find it in the folder
+                "patient_pattern": "",  # pattern whose first group in an image's id is its patient; empty: known names
                 "subset": "all",  # how many images of the train split to use, drawn by split_seed
                 "on_error": "fail",  # unreadable images before training; fail: stop; skip: leave them out
                 "allow_leakage": False,  # train even if a patient or picture is in several of the given splits
@@ -101,6 +102,7 @@ def recommended() -> ConfigDict:
                 "recipes": "recommended,notebook,paper",  # recipes, also with changed fields, such as paper+epochs=20
                 "folds": "",  # folds to hold out in turn, such as "0,1,2"; empty: all of data.folds
                 "seeds": "0",  # random seeds to train with
+                "dry_run": False,  # only list the runs, with an estimate of their time
                 "corruptions": True,  # also evaluate each run under artificial corruptions of its images
             },
             "benchmark": {  # values after the first of a list are measured with the first values of the other lists

@@ -1,6 +1,7 @@
 """Train, evaluate, explain and measure CNNs that tell pneumonia from normal on chest radiographs."""
 
 import contextlib
+import io
 import os
 import sys
 import textwrap
@@ -8,12 +9,12 @@ import traceback
 from typing import NoReturn
 
 from absl import app, flags, logging
-from etils import epath
 
 from pneumojax import __version__, modes
 from pneumojax.data.decode.quiet import quiet_decoders
 from pneumojax.runtime import allocator, cache, distributed, signals
 from pneumojax.runtime.errors import ExitStatus, UserError
+from pneumojax.runtime.files import expanded
 
 flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
@@ -25,6 +26,7 @@ flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 flags.DEFINE_integer("join_seconds", distributed.JOIN_S, "How long the processes of a job wait for each other.", 1)
 FLAGS = flags.FLAGS
 _WIDTH = 80  # of the help
+_NO_MEMORY = "not enough memory: lower --config.batch_size or --config.evaluation.batch_size, or use smaller images"
 
 
 def usage() -> str:
@@ -101,12 +103,13 @@ def _hint(arguments: list[str]) -> str:
 def _main(argv: list[str]) -> int:
     if FLAGS.mode == "predict":  # else NumPy's threads spin on after each search, on cores that decode and infer
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
-    os.environ.setdefault("MPLCONFIGDIR", str(cache.folder("") / "matplotlib"))  # else it writes to the home folder
+    for variable, library in (("MPLCONFIGDIR", "matplotlib"), ("KERAS_HOME", "keras")):
+        os.environ.setdefault(variable, str(cache.folder("") / library))  # else it writes to the home folder
     logging.set_verbosity(logging.FATAL)  # warnings here are between libraries, and errors are raised as well
     quiet_decoders()
     command = modes.Command(
         spec=FLAGS.config,
-        workdir=None if FLAGS.workdir is None else epath.Path(FLAGS.workdir).expanduser(),
+        workdir=None if FLAGS.workdir is None else expanded(FLAGS.workdir),
         data=FLAGS.data,
         overrides=argv[1:],
         job=distributed.requested(FLAGS.coordinator, FLAGS.processes, FLAGS.process),
@@ -129,17 +132,24 @@ def _guarded(argv: list[str]) -> None:
         stop(str(error), ExitStatus.LOST_PROCESS if lost else ExitStatus.USER_ERROR)
     except OSError as error:  # no permission, no space, a file where a folder is wanted
         stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        stop(_NO_MEMORY)
     except KeyboardInterrupt:
         stop(signals.MESSAGE, ExitStatus.STOPPED)
     except Exception as error:
         if distributed.lost_another(error):
             stop("another process of the job has ended: its own message says why", ExitStatus.LOST_PROCESS)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            stop(_NO_MEMORY)
         traceback.print_exc()
         distributed.leave(ExitStatus.CRASHED)
 
 
 def run() -> None:
     """Run the command line. A scheduler's SIGTERM stops it as Ctrl-C does."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may have letters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     signals.leave_on_signals()
     allocator.keep_freed()
     try:

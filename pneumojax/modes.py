@@ -44,6 +44,8 @@ def run(mode: str, command: Command) -> int:
       UserError: it cannot be done; the message says why.
     """
     entry = MODES[mode]
+    if command.workdir is not None:
+        workdirs.refuse_links(command.workdir)
     if mode == "evaluate" and command.spec is None and workdirs.is_experiment(command.workdir):
         entry = _EVALUATE_EXPERIMENT
     if command.job is not None and not entry.shared:
@@ -55,15 +57,16 @@ def run(mode: str, command: Command) -> int:
 @contextmanager
 def _computing(config: "ConfigDict", command: Command) -> Iterator[None]:
     """Prepare this process to compute with JAX, as one of the job's; wait for the others at the end."""
-    if config.deterministic:
-        from pneumojax.runtime import sharding
+    from pneumojax.runtime import sharding
 
+    if config.deterministic:
         sharding.compute_deterministically()
     if command.job is not None:
         from pneumojax.runtime import run_log
 
         distributed.join(command.job, command.join_seconds)
         run_log.console.quiet = not distributed.first()
+    sharding.require_devices()
     # The first process alone adds to the cache; GPUs that do not find what it finds wait for it to compile, in vain.
     if distributed.all_see(cache.folder(config.data.cache_dir)):
         cache.keep_compiled(config.data.cache_dir)
@@ -83,7 +86,11 @@ def _workdir(command: Command, start: str, config: "ConfigDict") -> epath.Path:
     """Return the command's workdir; by default one whose name begins with `start`."""
     from pneumojax.data.source import name_of
 
-    return command.workdir or epath.Path(f"runs/{start}-{name_of(config.data.source)}")
+    if command.workdir is not None:
+        return command.workdir
+    workdir = epath.Path(f"runs/{start}-{name_of(config.data.source)}")
+    workdirs.refuse_links(workdir)
+    return workdir
 
 
 def _run_workdir(command: Command, config: "ConfigDict") -> epath.Path:

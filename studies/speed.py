@@ -40,7 +40,8 @@ def summary(run: str, benchmark: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_product(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
     """Return the share of a matrix product's rate, on as many devices."""
-    return row["gflops"] / product_rate(benchmark, row) if "gflops" in row else None
+    rate = product_rate(benchmark, row)
+    return row["gflops"] / rate if rate and "gflops" in row else None
 
 
 def machine(benchmarks: list[dict[str, Any]]) -> str:

@@ -34,11 +34,11 @@ def write(path, pixels, bits, syntax=uid.ExplicitVRLittleEndian, stream=None, **
     return path
 
 
-def lut(data, first, bits):
-    """Make a sequence of one lookup table whose entries start at the value `first`."""
+def lut(data, first, bits, width=2):
+    """Make a sequence of one lookup table whose entries, of `width` bytes, start at the value `first`."""
     item = Dataset()
     item.LUTDescriptor = [len(data), first, bits]
-    item.add_new("LUTData", "OW", np.array(data, "<u2").tobytes())
+    item.add_new("LUTData", "OW", np.array(data, f"<u{width}").tobytes())
     return [item]
 
 
@@ -56,6 +56,7 @@ LOSSLESS = {
     uid.JPEGLosslessSV1: lambda p: imagecodecs.jpeg8_encode(p, lossless=True, bitspersample=12, predictor=1),
     uid.JPEGLSLossless: imagecodecs.jpegls_encode,
     uid.JPEG2000Lossless: lambda p: imagecodecs.jpeg2k_encode(p, codecformat="j2k", reversible=True, level=0),
+    uid.HTJ2KLossless: lambda p: imagecodecs.htj2k_encode(p, reversible=True),
     uid.RLELossless: run_lengths,
 }
 
@@ -63,4 +64,5 @@ LOSSY = {
     uid.JPEGExtended12Bit: lambda pixels: imagecodecs.jpeg8_encode(pixels, level=95, bitspersample=12),
     uid.JPEGLSNearLossless: lambda pixels: imagecodecs.jpegls_encode(pixels, level=4),
     uid.JPEG2000: lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=90),
+    uid.HTJ2K: lambda pixels: imagecodecs.htj2k_encode(pixels, 0.001, reversible=False),
 }

@@ -257,3 +257,56 @@ def test_every_kind_of_error_has_its_exit_status(tmp_path, error, status, messag
     assert done.returncode == status, done.stderr
     assert done.stderr.startswith(message)
     assert ("Traceback" in done.stderr) is (status == 70)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "gpu", "tpu", "abacus"])
+def test_a_device_that_is_not_here_is_reported_in_one_line(folder, platform):
+    done = pneumojax("--mode=predict", "--workdir=work", "--data=work", cwd=folder, JAX_PLATFORMS=platform)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"pneumojax: JAX_PLATFORMS={platform}: JAX finds no such device (")
+    assert "unset JAX_PLATFORMS" in line
+
+
+def test_a_terminal_that_cannot_spell_a_name_shows_its_number(folder, chests, tmp_path):
+    shutil.copytree(folder / "work", tmp_path / "work")
+    shutil.copy(chests / "train/NORMAL/chest 000.png", tmp_path / "胸.png")
+    latin = {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"}
+    done = pneumojax("--mode=predict", "--workdir=work", "--data=胸.png", cwd=tmp_path, **latin)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u80f8.png" in done.stdout
+    assert "胸.png" in next((tmp_path / "work/predictions").iterdir()).read_text()
+
+
+@pytest.mark.parametrize("blocks", [1, 1000])
+def test_a_limit_on_the_size_of_files_is_reported_in_one_line(chests, tmp_path, tiny, blocks):
+    """`ulimit -f`: shards, checkpoints, events and tables are written by different libraries."""
+    flags = ["--config=m1", f"--data={chests}", "--workdir=work", "--config.data.cache_dir=cache", *tiny]
+    command = ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(blocks), sys.executable, "-m", "pneumojax.main", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert "File too large" in line
+
+
+NO_HOME = """
+import os, pwd
+os.environ.pop("HOME", None)
+def unknown(_): raise KeyError
+pwd.getpwuid = unknown
+from pneumojax.main import run
+run()
+"""
+
+
+def test_without_a_home_a_path_that_needs_one_is_refused(tmp_path):
+    """Otherwise a folder named ~ would be made here."""
+    for flags in (["--workdir=~/x"], ["--workdir=x", "--config.data.cache_dir=~/x"], ["--data=~/x", "--workdir=x"]):
+        command = [sys.executable, "-c", NO_HOME, "--mode=prepare", "--config=m1", *flags]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "xdg")}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert "home" in line
+        assert not (tmp_path / "~").exists()

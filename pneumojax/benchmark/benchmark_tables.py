@@ -7,6 +7,8 @@ from pneumojax.benchmark.tasks import FEED
 from pneumojax.runtime.tables import markdown_table
 from pneumojax.runtime.wording import counted
 
+BUSY = 0.3  # cores at work for other processes: beyond it, figures are too low, each by another share
+
 
 def section(benchmark: Mapping[str, Any]) -> str:
     """Return the machine, the command and the tables of a benchmark."""
@@ -30,8 +32,16 @@ def headline(benchmark: Mapping[str, Any]) -> str:
     return (
         f"Machine: {counted(machine['cores'], 'core')} of {machine['cpu']}{instructions},"
         f" {machine['memory_bytes'] / 1e9:.0f} GB of memory, {machine['system']}; {versions}.{device}"
-        f" Product of two {product['size']} x {product['size']} matrices: {rates}."
+        f" Product of two {product['size']} x {product['size']} matrices: {rates}.{busy_warning(benchmark)}"
     )
+
+
+def busy_warning(benchmark: Mapping[str, Any]) -> str:
+    """Return a sentence on other processes that were at work when the machine was measured; empty if none were."""
+    busy = benchmark.get("busy_cores", 0.0)
+    if busy <= BUSY:
+        return ""
+    return f" Other processes used {busy:.1f} cores: these figures are too low. Measure again on a quiet machine."
 
 
 def _steps(benchmark: Mapping[str, Any]) -> str:
@@ -45,16 +55,18 @@ def _steps(benchmark: Mapping[str, Any]) -> str:
     return f"{table}\n{missing}" if missing else table
 
 
-def product_rate(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> float:
-    """Return the GFLOP/s of the matrix product in the row's precision, on all of the row's devices.
+def product_rate(benchmark: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
+    """Return the GFLOP/s of the matrix product in the row's precision, on all of the row's devices; None on a busy CPU.
 
     A CPU's devices are simulated on the same cores, so they count as one.
     """
+    if busy_warning(benchmark):
+        return None
     count = 1 if benchmark["machine"]["platform"] == "cpu" else row["devices"]
     return count * benchmark["matrix_product"]["gflops"][row["precision"]]
 
 
-def _step_cells(row: Mapping[str, Any], product_rate: float) -> list[str]:
+def _step_cells(row: Mapping[str, Any], product_rate: float | None) -> list[str]:
     step = row["step_s"]
     model, precision = ("", "") if row["mode"] == FEED else (row["model"].upper(), row["precision"])
     return [
@@ -69,7 +81,7 @@ def _step_cells(row: Mapping[str, Any], product_rate: float) -> list[str]:
         f"{milliseconds(step['median'])} ({milliseconds(step['p10'])}-{milliseconds(step['p90'])})",
         rate(row["images_per_s"]),
         f"{row['gflops']:.0f}" if "gflops" in row else "",
-        f"{row['gflops'] / product_rate:.2f}" if "gflops" in row else "",
+        f"{row['gflops'] / product_rate:.2f}" if "gflops" in row and product_rate else "",
         f"{row['peak_bytes'] / 1e9:.2f}",
     ]
 

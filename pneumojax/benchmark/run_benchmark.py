@@ -74,6 +74,7 @@ def _require_room(workdir: epath.Path) -> None:
 
 def _facts(planned: Plan, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the command, the settings, and what the machine is and how fast it is."""
+    busy = host.busy_cores()
     try:
         product = measure.matrix_products(planned.precisions, fields, planned.seconds)
         memory = measure.memory(fields, planned.seconds)
@@ -85,4 +86,5 @@ def _facts(planned: Plan, fields: dict[str, Any]) -> dict[str, Any]:
         "benchmark": fields["benchmark"],
         "matrix_product": {name: product[name] for name in ("size", "gflops")},
         "memory_gb_s": memory,
+        "busy_cores": max(busy, host.busy_cores()),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from pneumojax.data.source import Options
-from pneumojax.data.sources import chexpert
+from pneumojax.data.sources import labels
 from pneumojax.data.splits import PAPERS_SUBSET, Carving
 from pneumojax.runtime.config import Rule
 
@@ -16,8 +16,8 @@ _SUBSET = re.compile(r"all|paper|\d+,\d+")
 def rules(config: ConfigDict) -> Iterable[Rule]:
     """Yield the rules of `config.data`."""
     c = config.data
-    yield Rule("data.label_rule", c.label_rule in chexpert.RULES, f"one of {', '.join(chexpert.RULES)}")
-    yield Rule("data.views", c.views in chexpert.VIEWS, " or ".join(chexpert.VIEWS))
+    yield Rule("data.label_rule", c.label_rule in labels.RULES, f"one of {', '.join(labels.RULES)}")
+    yield Rule("data.views", c.views in labels.VIEWS, " or ".join(labels.VIEWS))
     yield Rule("data.subset", bool(_SUBSET.fullmatch(c.subset)), "all, paper, or NORMAL,PNEUMONIA such as 1082,6517")
     yield Rule("data.on_error", c.on_error in ("fail", "skip"), "fail or skip")
     yield Rule("data.resident", c.resident in ("auto", "always", "never"), "auto, always or never")
@@ -26,6 +26,9 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("data.folds", c.folds == 0 or 2 <= c.folds <= 1000, "0, or from 2 to 1000")
     yield Rule("data.fold", 0 <= c.fold < max(c.folds, 1), "at least 0 and below data.folds")
     yield Rule("data.leave_out", _is_pattern(c.leave_out), "a regular expression")
+    short = len(c.patient_pattern) <= 1000
+    rule = "a regular expression of at most 1,000 characters"
+    yield Rule("data.patient_pattern", short and _is_pattern(c.patient_pattern), rule)
     yield Rule("data.val_fraction", 0 < c.val_fraction < 1, "above 0 and below 1")
     yield Rule("data.test_fraction", 0 <= c.test_fraction < 1 - c.val_fraction, "at least 0, and below 1 with val")
 

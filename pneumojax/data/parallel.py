@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,8 @@ Result = TypeVar("Result")
 OfChunk = Callable[[list[Item]], list[Result]]
 Watched = Callable[[Iterable[Any], int], Iterable[Any]]  # (results, their number) -> the same, reported as they come
 
-CRASHES = "it crashes its decoder, or needs more memory than there is"
+CRASHES = "it crashes its decoder, takes too long, or needs more memory than there is"
+ITEM_SECONDS = 60  # of computing for one item in a worker; reading a file takes up to 10, the first of an NPZ file more
 _CHUNK = 64  # items that a worker gets at a time
 _WORTH_PROCESSES = 1000  # items; starting a process costs as much as decoding several hundred images
 
@@ -38,8 +40,9 @@ def in_parallel(
 
     Items are taken as they are needed. Many go to worker processes, one per core, and fewer to threads of this process;
     with `workers`, all go to that many processes. The function is one of a module or a partial of one, because it is
-    sent to them; its errors are raised here. If an item kills its worker, as broken data can do through a decoder, only
-    this item is lost: its result is an UnreadableImage.
+    sent to them; its errors are raised here. If an item kills its worker, as broken data can do through a decoder, or
+    takes more than `ITEM_SECONDS`, only this item is lost: its result is an UnreadableImage. It is tried twice, because
+    the system may kill a worker too.
     """
     items = iter(items)
     first = list(islice(items, _WORTH_PROCESSES))
@@ -54,7 +57,24 @@ def in_parallel(
 
 
 def _each(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
-    return [function(item) for item in chunk]
+    results = []
+    for item in chunk:
+        _limit_computing()
+        results.append(function(item))
+    return results
+
+
+def _limit_computing() -> None:
+    """Let the system end this worker if it computes for `ITEM_SECONDS` from now on; it knows whole seconds."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + 1 + ITEM_SECONDS
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    if most == resource.RLIM_INFINITY or limit < most:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
 
 
 def _by_processes(
@@ -97,11 +117,13 @@ def _one_by_one(function: OfChunk[Item, Result], chunk: list[Item]) -> list[Resu
     results: list[Result | UnreadableImage] = []
     pool = _start(1)
     for item in chunk:
-        try:
-            results += pool.submit(function, [item]).result()
-        except BrokenProcessPool:
-            results.append(UnreadableImage(CRASHES))
-            pool = _start(1)
+        for last in (False, True):
+            try:
+                results += pool.submit(function, [item]).result()
+                break
+            except BrokenProcessPool:
+                pool = _start(1)
+                results += [UnreadableImage(CRASHES)] * last
     pool.shutdown()
     return results
 

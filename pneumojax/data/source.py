@@ -18,7 +18,8 @@ from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.wording import counted
 
 CLASSES = ("normal", "pneumonia")  # by their labels
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLIT_NAMES |= {"val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val"}
 WHOLE = "all"  # the split of a source that has none
 MAX_RECORDS = 2_000_000  # the largest public sets have some 400,000; this many take 1 GB
 MAX_CSV_BYTES = 1 << 28
@@ -30,7 +31,8 @@ class Record(NamedTuple):
     Attributes:
       id: unique in the source; where each image is a file, its path relative to the source.
       label: 1 for pneumonia, 0 for normal, None if unknown.
-      patient: images of one patient must stay in one split. It is never written to any file.
+      patient: images of one patient must stay in one split. It is the image's id where nothing tells the patient. It is
+        never written to any file.
       split: "train", "val", "test" or `WHOLE`.
     """
 
@@ -46,6 +48,7 @@ class Options(NamedTuple):
     label_rule: str = "abnormal"
     views: str = "all"
     labels: str = ""
+    patient_pattern: str = ""
 
 
 DEFAULTS = Options()
@@ -99,6 +102,7 @@ class Prepared(NamedTuple):
       unreadable: id -> why the image could not be read.
       identical: groups of ids with the same pixels at this size.
       near_equal: groups of ids with the same picture but different pixels.
+      content: digest of the readable images' ids and pixels at this size, see `duplicates.content_of`.
       read: places (k,) int -> images (k, size, size, 1) uint8.
       folder: of the shards; None for images in memory.
     """
@@ -107,6 +111,7 @@ class Prepared(NamedTuple):
     unreadable: Mapping[str, str]
     identical: Sequence[Sequence[str]]
     near_equal: Sequence[Sequence[str]]
+    content: str
     read: Callable[[np.ndarray], np.ndarray]
     folder: epath.Path | None = None
 
@@ -126,8 +131,8 @@ class UnreadableImages(UserError):
 
 def name_of(location: str) -> str:
     """Return a source's short name, fit for a file name; the location need not exist."""
-    name = re.sub(r"[^\w.]+", "_", Path(location).absolute().name)
-    return name.encode()[:100].decode(errors="ignore") or "data"
+    name = re.sub(r"[^\w.]+", "_", Path(location).absolute().name).encode()[:100].decode(errors="ignore")
+    return name if name.strip(".") else "data"  # `.` and `..` would be folders
 
 
 def file_fingerprint(paths: Iterable[Path]) -> str:

@@ -1,16 +1,15 @@
 """The splits of a source: which images to train on, to choose a model by, and only to evaluate."""
 
-import csv
 import hashlib
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from pneumojax.data.patients import UNKNOWN, unknown_among
 from pneumojax.data.source import CLASSES, WHOLE, Record
 from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.tables import csv_table
+from pneumojax.runtime.tables import csv_table, read_csv_table
 from pneumojax.runtime.wording import counted
 
 PAPERS_SUBSET = (1082, 6517)  # Huynh et al.: normal and pneumonia images to train on
@@ -93,9 +92,11 @@ def from_csv(text: str, records: Sequence[Record]) -> Splits:
       ValueError: the table has other ids or labels.
     """
     splits = defaultdict(list)
-    for (id, label, name), record in zip(_rows(text), records, strict=True):
+    for (id, label, name), record in zip(read_csv_table(text)[1:], records, strict=True):
         if (id, label) != (record.id, str(record.label)):
             raise ValueError(f"{record.id} is not {id}, or has another label")
+        if name not in ("", *_IMPORTANCE):  # it becomes the name of files
+            raise ValueError(f"no split is named {name!r}")
         splits[name].append(record)
     splits.pop("", None)
     return {name: tuple(members) for name, members in splits.items()}
@@ -104,14 +105,10 @@ def from_csv(text: str, records: Sequence[Record]) -> Splits:
 def labels_in_csv(text: str) -> dict[str, list[int]]:
     """Read the labels of every split's images from what `to_csv` wrote."""
     labels = defaultdict(list)
-    for _, label, name in _rows(text):
+    for _, label, name in read_csv_table(text)[1:]:
         labels[name].append(int(label))
     labels.pop("", None)
     return dict(labels)
-
-
-def _rows(text: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text, newline="")))[1:]
 
 
 def composition(labels: Sequence[int | None]) -> dict[str, Any]:
@@ -154,14 +151,14 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
     Raises:
       UserError: train or a carved split would have one class only.
     """
-    splits, notes = as_given(records), []
+    splits, notes, grouping = as_given(records), [], _grouping(records)
     if WHOLE in splits:
         splits["train"] = splits.get("train", ()) + splits.pop(WHOLE)
     if carving.folds or carving.leave_out:
         splits["train"], splits[HELD_OUT] = _hold_out(splits["train"], carving)
         _require_both_classes(HELD_OUT, splits[HELD_OUT], ": hold out a fold too, or match images of both classes")
         _require_both_classes("train", splits["train"], f" left beside {HELD_OUT}: hold out less")
-        notes.append(_carving_note(HELD_OUT, splits[HELD_OUT]))
+        notes.append(_carving_note(HELD_OUT, splits[HELD_OUT], grouping))
     if "val" in splits and min(_counts(splits["val"])) < MIN_PER_CLASS:
         splits["val_given"] = splits.pop("val")
         negatives, positives = _counts(splits["val_given"])
@@ -177,13 +174,22 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
             advice = f": train has too few patients to carve {name} from: add images"
             _require_both_classes(name, splits[name], advice)
             _require_both_classes("train", splits["train"], advice)
-            notes.append(_carving_note(name, splits[name]))
+            notes.append(_carving_note(name, splits[name], grouping))
     return splits, notes
 
 
-def _carving_note(name: str, records: Sequence[Record]) -> str:
+def _carving_note(name: str, records: Sequence[Record], grouping: str) -> str:
     negatives, positives = _counts(records)
-    return f"{name} is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient."
+    return f"{name} is carved from train: {negatives} normal, {positives} pneumonia{grouping}."
+
+
+def _grouping(records: Sequence[Record]) -> str:
+    """Return how carving keeps images together, to end a sentence."""
+    unknown = unknown_among(records)
+    if unknown == len(records):
+        return f"; {UNKNOWN}"
+    others = f", where {counted(unknown, 'image')} without a known patient count as their own" if unknown else ""
+    return f", grouped by patient{others}"
 
 
 def _hold_out(records: Sequence[Record], carving: Carving) -> tuple[tuple[Record, ...], tuple[Record, ...]]:

@@ -3,6 +3,7 @@
 `labels`, `logits` and `probabilities` have shape (n,), with the ranges and errors that `metrics` describes.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ class Calibration(NamedTuple):
     Attributes:
       temperature: P(pneumonia) = sigmoid(logit / temperature + offset); above 0.
       threshold: probability with the best balanced accuracy, in [0, 1].
-      threshold_sens95: highest probability with a sensitivity of at least 95 %, in [0, 1].
+      threshold_sens95: the sensitive one: highest probability with a sensitivity of at least 95 %, but not above
+        `threshold`, in [0, 1].
       prevalence: share of pneumonia in the population that the probabilities hold for, in (0, 1); val's when fitted.
       offset: log-odds that undo a class-weighted loss and account for the prevalence.
     """
@@ -42,13 +44,20 @@ def fit(labels: ArrayLike, logits: ArrayLike) -> Calibration:
     """
     temperature, offset = fit_scaling(labels, logits)
     p = metrics.probabilities(logits, temperature, offset)
+    threshold = metrics.best_threshold(labels, p)
     return Calibration(
         temperature=temperature,
-        threshold=metrics.best_threshold(labels, p),
-        threshold_sens95=threshold_of_sensitivity(labels, p, SENSITIVITY),
+        threshold=threshold,
+        threshold_sens95=min(threshold, threshold_of_sensitivity(labels, p, SENSITIVITY)),
         prevalence=float(np.mean(np.asarray(labels) == 1)),
         offset=offset,
     )
+
+
+def stored(fields: Mapping[str, float]) -> Calibration:
+    """Return the calibration that a checkpoint stored; version 0.1 could store a lower `threshold`."""
+    calibration = Calibration(**fields)
+    return calibration._replace(threshold_sens95=min(calibration.threshold, calibration.threshold_sens95))
 
 
 def fit_scaling(labels: ArrayLike, logits: ArrayLike) -> tuple[float, float]:

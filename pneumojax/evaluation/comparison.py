@@ -16,6 +16,7 @@ from pneumojax.evaluation.results import Evaluation, Summary
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import run_log
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import UserError
 
 TARGET_AUC = 0.99  # on val; the time to reach it is compared
 SCORES = ("auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity")
@@ -31,7 +32,7 @@ class Result(NamedTuple):
       evaluations: of the run's own splits, by name; see `results.read`.
       corruptions: summaries by corruption; empty if they were not evaluated.
       history: metrics by split and epoch.
-      seconds: duration of each epoch's training steps.
+      seconds: duration of each epoch's training steps; empty if metrics.jsonl is damaged.
     """
 
     run: Run
@@ -50,11 +51,14 @@ class Result(NamedTuple):
 def read(workdir: epath.Path, run: Run) -> Result:
     """Read the result of a finished run from its workdir."""
     evaluations = evaluation_files.read_own(workdir)
+    if not {"train", "val"} <= evaluations.keys():
+        raise UserError(f"evaluation/ in {workdir} is damaged: run --mode=evaluate --workdir={workdir}")
     history, config = run_log.read(workdir), configs.read(workdir / workdirs.CONFIG)
-    seconds = [
-        line["step"] / line["epoch"] * config.batch_size / line["images_per_second"]
-        for _, line in sorted(history["train"].items())
-    ]
+    whole = range(1, config.epochs + 1)
+    train, val = ([history.get(split, {}).get(epoch, {}) for epoch in whole] for split in ("train", "val"))
+    seconds = []
+    if all(line.get("images_per_second") for line in train) and all({"auc", "accuracy"} <= line.keys() for line in val):
+        seconds = [line["step"] / line["epoch"] * config.batch_size / line["images_per_second"] for line in train]
     split = splitting.foremost(evaluations)
     return Result(run, split, evaluations, evaluation_files.read_corruptions(workdir, split), history, seconds)
 
@@ -97,16 +101,15 @@ def summaries(group: Sequence[Result]) -> dict[str, Spread | None]:
     Times are in seconds: `training_s` for all epochs, `target_auc_s` until val reached `TARGET_AUC`.
     """
     return _spreads([result.evaluation for result in group]) | {
-        "training_s": spread([sum(result.seconds) for result in group]),
+        "training_s": spread([sum(result.seconds) or None for result in group]),
         "target_auc_s": spread([seconds_to(result, TARGET_AUC) for result in group]),
     }
 
 
 def seconds_to(result: Result, auc: float) -> float | None:
     """Return the seconds of training until the end of the first epoch with this val AUC; None if it is not reached."""
-    passed = itertools.accumulate(result.seconds)
-    for (_, line), seconds in zip(sorted(result.history["val"].items()), passed, strict=True):
-        if line["auc"] >= auc:
+    for epoch, seconds in enumerate(itertools.accumulate(result.seconds), 1):
+        if result.history["val"][epoch]["auc"] >= auc:
             return seconds
     return None
 
@@ -222,7 +225,6 @@ def ensembles(results: Sequence[Result]) -> dict[str, dict[str, Spread | None]]:
 
 
 def confusion(group: Sequence[Result]) -> dict[str, int]:
-    """Sum the confusion counts on the foremost split over the folds of the lowest seed, so each image counts once."""
-    seed = min(result.run.seed for result in group)
-    counts = [result.evaluation["confusion"] for result in group if result.run.seed == seed]
+    """Sum the confusion counts on the foremost split over all runs of a group, as its mean scores are over all."""
+    counts = [result.evaluation["confusion"] for result in group]
     return {key: sum(count[key] for count in counts) for key in ("tp", "fp", "fn", "tn")}

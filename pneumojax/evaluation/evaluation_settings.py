@@ -9,5 +9,5 @@ from pneumojax.runtime.config import Rule
 
 def rules(config: ConfigDict) -> Iterable[Rule]:
     """Yield the rules of `config.evaluation`."""
-    yield Rule("evaluation.batch_size", config.evaluation.batch_size >= 1, "at least 1")
+    yield Rule("evaluation.batch_size", 1 <= config.evaluation.batch_size <= 65536, "from 1 to 65536")
     yield Rule("evaluation.prevalence", 0 <= config.evaluation.prevalence < 1, "at least 0 and below 1")

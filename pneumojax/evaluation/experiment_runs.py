@@ -4,9 +4,13 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from etils import epath
 from ml_collections import ConfigDict
 
+from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.config import Rule
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import read_json
 
 _NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*")
 
@@ -46,6 +50,23 @@ def runs(config: ConfigDict) -> list[Run]:
         for name in (plan.models or config.name).split(",")
     ]
     return list(dict.fromkeys(listed))
+
+
+def recorded(workdir: epath.Path) -> list[Run]:
+    """Read the runs of the experiment in a workdir; there are none where it has not started."""
+    path = workdir / workdirs.EXPERIMENT
+    if not path.exists():
+        return []
+    try:
+        return [_member(**fields) for fields in read_json(path)["runs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not list runs ({error}): bring it back, or choose another --workdir") from None
+
+
+def _member(config: str, recipe: str, fold: int | None, seed: int) -> Run:
+    if not (isinstance(config, str) and isinstance(recipe, str) and type(seed) is int and type(fold or 0) is int):
+        raise ValueError(f"a field of {config!r} is of another type")
+    return Run(config, recipe, fold, seed)
 
 
 def _numbers(text: str) -> list[int]:

@@ -10,15 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Float32, Integer, Shaped, UInt8
+from scipy.special import bdtrc
 
+from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import write_arrays
-from pneumojax.runtime.workdir import NEIGHBOURS
+from pneumojax.runtime.workdir import CONFIG, NEIGHBOURS
 
 LAYER = "dense_1"  # the last hidden one
 K = 10  # the OOD score is the distance to the K-th nearest training image
 VAL_SHARE = 0.99  # of val has an OOD score within the limit
 DISTANCES_AT_ONCE = 1 << 24  # 64 MiB
+NONE_SEEN = np.zeros((0, 32), np.uint8)
 
 
 class Index(NamedTuple):
@@ -29,12 +32,14 @@ class Index(NamedTuple):
       labels: 1 is pneumonia.
       features: each of length 1, or 0 where no unit is active.
       limit: of the OOD score; an image beyond it is flagged as unlike the training images.
+      seen: hashes of the images of train and val, see `known_pictures`; none in the files of version 0.1.
     """
 
     ids: Shaped[np.ndarray, " n"]
     labels: UInt8[np.ndarray, " n"]
     features: Float32[np.ndarray, "n d"]
     limit: float
+    seen: UInt8[np.ndarray, "m 32"] = NONE_SEEN
 
 
 def build(
@@ -42,9 +47,10 @@ def build(
     labels: Integer[np.ndarray, " n"],
     features: Float[np.ndarray, "n d"],
     val_features: Float[np.ndarray, "val d"],
+    seen: UInt8[np.ndarray, "m 32"] = NONE_SEEN,
 ) -> Index:
     """Build the index of the training images, with the limit that `VAL_SHARE` of val does not exceed."""
-    index = Index(ids, np.asarray(labels, np.uint8), unit(features), np.inf)
+    index = Index(ids, np.asarray(labels, np.uint8), unit(features), np.inf, seen)
     return index._replace(limit=float(np.quantile(ood_scores(index, val_features), VAL_SHARE)))
 
 
@@ -67,6 +73,31 @@ def ood_scores(
     blocks = _blocks(unit(features), len(index.ids), distances_at_once)
     squares = [np.partition(_squared_distances(index.features, block), rank - 1, 1)[:, rank - 1] for block in blocks]
     return np.sqrt(np.maximum(np.concatenate(squares), 0))
+
+
+def warnings(what: str, n: int, known: int, unlike: int) -> list[str]:
+    """Return in sentences whether images say nothing about new films, or are many that are unlike the training images.
+
+    Many are more than chance explains (p < 0.001) where 1 % is expected, as of val.
+
+    Args:
+      what: the images, such as "20 images of test".
+      n: how many they are.
+      known: how many show pictures of train or val.
+      unlike: how many have an OOD score beyond the limit.
+    """
+    found = []
+    if known:
+        found.append(
+            f"{known:,} of {what} show pictures that the model was trained or chosen on: scores on them are too good."
+            " Leave them out."
+        )
+    if unlike > 1 and bdtrc(unlike - 1, n, 1 - VAL_SHARE) < 0.001:
+        found.append(
+            f"{unlike:,} of {what} are unlike the training images ({unlike / n:.0%}; of val, 1% is): probabilities and"
+            " thresholds may not hold here."
+        )
+    return found
 
 
 def nearest(
@@ -122,28 +153,55 @@ def _nearest(
 
 
 def write(workdir: epath.Path, index: Index) -> None:
-    """Write the index into the run's workdir."""
-    write_arrays(workdir / NEIGHBOURS, index._replace(ids=np.array(json.dumps(index.ids.tolist())))._asdict())
+    """Write the index into the run's workdir, with the run's id."""
+    texts = {"ids": json.dumps(index.ids.tolist()), "run": configs.identity(workdir).id}
+    write_arrays(workdir / NEIGHBOURS, index._asdict() | {name: np.array(text) for name, text in texts.items()})
 
 
-def read(workdir: epath.Path) -> Index:
-    """Read the index of the run in `workdir`.
+def read(workdir: epath.Path, width: int | None = None) -> Index:
+    """Read the index of the run in `workdir`, whose features have `width` numbers if that is known.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: there is none, it is damaged, or it is of another run.
     """
     path = workdir / NEIGHBOURS
+    advice = f"run --mode=evaluate --workdir={workdir} to write it again"
     if not path.exists():
-        raise UserError(f"{path} is missing: run --mode=evaluate --workdir={workdir} to write it")
+        raise UserError(f"{path} is missing: {advice}")
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            index = Index(**{name: arrays[name] for name in Index._fields})
+            index = Index(**{name: arrays[name] for name in Index._fields if name in arrays})
+            run = str(arrays["run"]) if "run" in arrays else ""  # 0.1 wrote none
         index = index._replace(ids=np.array(json.loads(str(index.ids))), limit=float(index.limit))
-        if not len(index.ids) == len(index.labels) == len(index.features):
-            raise ValueError("its arrays differ in length")
+        _check(index, width)
     except Exception as error:  # NumPy and zipfile raise many kinds of errors on a damaged file
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} is damaged ({reason}): run --mode=evaluate --workdir={workdir} to rewrite it"
-        ) from None
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {advice}") from None
+    if run != configs.identity(workdir).id:
+        raise UserError(f"{path} is of another run than {workdir / CONFIG}: {advice}")
     return index
+
+
+def is_intact(workdir: epath.Path) -> bool:
+    """Whether `read` can read the index."""
+    try:
+        read(workdir)
+    except (OSError, UserError):
+        return False
+    return True
+
+
+def _check(index: Index, width: int | None) -> None:
+    """Raise ValueError if this is not what `build` returns."""
+    features = index.features
+    if not 0 < len(index.ids) == len(index.labels) == len(features):
+        raise ValueError("its arrays differ in length")
+    shaped = features.ndim == 2 and features.shape[1] == (width or features.shape[1]) and index.labels.ndim == 1
+    if not shaped or features.dtype != np.float32 or index.labels.dtype != np.uint8:
+        raise ValueError("its arrays are of other shapes or types")
+    if index.ids.dtype.kind != "U" or index.ids.ndim != 1 or index.labels.max() > 1:
+        raise ValueError("its ids or labels are of another kind")
+    if index.seen.dtype != np.uint8 or index.seen.shape[1:] != NONE_SEEN.shape[1:]:
+        raise ValueError("its hashes are of another shape or type")
+    # A NaN compares as false with everything: no image would be flagged as unlike the training images.
+    if not (np.isfinite(features).all() and 0 <= index.limit <= 2.01):
+        raise ValueError("it holds numbers that are no features of length 1 and no distance")

@@ -1,9 +1,8 @@
 """The files of an evaluation: write them, read them, and show them on the terminal."""
 
-import csv
-import io
 import json
 import textwrap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,29 +10,25 @@ from etils import epath
 from jaxtyping import Float, Integer
 
 from pneumojax.data.source import Split
-from pneumojax.evaluation import metrics, summary
+from pneumojax.evaluation import metrics, neighbours, summary
 from pneumojax.evaluation.calibration import Calibration
+from pneumojax.evaluation.corruptions import CLEAN, CORRUPTIONS
+from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import write_whole
-from pneumojax.runtime.tables import csv_table, markdown_table
+from pneumojax.runtime.files import read_json, write_whole
+from pneumojax.runtime.tables import csv_table, markdown_table, read_csv_table
+from pneumojax.runtime.wording import counted
 
 Summary = dict[str, Any]  # what `summarize` returns
 Evaluation = dict[str, Any]  # of one split: its summary, its origin, and what `read` adds
 _COLUMNS = 80  # of a terminal
+_REQUIRED = (
+    "n", "positives", "threshold", "temperature", "offset", "majority_accuracy", "auc", "bce", "average_precision",
+    "brier", "brier_uncalibrated", "ece", "ece_uncalibrated",
+    *(f"{name}{suffix}" for suffix in ("", "_at_0.5")
+      for name in ("confusion", "balanced_accuracy", "accuracy", "sensitivity", "specificity")),
+)  # fmt: skip
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
-
-
-def refuse_other_source(workdir: epath.Path, stem: str, location: str) -> None:
-    """Check that evaluation/<stem>.json is free, or of the source at `location`.
-
-    Raises:
-      UserError: it is of a source with the same name elsewhere.
-    """
-    path = workdir / workdirs.EVALUATION / f"{stem}.json"
-    source = json.loads(path.read_text()).get("source", location) if path.exists() else location
-    if source != location:
-        raise UserError(f"{path} is the evaluation of {source}: rename that file, or the folder {location}")
 
 
 def write(
@@ -63,27 +58,73 @@ def summarize(labels: Integer[np.ndarray, " n"], logits: Float[np.ndarray, " n"]
     return {"prevalence": parameters.pop("prevalence")} | summary.every_metric(labels, logits, **parameters)
 
 
-def read(workdir: epath.Path) -> dict[str, Evaluation]:
+def read(workdir: epath.Path, partial: bool = False) -> dict[str, Evaluation]:
     """Read what `write` wrote, by stem: the content of the JSON file, with `ids` and `scores` of the CSV file.
 
     `ids` are (n,), and `scores` the labels and the probabilities, each (n,). They are empty if there is no CSV file.
+    Files that are damaged, or of another run than the one in `workdir`, are passed over: evaluating writes them again.
+    With `partial`, metrics and rows may be missing, as a report shows them.
     """
-    folder = workdir / workdirs.EVALUATION
-    paths = sorted(folder.glob("*.json")) if folder.exists() else []
-    return {path.stem: json.loads(path.read_text()) | _scores(path.with_suffix(".csv")) for path in paths}
+    folder, run = workdir / workdirs.EVALUATION, configs.identity(workdir).id
+    found = {}
+    for path in sorted(folder.glob("*.json")) if folder.exists() else []:
+        with suppress(KeyError, OSError, TypeError, ValueError):
+            evaluation = _checked(read_json(path), partial)
+            if evaluation.get("run", "") == run:
+                found[path.stem] = evaluation | _scores(path.with_suffix(".csv"), None if partial else evaluation["n"])
+    return found
 
 
-def read_own(workdir: epath.Path) -> dict[str, Evaluation]:
+def read_own(workdir: epath.Path, partial: bool = False) -> dict[str, Evaluation]:
     """Read the evaluations of the run's own splits, whose names have no hyphen; others start with "<source>-"."""
-    return {stem: evaluation for stem, evaluation in read(workdir).items() if "-" not in stem}
+    return {stem: evaluation for stem, evaluation in read(workdir, partial).items() if "-" not in stem}
 
 
-def _scores(path: epath.Path) -> dict[str, Any]:
-    text = path.read_bytes().decode() if path.exists() else ""
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    labels = np.array([int(row["label"]) for row in rows], int)
-    probabilities = np.array([float(row["probability"]) for row in rows])
-    return {"ids": np.array([row["id"] for row in rows]), "scores": (labels, probabilities)}
+def _checked(content: Any, partial: bool = False) -> Summary:
+    """Return what a file of `write` holds; raise KeyError, TypeError or ValueError if it is anything else."""
+    for name in () if partial else _REQUIRED:
+        content[name]
+    for name, value in content.items():
+        undefined = (
+            partial
+            or name in ("epoch", "threshold_sens95")
+            or not {f"{name}_reason", f"{name.removesuffix('_ci')}_reason"}.isdisjoint(content)
+        )
+        if name in ("n", "positives"):
+            holds = type(value) is int and value >= 0
+        elif name.startswith("confusion"):
+            holds = all(type(value[part]) is int and value[part] >= 0 for part in ("tp", "fp", "fn", "tn"))
+        elif name.endswith("_ci"):
+            holds = [_is_number(end) for end in value] == [True, True] if value is not None else undefined
+        elif name.endswith("_reason") or name in ("source", "notice", "run"):
+            holds = isinstance(value, str)
+        elif name == "members":
+            holds = isinstance(value, list)
+        elif name == "threshold":
+            holds = _is_number(value) and 0 <= value <= 1
+        elif name.partition("_at_")[0] in (*_REQUIRED, "epoch", "prevalence", "known_images", "unlike_training"):
+            holds = _is_number(value) or (value is None and undefined)
+        else:  # another version's
+            holds = True
+        if not holds:
+            raise ValueError(f"{name} is {value!r}")
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and bool(np.isfinite(value))
+
+
+def _scores(path: epath.Path, n: int | None) -> dict[str, Any]:
+    rows = read_csv_table(path.read_bytes().decode())[1:] if path.exists() else []
+    ids, texts, numbers = zip(*rows, strict=True) if rows else ((), (), ())
+    labels = np.array([("0", "1").index(text) for text in texts], int)
+    probabilities = np.array([float(number) for number in numbers])
+    if path.exists() and n is not None and len(ids) != n:
+        raise ValueError("it is of other images")
+    if not np.all((probabilities >= 0) & (probabilities <= 1)):
+        raise ValueError("a probability is out of range")
+    return {"ids": np.array(ids), "scores": (labels, probabilities)}
 
 
 def corruptions_file(workdir: epath.Path, stem: str) -> epath.Path:
@@ -97,18 +138,41 @@ def write_corruptions(workdir: epath.Path, stem: str, summaries: dict[str, Summa
 
 
 def read_corruptions(workdir: epath.Path, stem: str) -> dict[str, Summary]:
-    """Read what `write_corruptions` wrote; empty if there is no file."""
-    path = corruptions_file(workdir, stem)
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Read what `write_corruptions` wrote; empty if there is no file, or it is damaged."""
+    with suppress(AttributeError, KeyError, OSError, TypeError, ValueError):
+        path = corruptions_file(workdir, stem)
+        found = read_json(path if path.exists() else workdir / "shifts" / path.name)  # as 0.1 called the folder
+        return {name: _checked(found[name]) for name in (CLEAN, *CORRUPTIONS)}
+    return {}
+
+
+def against_chance(summary: Summary) -> str:
+    """Return "worse than chance", "not shown to be better than chance", or nothing, by the interval of AUC."""
+    low, high = summary.get("auc_ci") or (1.0, 1.0)
+    if high < 0.5:
+        return "worse than chance"
+    return "not shown to be better than chance" if low <= 0.5 else ""
+
+
+def warnings(stem: str, evaluation: Evaluation) -> list[str]:
+    """Return what must be known before an evaluation's scores are read, in sentences."""
+    n, known, unlike = (evaluation.get(name, 0) for name in ("n", "known_images", "unlike_training"))
+    chance = against_chance(evaluation)
+    first = [f"On {stem}, the model is {chance}: do not use it on such images."] if chance else []
+    return first + neighbours.warnings(f"{counted(n, 'image')} of {stem}", n, known, unlike)
 
 
 def describe(stem: str, summary: Summary) -> str:
-    """Format AUC and accuracies for the terminal, beside the accuracy of always predicting the larger class."""
+    """Format AUC and accuracies for the terminal, beside the accuracy of always predicting the larger class.
+
+    What `warnings` says comes first.
+    """
     scores = [_score(summary, name) for name in ("auc", "majority_accuracy", "balanced_accuracy", "accuracy")]
     title, *others = (part.replace(" ", _HARD_SPACE) for part in (f"{stem} (n={summary['n']}):", *scores))
     line = f"{title} {', '.join(others)}"
     lines = textwrap.fill(line, _COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return lines.replace(_HARD_SPACE, " ")
+    first = [textwrap.fill(f"Warning: {sentence}", _COLUMNS) for sentence in warnings(stem, summary)]
+    return "\n".join([*first, lines.replace(_HARD_SPACE, " ")])
 
 
 def _score(summary: Summary, name: str) -> str:

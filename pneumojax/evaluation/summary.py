@@ -29,8 +29,8 @@ def every_metric(
 
     Each scalar metric has a 95 % interval [low, high], `<metric>_ci`: DeLong's for AUC, Wilson's for accuracy,
     sensitivity and specificity, the square-and-add combination of the last two for balanced accuracy (Newcombe 1998),
-    and percentiles of a bootstrap stratified by class for the others. The interval of `ece` is biased high and can lie
-    above it: binned calibration error is biased upward, and resampling adds that bias again.
+    and percentiles of a bootstrap stratified by class for the others. Binned calibration error is biased upward, and
+    resampling adds that bias again, so the bootstrap's values of `ece` are shifted to have `ece` as their mean.
 
     Returns:
       A dict that is valid JSON without NaN. A metric that is undefined is None, as is its interval, and has
@@ -51,6 +51,8 @@ def every_metric(
     if threshold_sens95 is not None:
         predicted["_at_sens95"] = p >= threshold_sens95
     samples = _bootstrap(positive, logits, p, seed, resamples)
+    bias = samples["ece"].mean() - metrics.expected_calibration_error(positive, p)
+    samples["ece"] = np.maximum(samples["ece"] - bias, 0)
     share = float(positive.mean())
     out = {
         "n": len(positive),

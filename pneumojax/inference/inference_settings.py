@@ -14,7 +14,7 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     """Yield the rules of `config.explanation` and `config.prediction`."""
     c = config.explanation
     for name in ("count", "steps", "samples"):
-        yield Rule(f"explanation.{name}", c[name] >= 1, "at least 1")
+        yield Rule(f"explanation.{name}", 1 <= c[name] <= 10_000, "from 1 to 10,000")
     yield Rule("explanation.baseline", c.baseline in BASELINES, " or ".join(BASELINES))
     for name in ("square", "square_step"):
         yield Rule(f"explanation.{name}", 0 < c[name] <= 1, "above 0 and at most 1")

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from pneumojax.data.source import CLASSES
 from pneumojax.data.sources.unlabelled import Seen
-from pneumojax.evaluation import metrics, neighbours
+from pneumojax.evaluation import known_pictures, metrics, neighbours
 from pneumojax.evaluation.calibration import Calibration
 
 UNLIKE = "unlike_training"
+KNOWN = "in_training"  # the model was trained or chosen on this picture
 
 
 class Row(NamedTuple):
@@ -22,11 +23,12 @@ class Row(NamedTuple):
       id: path of the file, or position in an NPZ file.
       probability: P(pneumonia), calibrated, at the config's prevalence, in [0, 1].
       decision: "pneumonia" if the probability is at least `threshold`, otherwise "normal".
-      threshold: the stored one, with the best balanced accuracy on val, in [0, 1]; at the config's prevalence.
+      threshold: the balanced one, with the best balanced accuracy on val, in [0, 1]; at the config's prevalence.
       decision_at_sens95: the decision at `threshold_sens95`.
-      threshold_sens95: the stored one, with a sensitivity of 95 % on val, in [0, 1]; at the config's prevalence.
+      threshold_sens95: the sensitive one, with a sensitivity of at least 95 % on val and never above `threshold`, in
+        [0, 1]; at the config's prevalence.
       ood_score: distance to the training images, in [0, 2]; see `neighbours.ood_scores`.
-      flags: reasons not to rely on the prediction: "size", "colour", "constant", "inverted", "unlike_training".
+      flags: reasons not to rely on the prediction: those of `Seen`, "unlike_training" and "in_training".
       error: why the image cannot be read.
     """
 
@@ -41,29 +43,55 @@ class Row(NamedTuple):
     error: str | None = None
 
 
+class Member(NamedTuple):
+    """A model whose outputs are scored, alone or with others.
+
+    Attributes:
+      training: the index of its training images.
+      scale: what its logits are divided by before the mean over an ensemble's members: its temperature; 1 for a model
+        alone.
+    """
+
+    training: neighbours.Index
+    scale: float
+
+
 def rows(
     batch: Sequence[tuple[str, Seen]],
-    outputs: tuple[Float[Array, " padded"], Float[Array, "padded features"]] | None,
+    outputs: Sequence[tuple[Float[Array, " padded"], Float[Array, "padded features"]]] | None,
     calibration: Calibration,
-    index: neighbours.Index,
+    members: Sequence[Member],
 ) -> list[Row]:
     """Make the rows of a batch of ids and what was read.
 
-    `outputs` are logits and features of the readable images, in order, perhaps with padding; None if there are none.
+    `outputs` are each member's logits and features of the readable images, in order, perhaps with padding; None if
+    there are none. Of several members, the mean of the logits counts, the median OOD score, and the flag that more than
+    half of them raise.
     """
-    readable = [seen for _, seen in batch if seen.image is not None]
+    pictures = [seen.image for _, seen in batch if seen.image is not None]
     scores = iter(())
     if outputs is not None:
-        logits, features = (np.asarray(part, np.float32)[: len(readable)] for part in jax.device_get(outputs))
+        found = [[np.asarray(part, np.float32)[: len(pictures)] for part in pair] for pair in jax.device_get(outputs)]
+        logits = np.mean([own / member.scale for (own, _), member in zip(found, members, strict=True)], axis=0)
         p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
-        scores = zip(p.tolist(), neighbours.ood_scores(index, features).tolist(), strict=True)
+        ood_scores = np.stack(
+            [neighbours.ood_scores(member.training, own) for (_, own), member in zip(found, members, strict=True)]
+        )
+        limits = np.array([[member.training.limit] for member in members])
+        hashes = np.stack([known_pictures.hash_of(picture) for picture in pictures])
+        raised = {
+            UNLIKE: (ood_scores > limits).mean(0) > 0.5,
+            KNOWN: known_pictures.known(members[0].training.seen, hashes),  # all saw the same images
+        }
+        flags = [tuple(flag for flag, of in raised.items() if of[i]) for i in range(len(pictures))]
+        scores = zip(p.tolist(), np.median(ood_scores, axis=0).tolist(), flags, strict=True)
     return [
-        Row(id, error=seen.problem) if seen.image is None else _row(id, seen, *next(scores), calibration, index.limit)
+        Row(id, error=seen.problem) if seen.image is None else _row(id, seen, *next(scores), calibration)
         for id, seen in batch
     ]
 
 
-def _row(id: str, seen: Seen, p: float, ood_score: float, calibration: Calibration, limit: float) -> Row:
+def _row(id: str, seen: Seen, p: float, ood_score: float, flags: tuple[str, ...], calibration: Calibration) -> Row:
     return Row(
         id=id,
         probability=p,
@@ -72,5 +100,5 @@ def _row(id: str, seen: Seen, p: float, ood_score: float, calibration: Calibrati
         decision_at_sens95=CLASSES[p >= calibration.threshold_sens95],
         threshold_sens95=calibration.threshold_sens95,
         ood_score=ood_score,
-        flags=(*seen.flags, UNLIKE) if ood_score > limit else seen.flags,
+        flags=seen.flags + flags,
     )

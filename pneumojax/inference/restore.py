@@ -37,7 +37,7 @@ def load(workdir: epath.Path, config: ConfigDict, layout: sharding.Layout) -> Tr
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
     variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
-    calibration = calibrations.Calibration(**facts["calibration"])
+    calibration = calibrations.stored(facts["calibration"])
     if config.evaluation.prevalence:
         calibration = calibrations.at_prevalence(calibration, config.evaluation.prevalence)
     return Trained(model, variables, calibration, facts["epoch"])

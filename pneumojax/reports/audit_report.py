@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from etils import epath
 from pneumojax.data.audit.findings import headline
 from pneumojax.reports import html_page
 from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import write_whole
+from pneumojax.runtime.files import read_json, write_whole
 from pneumojax.runtime.wording import counted
 from pneumojax.runtime.workdir import AUDIT_JSON, AUDIT_REPORT
 
@@ -50,10 +51,18 @@ def refuse_other_source(workdir: epath.Path, location: str) -> None:
     Raises:
       UserError: its audit is of a source in another place.
     """
-    path = workdir / AUDIT_JSON
-    audited = json.loads(path.read_text())["location"] if path.exists() else location
-    if audited != location:
-        raise UserError(f"{path} is the audit of {audited}: choose another --workdir")
+    audit = read(workdir)
+    if (other := audit.get("location", location)) != location:
+        raise UserError(f"{workdir / AUDIT_JSON} is the audit of {other}: choose another --workdir")
+
+
+def read(workdir: epath.Path) -> dict[str, Any]:
+    """Read the audit that `write` wrote; empty if there is none, or it is damaged."""
+    with suppress(KeyError, OSError, TypeError, ValueError, AttributeError):
+        audit = read_json(workdir / AUDIT_JSON)
+        if headline(audit):
+            return audit
+    return {}
 
 
 def render(audit: dict[str, Any], thumbnails: Thumbnails) -> str:

@@ -24,7 +24,10 @@ def render(results: Sequence[Result], notice: str | None) -> str:
         split=split,
         tables=every_table(results),
         curves=_curves(groups),
-        confusions={group_name(name): confusion(group) for name, group in groups.items()},
+        confusions=[
+            (group_name(name), confusion(group), f"stored thresholds, sum of {counted(len(group), 'run')}")
+            for name, group in groups.items()
+        ],
     )
 
 
@@ -34,12 +37,15 @@ def _curves(groups: Groups) -> list[figures.Drawing]:
     for model in dict.fromkeys(model for model, _ in groups):
         recipes = {recipe: group for (other, recipe), group in groups.items() if other == model}
         majority = next(iter(recipes.values()))[0].evaluations["val"]["majority_accuracy"]
-        accuracies = {recipe: _accuracies(group) for recipe, group in recipes.items()}
-        drawings.append(figures.accuracy_by_recipe(model, accuracies, majority))
+        accuracies = {recipe: found for recipe, group in recipes.items() if len(found := _accuracies(group))}
+        if accuracies:
+            drawings.append(figures.accuracy_by_recipe(model, accuracies, majority))
     return drawings
 
 
 def _accuracies(group: Sequence[Result]) -> np.ndarray:
     """Return the val accuracy of each run by epoch, up to the shortest run's last: (runs, epochs)."""
-    runs = [[epoch["accuracy"] for _, epoch in sorted(result.history["val"].items())] for result in group]
+    runs = [
+        [epoch["accuracy"] for _, epoch in sorted(result.history["val"].items())] for result in group if result.seconds
+    ]
     return np.array([run[: min(map(len, runs))] for run in runs])

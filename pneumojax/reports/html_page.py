@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from pneumojax.data.source import CLASSES
 
 TEMPLATES = Path(__file__).with_name("templates")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a page printed on a terminal would command it
 
 
 def render(template: str, **values: Any) -> str:
@@ -37,12 +39,18 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_without_controls,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals.update(classes=CLASSES, asset=_asset)
     environment.filters.update(jpeg=jpeg, sha256=_sha256, grouped="{:,}".format, fixed="{:.3f}".format)
     return environment
+
+
+def _without_controls(value: Any) -> Any:
+    """Return a value of a page; in text, control characters are escaped."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], value) if type(value) is str else value
 
 
 def _asset(name: str) -> Markup:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +13,15 @@ from pneumojax.data.audit import findings
 from pneumojax.evaluation import results
 from pneumojax.evaluation.results import Evaluation
 from pneumojax.inference import faithfulness, worst_errors
-from pneumojax.reports import figures, html_page, score_tables
+from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
+from pneumojax.reports import audit_report, figures, html_page, score_tables
 from pneumojax.reports.score_tables import score
 from pneumojax.runtime import host, run_log
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.files import write_whole
+from pneumojax.runtime.files import read_json, write_whole
 
-SAMPLES_PER_CLASS = 6
 SLIDER_STEPS = 500  # from threshold 0 to 1
 
-Sample = tuple[str, int, str, np.ndarray]  # split, label, id, image (height, width) uint8
 Evaluations = Mapping[str, Evaluation]  # by split
 
 
@@ -55,10 +55,10 @@ def write(
     split, `remarks` what the reader must know about images, labels and splits, and `notice` what every reader must see,
     such as that the images are synthetic. The path of the page is returned.
     """
-    own = results.read_own(workdir)
+    own = results.read_own(workdir, partial=True)
     own = {name: own[name] for name in sorted(own, key=splitting.importance)}
-    other = {name: evaluation for name, evaluation in results.read(workdir).items() if name not in own}
-    config, audit = _read_json(workdir / workdirs.CONFIG), _read_json(workdir / workdirs.AUDIT_JSON)
+    other = {name: evaluation for name, evaluation in results.read(workdir, partial=True).items() if name not in own}
+    config, audit = _read_json(workdir / workdirs.CONFIG), audit_report.read(workdir)
     details = {"Configuration": config, "Machine and versions that wrote this report": host.describe()}
     page = html_page.render(
         "run_report.html.jinja",
@@ -67,6 +67,7 @@ def write(
         own=list(own),
         own_rows=score_tables.rows(own),
         other=list(other),
+        other_verdicts=[score_tables.verdict(*item) for item in other.items()],
         other_rows=score_tables.rows(other),
         errors=errors,
         composition=composition,
@@ -96,7 +97,10 @@ def slider(split: str, evaluation: Evaluation) -> Slider:
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Read a JSON file; empty if there is none, or it is damaged."""
+    with suppress(OSError, TypeError, ValueError):
+        return dict(read_json(path))
+    return {}
 
 
 def _header(config: Mapping[str, Any], history: figures.History) -> dict[str, str]:
@@ -147,7 +151,7 @@ def _roc(split: str, evaluation: Evaluation) -> figures.Drawing:
     points = [
         figures.OperatingPoint(evaluation[f"sensitivity{suffix}"], evaluation[f"specificity{suffix}"], name)
         for suffix, name in (("", "stored threshold"), ("_at_0.5", "threshold 0.5"))
-        if f"sensitivity{suffix}" in evaluation
+        if None not in (evaluation.get(f"sensitivity{suffix}"), evaluation.get(f"specificity{suffix}"))
     ]
     for sensitivity, specificity, name in points:
         caption += f" {name.capitalize()}: sensitivity {sensitivity:.3f}, specificity {specificity:.3f}."
@@ -179,12 +183,18 @@ def _confusions(split: str, evaluation: Evaluation) -> list[tuple[dict[str, int]
 
 def _explanations(checks: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checks of explanation methods, and why the method that explains the worst errors fails them."""
-    checked = checks.get("methods", {}).get(worst_errors.METHOD)
+    try:
+        table = faithfulness.table(checks) if checks else None
+        checked = checks.get("methods", {}).get(worst_errors.METHOD)
+        failure = faithfulness.verdict(checked) if checked else ""
+        described = {name: checks[name] for name in ("split", "images", "epoch") if checks}
+    except (AttributeError, KeyError, TypeError, ValueError):  # damaged
+        return _explanations({})
     return {
         "method": worst_errors.METHOD.replace("-", " "),
-        "failure": faithfulness.verdict(checked) if checked else "",
-        "checks": checks,
-        "check_table": faithfulness.table(checks) if checks else None,
+        "failure": failure,
+        "checks": described,
+        "check_table": table,
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pneumojax.data.source import CLASSES
-from pneumojax.evaluation.results import Evaluation
+from pneumojax.evaluation.results import Evaluation, against_chance, warnings
 from pneumojax.reports.figures import LEVEL
 
 COUNTS = {"n": "Images", "positives": "Pneumonia"}
@@ -19,8 +19,8 @@ MAJORITY = {"majority_accuracy": "Majority baseline"}
 ROW_GROUPS = {
     "Data": COUNTS,
     "Ranking": {"auc": "AUC", "average_precision": "Average precision"},
-    "At the stored threshold": {"threshold": "Threshold"} | DECISION | MAJORITY,
-    "At 95% sensitivity on val": {"threshold_sens95": "Threshold"}
+    "At the balanced threshold (best balanced accuracy on val)": {"threshold": "Threshold"} | DECISION | MAJORITY,
+    "At the sensitive threshold (at least 95% sensitivity on val)": {"threshold_sens95": "Threshold"}
     | {f"{key}_at_sens95": name for key, name in DECISION.items()},
     "At threshold 0.5": {f"{key}_at_0.5": name for key, name in DECISION.items()} | MAJORITY,
     "Probabilities": {
@@ -96,7 +96,7 @@ def majority_class(evaluation: Evaluation) -> str:
 
 
 def verdict(split: str, evaluation: Evaluation) -> Verdict:
-    """Compare the accuracy's confidence interval with the accuracy of always predicting the larger class."""
+    """Compare accuracy with that of always predicting the larger class, and AUC with chance, by their intervals."""
     interval, majority = _interval(evaluation, "accuracy"), _number(evaluation.get("majority_accuracy"))
     better = interval is not None and majority is not None and majority < interval[0]
     baseline = f"always predicting {majority_class(evaluation)}"
@@ -112,6 +112,9 @@ def verdict(split: str, evaluation: Evaluation) -> Verdict:
         sentence = f"Accuracy on {images} is {score(evaluation, 'accuracy')}. {sentence}."
     names = {"auc": "AUC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"} | MAJORITY
     claim = f"{'Better' if better else 'Not shown to be better'} than {baseline}"
+    if chance := against_chance(evaluation):
+        better, claim = False, f"{chance.capitalize()} on these images"
+    sentence = " ".join([*warnings(split, evaluation), sentence])
     return Verdict(split, better, claim, sentence, {name: score(evaluation, key) for key, name in names.items()})
 
 

@@ -2,21 +2,43 @@
 
 import contextlib
 import os
+import re
+import stat
+import tempfile
 import time
 import warnings
 
 from etils import epath
 
-from pneumojax.runtime.files import is_local
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import expanded, is_local
 
 COMPILED = "compiled"
 MAX_DAYS = 30  # that a compiled program is kept without being used
+ENTRY = re.compile(r".+-[0-9a-f]{64}-(cache|atime)")  # how JAX names a program: by its function and a SHA-256
 
 
 def folder(cache_dir: str) -> epath.Path:
-    """Return `cache_dir`, or the user's cache folder where it is empty."""
+    """Return `cache_dir`, or the user's cache folder where it is empty; of a user without a home, a temporary one.
+
+    Raises:
+      UserError: there is none that is this user's own.
+    """
+    if cache_dir:
+        return expanded(cache_dir)
     users = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "pneumojax")
-    return epath.Path(cache_dir or users).expanduser()
+    users = os.path.expanduser(users)
+    return _temporary() if users.startswith("~") else epath.Path(users)
+
+
+def _temporary() -> epath.Path:
+    path = os.path.join(tempfile.gettempdir(), f"pneumojax-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UserError(f"no home folder is known, and others can write {path}: set HOME, or --config.data.cache_dir")
+    return epath.Path(path)
 
 
 def keep_compiled(cache_dir: str) -> None:
@@ -49,9 +71,10 @@ def keep_compiled(cache_dir: str) -> None:
 
 
 def remove_unused(compiled: epath.Path) -> None:
-    """Remove the compiled programs that were not used for `MAX_DAYS`."""
+    """Remove the compiled programs that were not used for `MAX_DAYS`; other files stay."""
     oldest = time.time() - MAX_DAYS * 86400
     for entry in os.scandir(compiled):
         with contextlib.suppress(OSError):  # another process was faster
-            if entry.is_file() and max(entry.stat().st_atime, entry.stat().st_mtime) < oldest:
+            ours = ENTRY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if ours and max(entry.stat().st_atime, entry.stat().st_mtime) < oldest:
                 os.remove(entry)

@@ -5,6 +5,7 @@ the `*_settings.py` of each folder and `workflows/run_config.py`, which collects
 """
 
 import ast
+import hashlib
 import importlib.util
 import json
 import re
@@ -19,13 +20,20 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.runtime.errors import UserError, unknown
-from pneumojax.runtime.files import write_whole
+from pneumojax.runtime.files import read_json, write_whole
+from pneumojax.runtime.workdir import CONFIG
 
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
     r"(benchmark|checkpoint|evaluation|experiment|explanation|prediction)\."
     r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|on_error|resident|workers)"
 )
+# Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
+LOCAL = ("data.beam_options", "data.beam_runner", "data.cache_dir", "prediction.output")
+_RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
+# Fields with an effect that 0.1 did not have: what they would have said then.
+_ADDED = {"data.patient_pattern": ""}
+IDENTITY = "run"  # what `write` adds to the fields
 SHARED = "base"  # the config that the others are made of, not one to run
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -204,31 +212,115 @@ def check(config: ConfigDict, rules: Iterable[Rules]) -> None:
             raise UserError(f"config field {field!r} must be {expected}, not {fields(config)[field]!r}")
 
 
-def write(config: ConfigDict, path: epath.Path) -> None:
-    """Write the config to `path` as JSON."""
-    write_whole(path, config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+class Identity(NamedTuple):
+    """What tells the files of one run from those of another; empty texts in a run of 0.1.
+
+    Attributes:
+      id: of the settings, splits and images that the run started with.
+      splits: SHA-256 of its table of splits.
+      images: digest of the images' pixels, see `source.Prepared`.
+    """
+
+    id: str = ""
+    splits: str = ""
+    images: str = ""
+
+
+def new_identity(config: ConfigDict, splits: str, images: str) -> Identity:
+    """Return the identity of a run that starts with this config, table of splits and digest of images.
+
+    It does not depend on where the images are.
+    """
+    without_place = with_fields(config, {"data.source": "", "data.labels": ""})
+    effective = {name: value for name, value in fields(without_place).items() if not _WITHOUT_EFFECT.match(name)}
+    content = json.dumps([sorted(effective.items()), splits, images])
+    return Identity(_sha256(content)[:16], _sha256(splits), images)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_intact(splits: str, identity: Identity) -> bool:
+    """Whether this is the table of splits that the run started with; also if nobody knows that."""
+    return identity.splits in ("", _sha256(splits))
+
+
+def identity(workdir: epath.Path) -> Identity:
+    """Read the identity of the run in `workdir`; an empty one where it has none, or there is no run."""
+    try:
+        found = read_json(workdir / CONFIG)[IDENTITY]
+        return Identity(*(str(found[name]) for name in Identity._fields))
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
+        return Identity()
+
+
+def write(config: ConfigDict, path: epath.Path, identity: Identity | None = None) -> None:
+    """Write the config to `path` as JSON, without the `LOCAL` fields, and with the identity of its run."""
+    tree = json.loads(config.to_json_best_effort())
+    for field in LOCAL:
+        group, name = field.split(".")
+        tree.get(group, {}).pop(name, None)
+    if identity:
+        tree[IDENTITY] = identity._asdict()
+    write_whole(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
 def read(path: epath.Path) -> ConfigDict:
-    """Read a config that `write` wrote.
+    """Read a config that `write` wrote, in this version or an earlier one.
+
+    Fields on which no result depends take their defaults where they are missing, as the `LOCAL` ones always do. Fields
+    that this version does not know are passed over.
 
     Raises:
-      UserError: the file is no config, or one of an earlier version.
+      UserError: the file is no config, or lacks a field on which results depend.
     """
+    advice = "bring it back as it was written, or train again in another --workdir"
     try:
-        saved = ConfigDict(json.loads(path.read_text())).lock()
-    except (AttributeError, TypeError, ValueError) as error:  # the last also where it is no JSON, or no UTF-8
-        raise UserError(f"{path} is no config: {error}") from None
-    if missing := _missing(saved):
-        raise UserError(f"{path} lacks {missing[0]}, so an earlier version wrote it: train again in another --workdir")
-    return saved
+        saved = _flat(read_json(path), "")
+    except (RecursionError, TypeError, ValueError) as error:  # the last also where it is no JSON, or no UTF-8
+        raise UserError(f"{path} is no config ({error}): {advice}") from None
+    saved = {_RENAMED.get(field, field): value for field, value in saved.items()}
+    config = load(f"{SHARED}:recommended")
+    values = {}
+    for field, default in fields(config).items():
+        if field in saved and field not in LOCAL:
+            values[field] = _of_kind(saved[field], default)
+            if values[field] is None:
+                kind = _KINDS.get(type(default), "a text")
+                raise UserError(f"{path}: {field} is {kind}, not {saved[field]!r}: {advice}")
+        elif field in _ADDED:
+            values[field] = _ADDED[field]
+        elif not _WITHOUT_EFFECT.match(field):
+            raise UserError(f"{path} lacks {field}, on which results depend: {advice}")
+    return with_fields(config, values)
+
+
+def _flat(tree: Any, prefix: str) -> dict[str, Any]:
+    """Return every value of nested dictionaries by its dotted name."""
+    if not isinstance(tree, dict):
+        raise TypeError("its fields are missing")
+    found = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def _of_kind(value: Any, default: Any) -> Any:
+    """Return a value as one of the type of `default`, or None."""
+    if isinstance(default, float) and type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    return value if type(value) is type(default) else None
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
-    """Return the fields in which two configs differ, as "field=ours, not theirs", except those without effect."""
+    """Return the fields in which two configs differ, as "field=ours, not theirs", except those without effect.
+
+    A config of the user's own may have further fields, which no part of the program reads.
+    """
     left, right = fields(ours), fields(theirs)
     return [
         f"{field}={left.get(field)!r}, not {right.get(field)!r}"
-        for field in sorted(left | right)
+        for field in sorted(left.keys() & right.keys())
         if left.get(field) != right.get(field) and not _WITHOUT_EFFECT.match(field)
     ]

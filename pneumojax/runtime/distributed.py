@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import socket
 import sys
 import threading
 from contextlib import suppress
@@ -44,7 +45,7 @@ def requested(coordinator: str | None, processes: str | None, process: int | Non
     if not processes.isdecimal() or not 0 <= process < int(processes):
         raise UserError(f"--process={process} is none of --processes={processes}: count from 0")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UserError(f"--coordinator={coordinator} is not HOST:PORT")
     if int(processes) == 1:
         return None
@@ -60,6 +61,8 @@ def join(job: dict[str, Any], seconds: int = JOIN_S) -> None:
     """
     import jax  # not above: what reads images needs none
 
+    if job.get("process_id") == 0:
+        _require_port(int(job["coordinator_address"].rpartition(":")[2]))
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself: see `signals`
     failures = []
 
@@ -91,6 +94,15 @@ def join(job: dict[str, Any], seconds: int = JOIN_S) -> None:
                 " --process=INDEX, or leave --processes out for one process"
             )
         raise UserError(f"the processes of the job cannot be joined: {reason}")
+
+
+def _require_port(port: int) -> None:
+    """Refuse a port that another program listens on: JAX would crash."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=family == socket.AF_INET6).close()
+    except OSError as error:
+        raise UserError(f"cannot listen on port {port} ({error.strerror}): choose another in --coordinator") from None
 
 
 def _own_devices(job: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def busy_cores(seconds: float = 1.0) -> float:
+    """Measure for some seconds how many cores of the machine are at work, while this process waits."""
+    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
+
+
 def cpu_flags() -> str:
     """Return the features of the first CPU, in Linux's words; empty where Linux does not list them."""
     return _cpu_field("flags") or _cpu_field("Features")

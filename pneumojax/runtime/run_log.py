@@ -1,11 +1,12 @@
 """What a run reports while it goes: on the terminal, in metrics.jsonl and for TensorBoard."""
 
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from etils import epath
@@ -16,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.summary import scalar
 
 from pneumojax.runtime import distributed
-from pneumojax.runtime.files import append, is_local, write_whole
+from pneumojax.runtime.files import append, is_local, read_text, write_whole
 from pneumojax.runtime.wording import counted
 from pneumojax.runtime.workdir import METRICS, TENSORBOARD
 
@@ -93,12 +94,21 @@ def read(workdir: epath.Path) -> History:
 
 def _lines(path: epath.Path) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # a process killed while it wrote leaves half a line
-            continue
+    for text in read_text(path).splitlines() if path.exists() else []:
+        with suppress(OverflowError, RecursionError, ValueError):  # a process killed while it wrote leaves half a line
+            line = json.loads(text)
+            if _is_line(line):
+                lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    """Whether this is what `metrics_lines` writes."""
+    if not isinstance(line, dict) or not isinstance(line.get("split"), str):
+        return False
+    numbers = {name: value for name, value in line.items() if name != "split" and value is not None}
+    finite = all(type(value) in (int, float) and math.isfinite(value) for value in numbers.values())
+    return finite and all(type(numbers.get(name)) is int and numbers[name] >= 0 for name in ("step", "epoch"))
 
 
 class WriteLine(Protocol):

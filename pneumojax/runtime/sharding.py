@@ -38,6 +38,23 @@ def compute_deterministically() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
+def require_devices() -> None:
+    """Find the devices.
+
+    Raises:
+      UserError: there are none of the kind that JAX_PLATFORMS names.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a message
+        asked = f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: " if os.environ.get("JAX_PLATFORMS") else ""
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0] or "or the package for it"
+        raise UserError(
+            f"{asked}JAX finds no such device ({reason}): unset JAX_PLATFORMS, or install the package for it, such as"
+            ' pip install "pneumojax[cuda]"'
+        ) from None
+
+
 def devices_line() -> str:
     """Return the devices of all processes on a line, such as "8 of NVIDIA H100 80GB HBM3"."""
     counts = Counter(device.device_kind for device in jax.devices())

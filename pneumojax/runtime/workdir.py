@@ -3,7 +3,13 @@
 A workdir holds one run, one audit, one experiment or one benchmark.
 """
 
+import os
+import stat
+from collections.abc import Iterable
+
 from etils import epath
+
+from pneumojax.runtime.errors import UserError
 
 # A run.
 CONFIG = "config.json"
@@ -19,9 +25,11 @@ EVALUATION = "evaluation"
 CORRUPTIONS = "corruptions"
 NEIGHBOURS = "neighbours.npz"
 PREDICTIONS = "predictions"
+PLACES = "places"  # a file for each name of other images in the folders here: their place
 EXPLANATIONS = "explanations"
 EXPLANATION_CHECKS = f"{EXPLANATIONS}/checks.json"
 REPORT = "report/index.html"
+REPORT_PICTURES = "report/pictures.npz"  # what the report shows of the run's own images
 
 # An audit, which may lie in a run's workdir.
 AUDIT = "audit"
@@ -37,6 +45,34 @@ BENCHMARK = "benchmark.json"
 BENCHMARK_TABLES = "benchmark.md"
 
 UNFINISHED = ".unfinished"  # ends the name of a file that is being written
+
+_TOP = (
+    CONFIG, SPLITS, FINGERPRINT, REMARKS, UNREADABLE, LOCK, CHECKPOINTS, METRICS, TENSORBOARD, EVALUATION, CORRUPTIONS,
+    NEIGHBOURS, PREDICTIONS, PLACES, EXPLANATIONS, "report", AUDIT, EXPERIMENT, EXPERIMENT_TABLES, BENCHMARK,
+    BENCHMARK_TABLES,
+)  # fmt: skip
+
+
+def refuse_links(workdir: epath.Path, more: Iterable[str] = ()) -> None:
+    """Check that all names here, and `more`, are of files and folders in the workdir. It may be a link itself.
+
+    A link would let files elsewhere be read or written over, and reading a pipe would wait forever.
+
+    Raises:
+      UserError: one is a link, a pipe, a socket or a device.
+    """
+    left = [] if "://" in str(workdir) else [os.path.join(workdir, name) for name in (*_TOP, *more)]
+    while left:
+        path = left.pop()
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISDIR(mode):
+            left += [entry.path for entry in os.scandir(path)]
+        elif not stat.S_ISREG(mode):
+            kind = "link" if stat.S_ISLNK(mode) else "pipe, a socket or a device"
+            raise UserError(f"{path} is a {kind}: a workdir holds files and folders only, so remove it")
 
 
 def is_run(workdir: epath.Path) -> bool:

@@ -1,7 +1,6 @@
 """Save and restore the state of a run. This is the only file that uses Orbax."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,12 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from pneumojax.runtime import config as configs
 from pneumojax.runtime import distributed, run_log
 from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import is_local, no_room
+from pneumojax.runtime.files import is_local, no_room, read_json
 from pneumojax.runtime.sharding import Layout
-from pneumojax.runtime.workdir import CHECKPOINTS
+from pneumojax.runtime.workdir import CHECKPOINTS, CONFIG
 from pneumojax.training import manifest
 
 Manager = ocp.CheckpointManager
@@ -32,7 +32,8 @@ class Saved(NamedTuple):
     Attributes:
       state: a TrainState.
       logits: (steps of an epoch, batch) float32, of the steps that the current epoch has had, then zeros.
-      facts: JSON values. `use` says whether this model is used from now on instead of earlier ones.
+      facts: JSON values. `use` says whether this model is used from now on instead of earlier ones. `run`, which `save`
+        adds, is the id of the run.
     """
 
     state: Any
@@ -95,8 +96,8 @@ class _InUse(NamedTuple):
 def _read_facts(folder: epath.Path) -> dict[str, Any]:
     """Read the facts in a checkpoint's folder without Orbax; empty where it is still being saved, or damaged."""
     try:
-        return json.loads((folder / "facts" / "metadata").read_text())
-    except (OSError, ValueError):
+        return dict(read_json(folder / "facts" / "metadata"))
+    except (OSError, TypeError, ValueError):
         return {}
 
 
@@ -113,7 +114,7 @@ def save(manager: Manager, saved: Saved) -> None:
         args=ocp.args.Composite(
             model=ocp.args.StandardSave(saved.state.variables),
             training=ocp.args.StandardSave(_training(saved.state, saved.logits)),
-            facts=ocp.args.JsonSave(saved.facts),
+            facts=ocp.args.JsonSave(saved.facts | {"run": configs.identity(_workdir(manager)).id}),
         ),
     )
 
@@ -225,10 +226,19 @@ def _best(manager: Manager, workdir: epath.Path, model: ConfigDict) -> tuple[int
 
 
 def _facts(manager: Manager, step: int) -> dict[str, Any]:
-    facts = _restore(manager, step, facts=ocp.args.JsonRestore()).facts
+    facts, workdir = _restore(manager, step, facts=ocp.args.JsonRestore()).facts, _workdir(manager)
     if "use" not in facts:
-        raise _earlier_version(epath.Path(manager.directory).parent)
+        raise _earlier_version(workdir)
+    if facts.get("run", "") != configs.identity(workdir).id:  # a run of 0.1 has no id, and its checkpoints neither
+        raise UserError(
+            f"{manager.directory / str(step)} is of another run than {workdir / CONFIG}: bring back the checkpoints of"
+            " this run"
+        )
     return facts
+
+
+def _workdir(manager: Manager) -> epath.Path:
+    return epath.Path(manager.directory).parent
 
 
 def _earlier_version(workdir: epath.Path) -> UserError:

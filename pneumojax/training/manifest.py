@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 
 from etils import epath
 
-from pneumojax.runtime.files import write_whole
+from pneumojax.runtime.files import is_local, read_json, write_whole
 
 MANIFEST = "manifest.json"  # in the checkpoint's folder
 _TIMES = "_CHECKPOINT_METADATA"  # Orbax adds to it after the checkpoint is finished
@@ -20,13 +21,18 @@ def write(folder: epath.Path) -> None:
 def damage(folder: epath.Path) -> str:
     """Return what is wrong with the files of the checkpoint in `folder`; empty where they are as they were written."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not path.is_file():
         return f"{MANIFEST} is missing"
+    for place in _files(folder) if is_local(folder) else ():  # a pipe would be read forever
+        if os.path.islink(place) or not os.path.isfile(place):
+            return f"{place.relative_to(folder).as_posix()} is no file"
     try:
-        written = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        written = dict(read_json(path))
+    except (TypeError, ValueError):
         return f"{MANIFEST} cannot be read"
     digests = _digests(folder)
+    if not written:
+        return f"{MANIFEST} is empty"
     for name in written:
         if name not in digests:
             return f"{name} is missing"
@@ -46,7 +52,7 @@ def _digests(folder: epath.Path) -> dict[str, str]:
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not os.path.islink(path):
             yield from _files(path)
         else:
             yield path

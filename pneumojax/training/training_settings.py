@@ -1,6 +1,5 @@
 """The rules of the config fields that training reads: its length, optimizer, loss, augmentation and checkpoints."""
 
-import math
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -16,7 +15,7 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     c = config
     yield Rule("deterministic", c.deterministic in (True, False), "true or false")
     yield Rule("epochs", 1 <= c.epochs <= 1_000_000, "from 1 to 1,000,000")
-    yield Rule("batch_size", c.batch_size >= 1, "at least 1")
+    yield Rule("batch_size", 1 <= c.batch_size <= 65536, "from 1 to 65536")
     yield Rule("seed", 0 <= c.seed < 2**31, "at least 0 and below 2**31")
     yield Rule("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10")
     yield Rule("optimizer.name", c.optimizer.name in ("adam", "rmsprop"), "adam or rmsprop")
@@ -28,5 +27,5 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     for name, strength in c.augment.items():
         if name != "rotation":
             yield Rule(f"augment.{name}", 0 <= strength < 1, _SHARE)
-    yield Rule("checkpoint.steps", c.checkpoint.steps >= 0, "at least 0")
-    yield Rule("checkpoint.minutes", 0 <= c.checkpoint.minutes < math.inf, "at least 0")
+    yield Rule("checkpoint.steps", 0 <= c.checkpoint.steps <= 10**9, "from 0 to 10**9")
+    yield Rule("checkpoint.minutes", 0 <= c.checkpoint.minutes <= 10**6, "from 0 to 10**6")

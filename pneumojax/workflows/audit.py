@@ -18,7 +18,7 @@ from pneumojax.workflows.prepare import open_own, remarks_on, watching
 
 def audit_source(config: ConfigDict, workdir: epath.Path) -> ExitStatus:
     """Look for what is wrong with the source's images and splits, and write the report."""
-    config, source = open_own(config)
+    config, source = open_own(config, labelled=False)
     audit_report.refuse_other_source(workdir, source.location)
     for sentence in remarks_on(source):
         run_log.console.print(sentence)

@@ -1,5 +1,6 @@
 """`--mode=evaluate`: from a checkpoint and splits to metrics, the index of training images, and the report."""
 
+from contextlib import suppress
 from functools import partial
 
 import jax
@@ -11,16 +12,17 @@ from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Source, Split, from_source
 from pneumojax.data.sources import open_source
-from pneumojax.evaluation import corruptions, forward, neighbours, results
-from pneumojax.inference import worst_errors
+from pneumojax.evaluation import corruptions, forward, known_pictures, neighbours, results
+from pneumojax.inference import report_pictures, worst_errors
 from pneumojax.inference.explainer import explainer
+from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
-from pneumojax.inference.worst_errors import WorstError
 from pneumojax.models.classifier import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.files import expanded, read_json
 from pneumojax.workflows import run_folder
 from pneumojax.workflows.prepare import remarks_on
 from pneumojax.workflows.run_config import read_config
@@ -32,50 +34,79 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path, data: str | None) -> l
     Return the stems of the files that it writes in evaluation/.
     """
     saved = read_config(workdir)
-    options = data_settings.source_options(config)
-    elsewhere = data is not None and str(epath.Path(data).expanduser().resolve()) != saved.data.source
-    if elsewhere and options.labels == saved.data.labels:  # they are the labels of the run's own images
-        options = options._replace(labels="")
-    source = open_source(saved.data.source if data is None else data, options)
-    own = source.location == saved.data.source
-    config = configs.with_fields(config, {"data.source": saved.data.source})
+    source = _open(saved, config, data)
+    own = source.location == saved.data.source or run_folder.is_moved(workdir, config, source)
+    place = {"data.source": saved.data.source} | ({"data.labels": saved.data.labels} if own else {})
+    config = configs.with_fields(config, place)
     run_folder.refuse_other_settings(workdir, config, ("model.", "seed=", "data.") if own else ("model.",))
     splitting.require_labels(source.records)
     records = run_folder.own_splits(workdir, source) if own else splitting.as_given(source.records)
     for sentence in remarks_on(source) + (run_folder.changed(workdir, source) if own else []):
         run_log.console.print(sentence)
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
-    prefix = "" if own else f"{source.name}-"
+    prefix = "" if own else f"{_name_of(workdir, source)}-"
     evaluate_splits(config, workdir, source, splits, prefix)
     return [prefix + name for name in splits]
+
+
+def _name_of(workdir: epath.Path, source: Source) -> str:
+    """Return the name of another source's evaluations. 0.1 recorded its place in them alone."""
+    for path in (workdir / workdirs.EVALUATION).glob(f"{source.name}-*.json"):
+        with suppress(AttributeError, OSError, ValueError):
+            if isinstance(place := read_json(path).get("source"), str):
+                run_folder.name_of(workdir, workdirs.EVALUATION, source.name, place)
+    return run_folder.name_of(workdir, workdirs.EVALUATION, source.name, source.location)
+
+
+def _open(saved: ConfigDict, config: ConfigDict, data: str | None) -> Source:
+    """Open the source at `data`; without it, the run's own, as its `saved` config names it."""
+    options = data_settings.source_options(config)
+    if data is None:
+        return run_folder.open_own(saved.data.source, options)
+    elsewhere = str(expanded(data).resolve()) != saved.data.source
+    if elsewhere and options.labels == saved.data.labels:  # they are the labels of the run's own images
+        options = options._replace(labels="")
+    return open_source(data, options)
 
 
 def evaluate_splits(
     config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str
 ) -> None:
-    """Evaluate the splits. Of the run's own source, which has no prefix, also write the index and the report."""
+    """Evaluate the splits, and write the report. Of the run's own source, which has no prefix, also write the index."""
     layout = sharding.layout()
     with jax.set_mesh(layout.mesh):
         trained = load(workdir, config, layout)
         evaluator = forward.Evaluator(trained.model, layout, config.evaluation.batch_size)
-        origin = {"source": source.location, "epoch": trained.epoch}
+        origin = {"source": source.location, "epoch": trained.epoch, "run": configs.identity(workdir).id}
         origin |= {"notice": source.notice} if source.notice else {}
-        features = {}
+        index = neighbours.read(workdir) if prefix else None
+        features, hashed = {}, {name: known_pictures.hashing(split) for name, split in splits.items()}
         for name, split in splits.items():
-            results.refuse_other_source(workdir, prefix + name, source.location)
             with run_log.images_bar(f"evaluate {name}", len(split.ids)) as advance:
-                logits, features[name] = evaluator.outputs(trained.variables, split, after_batch=advance)
+                logits, features[name] = evaluator.outputs(trained.variables, hashed[name].split, after_batch=advance)
             if distributed.first():
                 if not prefix:
                     (workdir / workdirs.REPORT).unlink(missing_ok=True)  # written last: all before it is done then
-                summary = results.write(workdir, prefix + name, split, logits, trained.calibration, origin)
-                run_log.console.print(results.describe(prefix + name, summary))
+                facts = origin | ({} if index is None else _strange(index, features[name], hashed[name]))
+                written = results.write(workdir, prefix + name, split, logits, trained.calibration, facts)
+                run_log.console.print(results.describe(prefix + name, written))
         if config.evaluation.corruptions:
             name = splitting.foremost(splits)
             _evaluate_corruptions(workdir, prefix + name, splits[name], evaluator, trained)
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
-    if distributed.first() and not prefix:
-        _write_index_and_report(config, workdir, source, splits, features, trained)
+    if distributed.first():
+        if not prefix:
+            seen = np.concatenate([known_pictures.complete(hashed[name]) for name in ("train", "val")])
+            _write_index_and_pictures(config, workdir, splits, features, seen, trained)
+        _write_report(config, workdir)
+
+
+def _strange(index: neighbours.Index, features: np.ndarray, hashed: known_pictures.Hashing) -> dict[str, int]:
+    """Count the images of another source that the model has seen, and those that are unlike all that it has seen."""
+    return {
+        "known_images": int(known_pictures.known(index.seen, known_pictures.complete(hashed)).sum()),
+        "unlike_training": int((neighbours.ood_scores(index, features) > index.limit).sum()),
+    }
 
 
 def _evaluate_corruptions(
@@ -91,42 +122,41 @@ def _evaluate_corruptions(
         results.write_corruptions(workdir, stem, summaries)
 
 
-def _write_index_and_report(
+def _write_index_and_pictures(
     config: ConfigDict,
     workdir: epath.Path,
-    source: Source,
     splits: dict[str, Split],
     features: dict[str, np.ndarray],
+    seen: known_pictures.Hashes,
     trained: Trained,
 ) -> None:
     train, foremost = splits["train"], splitting.foremost(splits)
-    index = neighbours.build(train.ids, train.labels, features["train"], features["val"])
+    index = neighbours.build(train.ids, train.labels, features["train"], features["val"], seen)
     neighbours.write(workdir, index)
     # From here on this process alone computes, on its own device.
     explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
     evaluation = results.read(workdir)[foremost]
     errors = worst_errors.collect(evaluation, splits[foremost], features[foremost], index, train, explain)
-    _write_report(config, workdir, source, splits, errors)
-
-
-def _write_report(
-    config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], errors: list[WorstError]
-) -> None:
-    from pneumojax.reports import run_report  # not above: what draws takes half a second to import
-
     samples = [
-        (name, label, str(split.ids[i]), split.read(np.array([i]))[0, :, :, 0])
+        Sample(name, label, str(split.ids[i]), split.read(np.array([i]))[0, :, :, 0])
         for name, split in splits.items()
         for label in (0, 1)
-        for i in (split.labels == label).nonzero()[0][: run_report.SAMPLES_PER_CLASS]
+        for i in (split.labels == label).nonzero()[0][:SAMPLES_PER_CLASS]
     ]
+    report_pictures.write(workdir, report_pictures.Pictures(samples, errors))
+
+
+def _write_report(config: ConfigDict, workdir: epath.Path) -> None:
+    from pneumojax.reports import run_report  # not above: what draws takes half a second to import
+
+    pictures = report_pictures.read(workdir)
     path = run_report.write(
         workdir,
         layer_table=layer_table(create_model(config), config.model.image_size),
-        samples=samples,
-        errors=errors,
+        samples=pictures.samples,
+        errors=pictures.errors,
         composition=run_folder.composition(workdir),
         remarks=run_folder.remarks(workdir),
-        notice=source.notice,
+        notice=next((one["notice"] for one in results.read_own(workdir).values() if "notice" in one), None),
     )
     run_log.console.print(f"Report: {path}")

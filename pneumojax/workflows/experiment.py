@@ -7,16 +7,16 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax.data.source import Split
+from pneumojax.data.source import Source, Split
 from pneumojax.evaluation import calibration, comparison, results
-from pneumojax.evaluation.experiment_runs import Run, runs
+from pneumojax.evaluation.experiment_runs import Run, recorded, runs
 from pneumojax.reports import experiment_report, experiment_tables
 from pneumojax.runtime import cache, run_log
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import write_whole
-from pneumojax.workflows import run_config, run_folder
+from pneumojax.workflows import experiment_estimate, run_config, run_folder, trained_models
 from pneumojax.workflows.evaluate import evaluate_run
 from pneumojax.workflows.prepare import open_own
 from pneumojax.workflows.train import train_and_evaluate
@@ -24,6 +24,8 @@ from pneumojax.workflows.train import train_and_evaluate
 
 def run_experiment(config: ConfigDict, overrides: Sequence[str], workdir: epath.Path) -> None:
     """Train the runs of the config's `experiment` that are not trained yet, then write tables and figures.
+
+    With `experiment.dry_run`, list the runs with an estimate instead, and write nothing.
 
     Stopped, it continues with the same command. Each run has a folder in the workdir, and the `overrides`
     ("field=value") hold for each. More seeds, folds, recipes or models go into the same workdir, and its tables and
@@ -34,10 +36,17 @@ def run_experiment(config: ConfigDict, overrides: Sequence[str], workdir: epath.
     """
     planned = runs(config)
     _, source = open_own(config)
-    finished = [one for one in _members(workdir) if (workdir / one.name / workdirs.REPORT).exists()]
+    finished = [one for one in recorded(workdir) if (workdir / one.name / workdirs.REPORT).exists()]
     every = list(dict.fromkeys(finished + planned))
+    workdirs.refuse_links(workdir, [one.name for one in every])
+    for one in finished:  # the workdir may be a stranger's, and a config file is a program
+        if one not in planned and one.config not in configs.shipped():
+            raise UserError(f"{workdir} has runs of {one.config}: add it to --config.experiment.models")
     own_configs = {one: config_of(one, source.location, overrides) for one in every}
-    _refuse_other(workdir, own_configs, source.location)
+    _refuse_other(workdir, own_configs, source)
+    if config.experiment.dry_run:
+        run_log.console.print(experiment_estimate.table(own_configs, set(finished), source))
+        return
     write_whole(workdir / workdirs.EXPERIMENT, json.dumps({"runs": [one._asdict() for one in every]}, indent=2) + "\n")
     for number, one in enumerate(planned, 1):
         run_log.console.print(f"Run {number} of {len(planned)}: {one.name}")
@@ -61,6 +70,8 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
     for change in changes:
         if "=" not in change:
             raise UserError(f"in recipe {run.recipe!r}, {change!r} is no field=value")
+        if change.partition("=")[0] in configs.LOCAL:
+            raise UserError(f"{change.partition('=')[0]} is no part of a recipe: set it as --config.{change}")
     config = configs.override(run_config.named(f"{run.config}:{recipe}"), [*overrides, *changes])
     own = {"seed": run.seed, "data.source": source, "data.fold": run.fold or 0}
     own["evaluation.corruptions"] = config.experiment.corruptions
@@ -76,25 +87,21 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
     Raises:
       UserError: the runs were not trained on the same images, or one cannot be evaluated.
     """
-    folders = [workdir / one.name for one in _members(workdir)]
-    tables = {(folder / workdirs.SPLITS).read_text() for folder in folders if folder.exists()}
-    if len(tables) != 1:
-        raise UserError(
-            f"the runs in {workdir} were not trained on the same images (folds are not): an ensemble is of runs that"
-            " differ only in model, recipe or seed"
-        )
-    stems: list[str] = []
+    folders = trained_models.ensemble_folders(workdir)
+    stems: list[list[str]] = []  # of each run: one may have another name for this source, see `run_folder.name_of`
     prevalence = 0.0
     for folder in folders:
         config = run_config.for_evaluation(run_config.read_config(folder), overrides)
         prevalence = config.evaluation.prevalence
         cache.keep_compiled(config.data.cache_dir)
         run_log.console.print(f"Run: {folder.name}")
-        stems = evaluate_run(config, folder, data)
-    evaluations = [results.read(folder) for folder in folders]
+        stems.append(evaluate_run(config, folder, data))
+    evaluations = trained_models.val_evaluations(workdir, folders)
     run_log.console.print(f"Ensemble of {len(folders)} runs:")
-    for stem in stems:
-        _evaluate_ensemble(workdir, stem, evaluations, [folder.name for folder in folders], prevalence)
+    for own_stems in zip(*stems, strict=True):
+        stem = own_stems[0]
+        members = [{stem: one[own], "val": one["val"]} for one, own in zip(evaluations, own_stems, strict=True)]
+        _evaluate_ensemble(workdir, stem, members, [folder.name for folder in folders], prevalence)
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
 
 
@@ -105,7 +112,7 @@ def _evaluate_ensemble(
     if prevalence:
         fitted = calibration.at_prevalence(fitted, prevalence)
     one = evaluations[0][stem]
-    results.refuse_other_source(workdir, stem, one["source"])
+    stem = run_folder.name_of(workdir, workdirs.EVALUATION, stem, one["source"])
     split = Split(stem, one["ids"], labels, read=_no_images)
     origin = {name: one[name] for name in ("source", "notice") if name in one}
     origin |= {"epoch": None, "members": list(names)}
@@ -116,28 +123,17 @@ def _no_images(indices: np.ndarray) -> np.ndarray:
     raise NotImplementedError("an ensemble's scores come from its members, not from images")
 
 
-def _members(workdir: epath.Path) -> list[Run]:
-    """Read the runs of the experiment in a workdir; there are none where it has not started."""
-    path = workdir / workdirs.EXPERIMENT
-    if not path.exists():
-        return []
-    try:
-        return [Run(**fields) for fields in json.loads(path.read_text())["runs"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not list runs: {error}") from None
-
-
-def _refuse_other(workdir: epath.Path, own_configs: Mapping[Run, ConfigDict], location: str) -> None:
+def _refuse_other(workdir: epath.Path, own_configs: Mapping[Run, ConfigDict], source: Source) -> None:
     """Check, before anything is written, that the workdir is free or holds this experiment on these images."""
     if workdirs.is_run(workdir):
         raise UserError(f"{workdir} holds one run: choose another --workdir for an experiment")
     if not workdirs.is_experiment(workdir) and workdirs.names_in(workdir):
         raise UserError(f"{workdir} is not empty and holds no experiment: choose another --workdir")
-    for one in _members(workdir):
+    for one in recorded(workdir):
         if workdirs.is_run(workdir / one.name):
-            there = run_config.read_config(workdir / one.name).data.source
-            if there != location:
-                raise UserError(f"{workdir} holds an experiment on {there}: choose another --workdir for {location}")
+            there, here = run_config.read_config(workdir / one.name).data.source, source.location
+            if there != here and not run_folder.has_images_of(workdir / one.name, source):
+                raise UserError(f"{workdir} holds an experiment on {there}: choose another --workdir for {here}")
     for one, own in own_configs.items():
         if workdirs.is_run(workdir / one.name):
-            run_folder.refuse_other_settings(workdir / one.name, own)
+            run_folder.refuse_other_run(workdir / one.name, own, source)

@@ -23,15 +23,17 @@ from pneumojax.evaluation import forward, metrics, results
 from pneumojax.inference import faithfulness, worst_errors
 from pneumojax.inference.explainer import Explainer, explainer, methods
 from pneumojax.inference.overlay import overlay, smoothed
-from pneumojax.inference.restore import Trained, load
+from pneumojax.inference.restore import Trained
 from pneumojax.models.classifier import init_variables
+from pneumojax.runtime import config as configs
 from pneumojax.runtime import run_log, sharding
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import write_arrays, write_whole, write_whole_bytes
+from pneumojax.runtime.files import expanded, write_arrays, write_whole, write_whole_bytes
 from pneumojax.runtime.tables import csv_table, markdown_table
 from pneumojax.runtime.wording import counted
 from pneumojax.workflows import run_folder
+from pneumojax.workflows.trained_models import load_models
 
 LogitsOf = Callable[[np.ndarray], np.ndarray]  # images (k, size, size) uint8 -> (k,)
 
@@ -40,6 +42,7 @@ class Chosen(NamedTuple):
     """Images to explain."""
 
     name: str  # fit for a file name
+    place: str
     ids: Sequence[str]
     images: np.ndarray  # (n, size, size) uint8
     labels: np.ndarray | None  # (n,); None where nobody knows them
@@ -51,30 +54,42 @@ def explain_images(config: ConfigDict, workdir: epath.Path, data: str | None) ->
     explanations/<name>/ gets a picture of each image and method, the maps in maps.npz, and explained.csv, which lists
     the pictures.
 
+    In an experiment's workdir, the maps are those of the ensemble's log-odds: the mean over its runs.
+
     Raises:
       UserError: there is no such method, layer, image or model.
     """
     names = methods(config)
+    if workdirs.is_experiment(workdir) and (data is None or config.explanation.checks):
+        raise UserError(f"{workdir} holds an experiment: give --data, and leave explanation.checks to one of its runs")
+    if not workdirs.is_experiment(workdir) and data is not None and _is_moved_to(config, workdir, data):
+        config, data = configs.with_fields(config, {"data.source": data}), None
     layout = sharding.layout(jax.local_devices()[:1])
     with jax.set_mesh(layout.mesh):
-        trained = load(workdir, config, layout)
-        compiled = {name: explainer(name, trained.model, config) for name in names}
+        models = load_models(config, workdir, layout)
         chosen = _worst_errors(config, workdir) if data is None else _given(config, data)
-        compute = forward.compile_eval(layout, trained.model)
-
-        def logits_of(images: np.ndarray) -> np.ndarray:
-            return np.asarray(compute(trained.variables, images[..., None])[0])
-
-        logits = np.concatenate([logits_of(image[None]) for image in chosen.images])
-        maps = _maps(compiled, trained, chosen.images)
-        if config.explanation.checks:
-            _check(config, workdir, trained, compiled, logits_of)
-    calibration = trained.calibration
+        explained = []
+        for trained, member in zip(models.trained, models.members, strict=True):
+            compiled = {name: explainer(name, trained.model, config) for name in names}
+            logits_of = _logits_of(layout, trained)
+            logits = np.concatenate([logits_of(image[None]) for image in chosen.images])
+            maps = _maps(compiled, trained, chosen.images)
+            explained.append((logits / member.scale, {name: own / member.scale for name, own in maps.items()}))
+            if config.explanation.checks:
+                _check(config, workdir, trained, compiled, logits_of)
+    logits = np.mean([own for own, _ in explained], axis=0)
+    maps = {name: np.mean([own[name] for _, own in explained], axis=0) for name in names}
+    calibration = models.calibration
     probabilities = metrics.probabilities(logits, calibration.temperature, calibration.offset)
     folder = _write(workdir, chosen, maps, probabilities)
     run_log.console.print(f"{counted(len(chosen.ids), 'image')} explained by {', '.join(names)}.")
     run_log.console.print("Red speaks for pneumonia, blue against it.")
     run_log.console.print(f"Written: {folder}")
+
+
+def _logits_of(layout: sharding.Layout, trained: Trained) -> LogitsOf:
+    compute = forward.compile_eval(layout, trained.model)
+    return lambda images: np.asarray(compute(trained.variables, images[..., None])[0])
 
 
 def _maps(compiled: dict[str, Explainer], trained: Trained, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -89,7 +104,8 @@ def _maps(compiled: dict[str, Explainer], trained: Trained, images: np.ndarray) 
 
 
 def _write(workdir: epath.Path, chosen: Chosen, maps: dict[str, np.ndarray], probabilities: np.ndarray) -> epath.Path:
-    folder = workdir / workdirs.EXPLANATIONS / chosen.name
+    name = run_folder.name_of(workdir, workdirs.EXPLANATIONS, chosen.name, chosen.place)
+    folder = workdir / workdirs.EXPLANATIONS / name
     rows = []
     for number, (id, image) in enumerate(zip(chosen.ids, chosen.images, strict=True)):
         stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9.]+', '_', id.rpartition('/')[2])[:80]}"
@@ -104,6 +120,17 @@ def _write(workdir: epath.Path, chosen: Chosen, maps: dict[str, np.ndarray], pro
     return folder
 
 
+def _is_moved_to(config: ConfigDict, workdir: epath.Path, data: str) -> bool:
+    """Whether the run's own images are not where they were, but at `data`."""
+    if config.data.source == "phantom" or ":" in config.data.source or epath.Path(config.data.source).exists():
+        return False
+    try:
+        source = open_source(data, data_settings.source_options(config))
+    except UserError:
+        return False
+    return run_folder.is_moved(workdir, config, source)
+
+
 def _given(config: ConfigDict, data: str) -> Chosen:
     inputs = open_inputs(data)
     ids = list(islice(inputs.ids, config.explanation.count))
@@ -113,7 +140,7 @@ def _given(config: ConfigDict, data: str) -> Chosen:
         if seen.image is None:
             raise UserError(f"{id}: {seen.problem}")
         images.append(seen.image)
-    return Chosen(inputs.name, ids, np.stack(images), None)
+    return Chosen(inputs.name, str(expanded(data).resolve()), ids, np.stack(images), None)
 
 
 def _worst_errors(config: ConfigDict, workdir: epath.Path) -> Chosen:
@@ -123,7 +150,8 @@ def _worst_errors(config: ConfigDict, workdir: epath.Path) -> Chosen:
     places = worst_errors.worst_errors(evaluation, config.explanation.count)
     if not len(places):
         places = np.arange(min(config.explanation.count, len(labels)))
-    return Chosen(split, *_read_own(config, workdir, split, evaluation["ids"][places]), labels[places])
+    chosen = _read_own(config, workdir, split, evaluation["ids"][places])
+    return Chosen(split, f"the run's own {split}", *chosen, labels[places])
 
 
 def _foremost(workdir: epath.Path) -> tuple[str, dict]:
@@ -137,8 +165,10 @@ def _foremost(workdir: epath.Path) -> tuple[str, dict]:
 
 def _read_own(config: ConfigDict, workdir: epath.Path, split: str, ids: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Return the ids as strings, and the images of the run's own split, (k, size, size) uint8."""
-    source = open_source(config.data.source, data_settings.source_options(config))
-    found = {record.id: record for record in run_folder.own_splits(workdir, source)[split]}
+    source = run_folder.open_own(config.data.source, data_settings.source_options(config))
+    found = {record.id: record for record in run_folder.own_splits(workdir, source).get(split, ())}
+    if missing := [str(id) for id in ids if str(id) not in found]:
+        raise UserError(f"{missing[0]} is not in {split}: run --mode=evaluate --workdir={workdir} again")
     images = read_images(source, [found[str(id)] for id in ids], config.model.image_size)
     return [str(id) for id in ids], images[..., 0]
 

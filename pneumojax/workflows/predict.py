@@ -1,6 +1,5 @@
 """`--mode=predict`: images without labels, a row for each, written as it comes."""
 
-import csv
 import json
 import os
 from collections import Counter, deque
@@ -20,14 +19,16 @@ from pneumojax.data.sources.unlabelled import Inputs, Seen, open_inputs
 from pneumojax.evaluation import neighbours
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.forward import Evaluator
-from pneumojax.inference.predictions import Row, rows
-from pneumojax.inference.restore import load
+from pneumojax.inference.predictions import KNOWN, UNLIKE, Row, rows
 from pneumojax.runtime import run_log, sharding
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import ExitStatus, UserError, one_line
-from pneumojax.runtime.files import becoming
+from pneumojax.runtime.files import becoming, expanded
 from pneumojax.runtime.signals import deferred
+from pneumojax.runtime.tables import csv_row
 from pneumojax.runtime.wording import counted
+from pneumojax.workflows import run_folder
+from pneumojax.workflows.trained_models import load_models
 
 SHOWN = 20  # rows on the terminal
 
@@ -55,31 +56,37 @@ def predict_images(
         raise UserError("give --data: a file, a folder, a pattern in quotes, or an .npz file")
     shard = _shard(config)
     inputs = open_inputs(data)
-    output = _output(config, workdir, inputs.name, *shard)
-    index = neighbours.read(workdir)
     layout = sharding.layout(jax.local_devices())
     with jax.set_mesh(layout.mesh):
-        trained = load(workdir, config, layout)
-        evaluator = Evaluator(trained.model, layout, config.evaluation.batch_size)
+        models = load_models(config, workdir, layout)
+        evaluators = [Evaluator(one.model, layout, config.evaluation.batch_size) for one in models.trained]
         seen = _look(inputs, shard, config.model.image_size, config.data.workers)
-        batches = _computed(seen, partial(evaluator.batch, trained.variables), evaluator.batch_size)
+
+        def compute(images: np.ndarray) -> list[Outputs]:
+            pairs = zip(evaluators, models.trained, strict=True)
+            return [evaluator.batch(trained.variables, images) for evaluator, trained in pairs]
+
+        batches = _computed(seen, compute, evaluators[0].batch_size)
+        output = _output(config, workdir, inputs.name, data, *shard)
         counts: Counter[str] = Counter()
         with (
             deferred() as interrupted,
             becoming(output) as unfinished,
-            unfinished.open("w") as file,
+            unfinished.open("w", encoding="utf-8") as file,
             run_log.images_bar("predict", None) as advance,
         ):
             write = _writer(file, output.suffix)
             for batch, outputs in batches:
-                for row in rows(batch, outputs, trained.calibration, index):
+                for row in rows(batch, outputs, models.calibration, models.members):
                     write(row)
                     _show(row, counts)
                     after_row(row)
                 advance(len(batch))
                 if interrupted():
                     raise KeyboardInterrupt  # and leave no part of the rows behind
-    run_log.console.print("\n".join(_summary(counts, trained.calibration)))
+    run_log.console.print("\n".join(_summary(counts, models.calibration)))
+    for remark in inputs.left_out.remarks():
+        run_log.console.print(one_line(remark))
     run_log.console.print(f"Written: {output}")
     return ExitStatus.FINDINGS if counts["unreadable"] else ExitStatus.DONE
 
@@ -92,9 +99,12 @@ def _shard(config: ConfigDict) -> tuple[int, int]:
     return part, parts
 
 
-def _output(config: ConfigDict, workdir: epath.Path, name: str, part: int, parts: int) -> epath.Path:
-    given = config.prediction.output
-    path = epath.Path(given).expanduser() if given else workdir / workdirs.PREDICTIONS / f"{name}.csv"
+def _output(config: ConfigDict, workdir: epath.Path, name: str, data: str, part: int, parts: int) -> epath.Path:
+    if config.prediction.output:
+        path = expanded(config.prediction.output)
+    else:
+        name = run_folder.name_of(workdir, workdirs.PREDICTIONS, name, str(expanded(data).resolve()))
+        path = workdir / workdirs.PREDICTIONS / f"{name}.csv"
     return path.with_name(f"{path.stem}-{part:05d}-of-{parts:05d}{path.suffix}") if parts > 1 else path
 
 
@@ -112,9 +122,9 @@ def _look(inputs: Inputs, shard: tuple[int, int], size: int, workers: int) -> It
 
 
 def _computed(
-    seen: Iterable[tuple[str, Seen]], compute: Callable[[np.ndarray], Outputs], batch_size: int
-) -> Iterator[tuple[Batch, Outputs | None]]:
-    """Yield batches with their logits and features; one batch is computed while the next is read."""
+    seen: Iterable[tuple[str, Seen]], compute: Callable[[np.ndarray], list[Outputs]], batch_size: int
+) -> Iterator[tuple[Batch, list[Outputs] | None]]:
+    """Yield batches with each model's logits and features; one batch is computed while the next is read."""
     waiting = None
     for batch in _batches(seen, batch_size):
         images = [one.image for _, one in batch if one.image is not None]
@@ -151,9 +161,8 @@ def _writer(file: IO[str], suffix: str) -> Callable[[Row], object]:
 
     if suffix == ".jsonl":
         return lambda row: file.write(json.dumps(row._replace(id=printable(row.id))._asdict()) + "\n")
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(Row._fields)
-    return lambda row: table.writerow(row._replace(id=printable(row.id), flags=";".join(row.flags)))
+    file.write(csv_row(Row._fields))
+    return lambda row: file.write(csv_row(row._replace(id=printable(row.id), flags=";".join(row.flags))))
 
 
 def _show(row: Row, counts: Counter[str]) -> None:
@@ -161,6 +170,7 @@ def _show(row: Row, counts: Counter[str]) -> None:
     counts["images"] += 1
     counts[row.decision or "unreadable"] += 1
     counts["flagged"] += bool(row.flags)
+    counts.update(row.flags)
     if row.error:
         run_log.console.print(one_line(f"unreadable: {row.id}: {row.error}"))
     elif counts["images"] <= SHOWN:
@@ -171,6 +181,9 @@ def _show(row: Row, counts: Counter[str]) -> None:
 def _summary(counts: Counter[str], calibration: Calibration) -> Iterator[str]:
     if counts["images"] > SHOWN:
         yield f"... of {counts['images']:,} images"
+    readable = counts["images"] - counts["unreadable"]
+    for sentence in neighbours.warnings(counted(readable, "image"), readable, counts[KNOWN], counts[UNLIKE]):
+        yield f"Warning: {sentence}"
     yield (
         f"{counted(counts['images'], 'image')}: {counts['pneumonia']:,} pneumonia, {counts['normal']:,} normal at"
         f" threshold {calibration.threshold:.3f}; {counts['flagged']:,} flagged; {counts['unreadable']:,} unreadable."

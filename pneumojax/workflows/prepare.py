@@ -1,24 +1,26 @@
 """From a config to prepared images and splits; and `--mode=prepare`, which stops there."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TypeVar
 
-from etils import epath
+import numpy as np
 from ml_collections import ConfigDict
 
 from pneumojax.data import data_settings, tensorflow_import
 from pneumojax.data import splits as splitting
-from pneumojax.data.audit import leakage
-from pneumojax.data.parallel import Watched
-from pneumojax.data.source import Prepared, Record, Source, UnreadableImages
+from pneumojax.data.audit import duplicates, leakage
+from pneumojax.data.parallel import Watched, in_parallel
+from pneumojax.data.source import Prepared, Record, Source, UnreadableImages, try_read
 from pneumojax.data.sources import open_source
 from pneumojax.data.store import memory
 from pneumojax.data.store.builder import Means, folder_of, prepare
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import run_log
 from pneumojax.runtime.errors import UserError, one_line
-from pneumojax.runtime.files import locked
+from pneumojax.runtime.files import expanded, locked
 from pneumojax.runtime.signals import deferred
 from pneumojax.runtime.wording import counted
 
@@ -34,11 +36,25 @@ def prepare_source(config: ConfigDict) -> None:
     run_log.console.print(f"Prepared: {images} of {config.model.image_size} px in {prepared.folder}")
 
 
-def open_own(config: ConfigDict) -> tuple[ConfigDict, Source]:
+def open_own(config: ConfigDict, labelled: bool = True) -> tuple[ConfigDict, Source]:
     """Open the config's source; return it with the config, whose places are then absolute."""
-    source = open_source(config.data.source, data_settings.source_options(config))
-    labels = config.data.labels and str(epath.Path(config.data.labels).expanduser().absolute())
+    source = open_source(config.data.source, data_settings.source_options(config), labelled)
+    labels = config.data.labels and str(expanded(config.data.labels).absolute())
     return configs.with_fields(config, {"data.source": source.location, "data.labels": labels}), source
+
+
+def content_of(config: ConfigDict, source: Source) -> str:
+    """Return what `Prepared.content` is of a source, without writing shards: every image is read once."""
+    digest = partial(_pixels_digest, source._replace(records=()), config.model.image_size)
+    with watching() as watched:
+        found = watched(in_parallel(digest, source.records, config.data.workers), len(source.records))
+        pairs = zip(source.records, found, strict=True)
+        return duplicates.content_of({record.id: digest for record, digest in pairs if isinstance(digest, bytes)})
+
+
+def _pixels_digest(source: Source, size: int, record: Record) -> bytes | None:
+    image = try_read(source, size, record)
+    return hashlib.sha256(image.data).digest() if isinstance(image, np.ndarray) else None
 
 
 def prepare_own(config: ConfigDict, source: Source) -> Prepared:

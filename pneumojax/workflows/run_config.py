@@ -57,6 +57,8 @@ def given(spec: str | None, workdir: epath.Path | None) -> ConfigDict:
         return named(spec)
     if workdir is None:
         raise UserError("give --config (such as m1), or the --workdir of a run")
+    if workdirs.is_experiment(workdir):
+        return read_config(workdir / experiment_runs.recorded(workdir)[0].name)
     return read_config(workdir)
 
 

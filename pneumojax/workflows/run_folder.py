@@ -1,5 +1,6 @@
 """A workdir that holds one run: started with certain settings and images, and refused to others."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -8,47 +9,119 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.data import splits as splitting
-from pneumojax.data.source import Source
+from pneumojax.data.source import Options, Source
+from pneumojax.data.sources import open_source
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import is_local, locked, write_whole
+from pneumojax.runtime.errors import UserError, one_line
+from pneumojax.runtime.files import claim as claim_file
+from pneumojax.runtime.files import is_local, locked, read_text, write_whole
+from pneumojax.workflows.prepare import content_of
 from pneumojax.workflows.run_config import read_config
 
 # What a workdir may hold before its run has started: an audit, and what a killed start left.
 _BEGINNINGS = {workdirs.AUDIT, workdirs.LOCK, workdirs.SPLITS, workdirs.FINGERPRINT, workdirs.REMARKS, workdirs.CONFIG}
 
 
+def open_own(place: str, options: Options) -> Source:
+    """Open the images that a run started with.
+
+    Raises:
+      UserError: they are not there.
+    """
+    try:
+        return open_source(place, options)
+    except UserError as error:
+        raise UserError(f"{error}; if the run's images have moved, name their new place with --data") from None
+
+
+def require_trained(workdir: epath.Path) -> None:
+    """Raise UserError if the workdir holds no run."""
+    if not workdirs.is_run(workdir):
+        raise UserError(f"no run in {workdir}: give the --workdir of a run, or train one with --config and --data")
+
+
 def own_splits(workdir: epath.Path, source: Source) -> splitting.Splits:
     """Read the splits that the run in `workdir` started with.
 
     Raises:
-      UserError: `source` had other images then, or other labels.
+      UserError: `source` had other images then, or other labels; or the table is damaged.
     """
-    path = workdir / workdirs.SPLITS
+    text = _splits_table(workdir)
+    if text is None:
+        path = workdir / workdirs.SPLITS
+        raise UserError(f"{path} is damaged: run --mode=train --workdir={workdir} to write it again")
     try:
-        return splitting.from_csv(path.read_bytes().decode(), source.records)
-    except (OSError, ValueError):
+        return splitting.from_csv(text, source.records)
+    except ValueError:
         raise _other_images(workdir) from None
+
+
+def _splits_table(workdir: epath.Path) -> str | None:
+    """Return the table of splits as it was written when the run started; None if it is damaged or missing."""
+    try:
+        text = (workdir / workdirs.SPLITS).read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if configs.is_intact(text, configs.identity(workdir)) else None
+
+
+def has_images_of(workdir: epath.Path, source: Source) -> bool:
+    """Whether a source in another place may be the run's own: it has the same ids and labels.
+
+    Then the run's images have moved if `prepare.content_of` it is `configs.identity(workdir).images`.
+    """
+    text = _splits_table(workdir)
+    try:
+        return bool(text and configs.identity(workdir).images and splitting.from_csv(text, source.records))
+    except ValueError:
+        return False
+
+
+def is_moved(workdir: epath.Path, config: ConfigDict, source: Source) -> bool:
+    """Whether `source` has the images with which the run started, in another place. Every image is read."""
+    if not has_images_of(workdir, source):
+        return False
+    return content_of(config, source) == configs.identity(workdir).images
+
+
+def name_of(workdir: epath.Path, folder: str, name: str, place: str) -> str:
+    """Return the name in a folder of the workdir for images at `place`: `name`, unless it is of another place already.
+
+    Then a digest of the place is added. The workdir's places/<folder>/<name> says which place a name is of.
+    """
+    files = workdir / workdirs.PLACES / folder
+    for candidate in (name, f"{name}-{hashlib.sha256(place.encode(errors='replace')).hexdigest()[:8]}"):
+        if claim_file(files / candidate, one_line(place)) == one_line(place):
+            return candidate
+    raise UserError(f"{files / candidate} is damaged: remove it")
+
+
+def has_report(workdir: epath.Path) -> bool:
+    """Whether the run's report is there, from start to end."""
+    path = workdir / workdirs.REPORT
+    return path.is_file() and path.read_bytes().rstrip().endswith(b"</html>")
 
 
 def composition(workdir: epath.Path) -> dict[str, dict]:
     """Return what the run's splits are made of, the foremost first: see `splits.composition`."""
-    path = workdir / workdirs.SPLITS
-    labels = splitting.labels_in_csv(path.read_bytes().decode()) if path.exists() else {}
+    try:
+        labels = splitting.labels_in_csv(_splits_table(workdir) or "")
+    except ValueError:
+        return {}
     return {name: splitting.composition(labels[name]) for name in sorted(labels, key=splitting.importance)}
 
 
 def remarks(workdir: epath.Path) -> list[str]:
     """Read the remarks on images, labels and splits that were made when the run started."""
     path = workdir / workdirs.REMARKS
-    return path.read_text().splitlines() if path.exists() else []
+    return [one_line(line) for line in read_text(path).splitlines()] if path.exists() else []
 
 
 def changed(workdir: epath.Path, source: Source) -> list[str]:
     """Return a warning if files of the run's own source have other sizes or times than when it started."""
     path = workdir / workdirs.FINGERPRINT
-    if path.exists() and path.read_text().strip() == source.fingerprint:
+    if path.exists() and read_text(path).strip() == source.fingerprint:
         return []
     return [f"Files in {source.location} have changed since the run started: these may be scores of other images."]
 
@@ -60,8 +133,12 @@ def refuse_other_run(workdir: epath.Path, config: ConfigDict, source: Source) ->
       UserError: it holds a run with other settings or other images, or something else, or cannot be written.
     """
     if workdirs.is_run(workdir):
+        saved = read_config(workdir)
+        if source.location != saved.data.source and has_images_of(workdir, source):  # `claim` compares their pixels
+            config = configs.with_fields(config, {"data.source": saved.data.source, "data.labels": saved.data.labels})
         refuse_other_settings(workdir, config)
-        own_splits(workdir, source)
+        if _splits_table(workdir) is not None:  # otherwise `claim` writes it again
+            own_splits(workdir, source)
         return
     if is_local(workdir):
         nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
@@ -85,21 +162,34 @@ def alone(workdir: epath.Path) -> AbstractContextManager[None]:
 
 
 def claim(
-    workdir: epath.Path, config: ConfigDict, splits: splitting.Splits, source: Source, remarks: Iterable[str]
+    workdir: epath.Path,
+    config: ConfigDict,
+    splits: splitting.Splits,
+    source: Source,
+    content: str,
+    remarks: Iterable[str],
 ) -> None:
-    """Write the config, the splits and the remarks on them into a new workdir.
+    """Write the config, the splits and the remarks on them into a new workdir; into a run's, what is damaged of them.
+
+    `content` is that of the prepared images, see `source.Prepared`.
 
     Raises:
-      UserError: a run there started with other splits.
+      UserError: a run there started with other splits, or with other images.
     """
-    path, table = workdir / workdirs.SPLITS, splitting.to_csv(splits, source.records)
-    if not workdirs.is_run(workdir):
-        write_whole(path, table)
+    table, start = splitting.to_csv(splits, source.records), not workdirs.is_run(workdir)
+    identity, found = configs.identity(workdir), _splits_table(workdir)
+    if not start:
+        same_files = source.location == read_config(workdir).data.source and not changed(workdir, source)
+        if not (found == table or (found is None and identity.splits and configs.is_intact(table, identity))):
+            raise _other_images(workdir)
+        if not same_files and identity.images not in ("", content):
+            raise _other_images(workdir)
+    write_whole(workdir / workdirs.SPLITS, table)
+    write_whole(workdir / workdirs.REMARKS, "".join(f"{sentence}\n" for sentence in remarks))
+    if start or (identity.images == content and source.location == read_config(workdir).data.source):
         write_whole(workdir / workdirs.FINGERPRINT, source.fingerprint + "\n")
-        write_whole(workdir / workdirs.REMARKS, "".join(f"{sentence}\n" for sentence in remarks))
-        configs.write(config, workdir / workdirs.CONFIG)
-    elif not path.exists() or path.read_bytes().decode() != table:
-        raise _other_images(workdir)
+    if start:  # the last one: a workdir with it holds a run
+        configs.write(config, workdir / workdirs.CONFIG, configs.new_identity(config, table, content))
 
 
 def _other_images(workdir: epath.Path) -> UserError:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Prepared, Source
-from pneumojax.evaluation import results
+from pneumojax.evaluation import neighbours, results
 from pneumojax.models import kernels
 from pneumojax.models.classifier import create_model
 from pneumojax.models.summary import layer_table
@@ -60,7 +60,7 @@ def _claimed(run: _Run) -> Iterator[None]:
     """Hold the workdir, which describes the run from the start."""
     with run_folder.alone(run.workdir):
         run_folder.refuse_other_run(run.workdir, run.config, run.source)  # another may have started since
-        run_folder.claim(run.workdir, run.config, run.records, run.source, run.notes)
+        run_folder.claim(run.workdir, run.config, run.records, run.source, run.prepared.content, run.notes)
         if run.prepared.unreadable:
             table = csv_table(("id", "reason"), run.prepared.unreadable.items())
             write_whole(run.workdir / workdirs.UNREADABLE, table)
@@ -68,13 +68,14 @@ def _claimed(run: _Run) -> Iterator[None]:
 
 
 def _is_complete(run: _Run) -> bool:
-    """Whether the last epoch is saved, the best one evaluated on every split, and the report written."""
+    """Whether the last epoch is saved, the best one evaluated on every split, and all that follows written."""
     if checkpoint.last_epoch(run.workdir) != run.config.epochs:
         return False
     best = checkpoint.best_facts(run.workdir, run.config.model)["epoch"]
     evaluated = results.read(run.workdir)
-    corrupted = results.corruptions_file(run.workdir, splitting.foremost(run.records))
-    done = (run.workdir / workdirs.REPORT).exists() and (corrupted.exists() or not run.config.evaluation.corruptions)
+    done = run_folder.has_report(run.workdir) and neighbours.is_intact(run.workdir)
+    if run.config.evaluation.corruptions:
+        done = done and bool(results.read_corruptions(run.workdir, splitting.foremost(run.records)))
     return done and all(evaluated.get(name, {}).get("epoch") == best for name in run.records)
 
 

@@ -82,3 +82,13 @@ def test_the_matrix_product_counts_for_each_real_device():
 def test_without_figures_a_table_is_left_out():
     assert "Images per second" not in benchmark_tables.section(BENCHMARK | {"compared": []})
     assert "resident" not in benchmark_tables.section(BENCHMARK | {"fed": []})
+
+
+def test_no_share_of_the_product_is_shown_where_the_machine_was_busy():
+    """Product and step were slowed each by another share."""
+    busy = BENCHMARK | {"busy_cores": 1.26}
+    text = benchmark_tables.section(busy)
+    assert "Other processes used 1.3 cores: these figures are too low. Measure again on a quiet machine." in text
+    _, train, *_ = rows(text)
+    assert train[-3:] == ["50", "", "2.50"]
+    assert benchmark_tables.busy_warning(BENCHMARK | {"busy_cores": 0.1}) == ""

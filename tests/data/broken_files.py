@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -75,6 +76,29 @@ def sealed_png(content):
     return sealed
 
 
+def tiffs(folder):
+    wide = Image.fromarray(np.asarray(CHEST).astype(np.uint16) * 16)
+    yield from (encoded(image, "TIFF") for image in (CHEST, wide, CHEST.convert("RGB"), CHEST.convert("1")))
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        yield encoded(wide, "TIFF", compression=compression, strip_size=1024)
+    yield encoded(CHEST.convert("RGB"), "TIFF", compression="jpeg", icc_profile=profile())
+    turned = Image.Exif()
+    turned[0x0112], turned[0x010E] = 6, "chest"
+    yield encoded(CHEST, "TIFF", exif=turned)
+
+
+def bmps(folder):
+    yield from (encoded(CHEST.convert(mode), "BMP") for mode in ("L", "RGB", "P", "1", "RGBA"))
+
+
+def webps(folder):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    yield from (encoded(CHEST.convert(mode), "WEBP", exif=turned) for mode in ("RGB", "RGBA"))
+    yield encoded(CHEST.convert("RGBA"), "WEBP", lossless=True, icc_profile=profile())
+    yield encoded(CHEST.convert("RGB"), "WEBP", save_all=True, append_images=[CHEST.convert("RGB").rotate(90)])
+
+
 def dicoms(folder):
     import dicom_files
     from pydicom import uid
@@ -104,6 +128,74 @@ def sealed_dicom(content):
         return content
     deflate = zlib.compressobj(wbits=-15)
     return content[: body(content)] + deflate.compress(content[body(content) :]) + deflate.flush()
+
+
+LONG_VR = (b"OB", b"OW", b"SQ", b"UN", b"UT")
+
+
+def elements(content):
+    """Split the data set of a DICOM file without compression into [tag, representation, value]."""
+    place, found = body(content), []
+    while place < len(content):
+        tag, representation = content[place : place + 4], content[place + 4 : place + 6]
+        start = place + (12 if representation in LONG_VR else 8)
+        length = int.from_bytes(content[start - (4 if representation in LONG_VR else 2) : start], "little")
+        place = start + length if length < len(content) else len(content)
+        found.append([tag, representation, content[start:place]])
+    return found
+
+
+def joined(found, implicit, lengths):
+    """Encode elements; `lengths` are added to those of the elements."""
+    parts = []
+    for (tag, representation, value), more in zip(found, lengths, strict=True):
+        wide = implicit or representation in LONG_VR
+        length = (len(value) + more) % (1 << (32 if wide else 16))
+        head = b"" if implicit else representation + b"\0\0" if wide else representation
+        parts.append(tag + head + length.to_bytes(4 if wide else 2, "little") + value)
+    return b"".join(parts)
+
+
+def nested(draw, value):
+    """Put a value into a sequence of items, with lengths or without."""
+    items = draw(st.integers(0, 3))
+    if draw(st.booleans()):
+        return (b"\xfe\xff\0\xe0" + len(value).to_bytes(4, "little") + value) * items
+    ends = b"\xfe\xff\x0d\xe0\0\0\0\0"
+    return (b"\xfe\xff\0\xe0\xff\xff\xff\xff" + value + ends) * items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+@st.composite
+def dicom_headers(draw, bases):
+    """Change elements of a sound DICOM file: which there are, their order, representations, lengths and values."""
+    content = draw(st.sampled_from([base for base in bases if b"1.2.840.10008.1.2.1\0" in base[:400]]))
+    found = elements(content)
+    lengths = [0] * len(found)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(found) - 1))
+        tag, representation, value = found[at]
+        change = draw(st.sampled_from(("drop", "repeat", "move", "represent", "length", "value", "nest", "number")))
+        if change == "drop" and len(found) > 1:
+            del found[at], lengths[at]
+        elif change in ("repeat", "move"):
+            to = draw(st.integers(0, len(found)))
+            found.insert(to, found[at][:])
+            lengths.insert(to, 0)
+        elif change == "represent":
+            found[at][1] = draw(st.sampled_from((b"OB", b"UN", b"SQ", b"DS", b"US", b"LO", b"ZZ", b"\0\0", b"FD")))
+        elif change == "length":
+            lengths[at] = draw(st.sampled_from((1, -1, 2, 1000, 65_535 - len(value), (1 << 32) - 1 - len(value))))
+        elif change == "value":
+            found[at][2] = draw(st.binary(max_size=20) | st.sampled_from((b"", b"1\\2\\x", b"nan ", b"9" * 40)))
+        elif change == "number":
+            found[at][2] = draw(st.sampled_from((0, 1, 255, 65_535))).to_bytes(2, "little")
+        elif change == "nest":
+            found[at] = [tag, b"SQ", nested(draw, joined([found[at]], False, [0]))]
+    implicit, start = draw(st.integers(0, 3)) == 0, draw(st.sampled_from((0, 0, 0, 132, body(content))))
+    meta = content[: body(content)]
+    if implicit:
+        meta = meta.replace(b"\x14\x001.2.840.10008.1.2.1\0", b"\x12\x001.2.840.10008.1.2\0")
+    return (meta + joined(found, implicit, lengths))[start:]
 
 
 def arrays(folder):
@@ -195,6 +287,38 @@ def npz(draw, bases):
             archive.writestr(name, content)
     whole = buffer.getvalue()
     return whole if broken else draw(mutated([whole]))
+
+
+@st.composite
+def archives(draw, bases):
+    """Change the members of an NPZ file: their names, headers, number and compression."""
+    names = ["train_images.npy", "train_labels.npy", "val_images.npy", "val_labels.npy"]
+    members = list(zip(names, (*bases[:2], *bases[2:0:-1]), strict=True))
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(members) - 1))
+        name, content = members[at]
+        change = draw(st.sampled_from(("drop", "repeat", "rename", "header", "type", "order")))
+        if change == "drop" and len(members) > 1:
+            del members[at]
+        elif change == "repeat":
+            members.append((draw(st.sampled_from((name, "x/" + name, "../" + name))), content))
+        elif change == "rename":
+            members[at] = draw(st.sampled_from((*names, "test_images.npy", "\udc80", "a\nb", "/"))), content
+        elif change == "header":
+            shape = draw(st.lists(st.integers(-1, 300) | st.just(1 << 40), max_size=5))
+            members[at] = name, re.sub(rb"\(.*?\)", str(tuple(shape)).encode(), content, count=1)
+        elif change == "type":
+            kinds = (b"|O", b"<f8", b"|i1", b">u2", b"|V8", b"<U9", b"|b1")
+            members[at] = name, content.replace(b"|u1", draw(st.sampled_from(kinds)), 1)
+        elif change == "order":
+            members[at] = name, content.replace(b"False", b"True ", 1)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
+        warnings.simplefilter("ignore")  # names may occur twice
+        for name, content in members:
+            archive.writestr(os.fsencode(name).decode("latin-1"), content, draw(st.sampled_from((0, 8, 12, 14))))
+        archive.comment = draw(st.binary(max_size=30))
+    return buffer.getvalue()
 
 
 def names(bases):

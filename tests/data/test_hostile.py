@@ -18,10 +18,11 @@ from test_fuzz import megabytes
 
 from pneumojax.data.audit.findings import examine
 from pneumojax.data.audit.quality import is_colour
-from pneumojax.data.decode import images
+from pneumojax.data.decode import dicom, images
 from pneumojax.data.decode.quiet import quiet_decoders
 from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage
 from pneumojax.data.sources import label_table, open_source
+from pneumojax.data.sources.unlabelled import open_inputs
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import MAX_LINE, UserError
 from pneumojax.workflows import prepare
@@ -114,6 +115,30 @@ def test_pipes_devices_and_loops_are_refused_without_waiting(root):
 def test_a_pipe_is_no_source(tmp_path, name):
     os.mkfifo(tmp_path / name)
     assert "pipe or a device" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.npz", "x.dcm", "x.NPZ", "x"])
+def test_a_pipe_to_predict_is_refused_without_waiting(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    if name.lower().endswith(".npz"):
+        with pytest.raises(UserError, match="a pipe or a device"):
+            open_inputs(str(tmp_path / name))
+        return
+    inputs = open_inputs(str(tmp_path / name))
+    assert "a pipe or a device" in inputs.look(next(inputs.ids), 32).problem
+    assert dicom.patient_key(tmp_path / name) is None
+
+
+def test_an_npz_that_became_a_pipe_is_refused(tmp_path):
+    path = npz(tmp_path / "x.npz", (3, 9, 9), zipfile.ZIP_STORED)
+    source, modified = open_source(str(path)), path.stat().st_mtime_ns
+    path.unlink()
+    with pytest.raises(UnreadableImage, match="No such file"):
+        source.read(source.records[0], 32)
+    os.mkfifo(path)
+    os.utime(path, ns=(modified, modified))
+    with pytest.raises(UnreadableImage, match="a pipe or a device"):
+        source.read(source.records[0], 32)
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "train.csv"])
@@ -217,22 +242,25 @@ def test_grey_by_bands_is_the_same(mode):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_the_widest_jpeg_is_read(tmp_path, mode):
-    Image.new(mode, (65_500, 1_500), "white").save(tmp_path / "x.jpg")
+def test_the_widest_image_is_read(tmp_path, mode):
+    Image.new(mode, (20_000, 2_000), "white").save(tmp_path / "x.jpg")
     assert (images.read(tmp_path / "x.jpg", 32) == 255).all()
+    Image.new(mode, (20_001, 9), "white").save(tmp_path / "x.jpg")
+    with pytest.raises(UnreadableImage, match="20001x9 pixels, a side of more than 20,000"):
+        images.read(tmp_path / "x.jpg", 32)
 
 
 def test_a_jpeg_of_endless_scans_is_refused(root):
-    whole = encoded(Image.new("L", (65_500, 1_500)), "JPEG", progressive=True)
+    whole = encoded(Image.new("L", (20_000, 1_500)), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xc4") : -2]
     (root / "NORMAL" / "sound.png").write_bytes(whole[:-2] + last * 5_000 + whole[-2:])
     assert problems(root) == {"NORMAL/sound.png": "a JPEG of more than 64 scans"}
 
 
 @pytest.mark.parametrize("start", [b"zTXtComment\0\0", b"iTXtComment\0\1\0\0\0", b"iCCPicc\0\0"])
-def test_a_png_chunk_that_inflates_enormously_is_refused(tmp_path, start):
-    content = with_chunk(start[:4], start[4:] + zlib_bomb())
-    assert "too large" in unreadable(tmp_path / "x.png", content)
+def test_a_png_chunk_that_inflates_enormously_is_not_read(tmp_path, start):
+    (tmp_path / "x.png").write_bytes(with_chunk(start[:4], start[4:] + zlib_bomb()))
+    np.testing.assert_array_equal(images.read(tmp_path / "x.png", 64), np.asarray(CHEST))
 
 
 def zlib_bomb():
@@ -247,8 +275,8 @@ def test_a_png_with_more_data_than_pixels_is_read(tmp_path):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_an_enormous_file_is_refused(tmp_path, kind):
     (tmp_path / "x").write_bytes(encoded(CHEST, kind))
-    os.truncate(tmp_path / "x", 8 * MAX_PIXELS + 1)  # takes no space where files may have holes
-    with pytest.raises(UnreadableImage, match="a file of more than 800,000,000 bytes"):
+    os.truncate(tmp_path / "x", 3 * MAX_PIXELS + 1)  # takes no space where files may have holes
+    with pytest.raises(UnreadableImage, match="a file of more than 300,000,000 bytes"):
         images.read(tmp_path / "x", 32)
 
 
@@ -270,6 +298,29 @@ def test_an_npz_with_another_compression_is_refused(tmp_path, method):
 
 def test_an_npz_of_too_many_images_is_refused(tmp_path):
     assert "holds 2,000,001 images" in refusal(npz(tmp_path / "x.npz", (2_000_001, 1, 1), zipfile.ZIP_DEFLATED))
+
+
+def test_an_npz_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
+    """Radiographs shrink to a half; zeros to a thousandth."""
+    packed = npz(tmp_path / "x.npz", (500, 1000, 1000), zipfile.ZIP_DEFLATED)
+    assert "unpacks to 500,000" in refusal(packed) and "more than 400,000,000" in refusal(packed)
+
+
+def test_an_npz_with_an_endless_header_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images.npy", b"\x93NUMPY\2\0" + (100 << 20).to_bytes(4, "little") + b" " * (100 << 20))
+        archive.writestr("train_labels.npy", b"")
+    assert "has a header of 104,857,600 bytes" in refusal(tmp_path / "x.npz")
+
+
+def test_an_npz_of_countless_members_is_refused(tmp_path):
+    path = npz(tmp_path / "x.npz", (3, 9, 9), zipfile.ZIP_STORED)
+    content = path.read_bytes()
+    start, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    directory = content[start:end] * 50_000
+    last = content[end : end + 12] + len(directory).to_bytes(4, "little") + content[end + 16 :]
+    path.write_bytes(content[:start] + directory + last)
+    assert "has far more parts" in refusal(path)
 
 
 @linux_only
@@ -298,7 +349,7 @@ def test_a_csv_of_too_many_lines_is_refused(tmp_path):
     for name in "abcd":
         CHEST.save(tmp_path / f"{name}.png")
     (tmp_path / "labels.csv").write_text("image,label\n\na,0\nb,1\nc,0\n")
-    assert len(label_table.open_table(tmp_path, "", max_records=3).records) == 3
+    assert len(label_table.open_table(tmp_path, max_records=3).records) == 3
     (tmp_path / "labels.csv").write_text("image,label\na,0\nb,1\nc,0\nd,0\n")
     with pytest.raises(UserError, match="has more than 3 lines"):
-        label_table.open_table(tmp_path, "", max_records=3)
+        label_table.open_table(tmp_path, max_records=3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pneumojax.data.decode.unreadable import UnreadableImage
-from pneumojax.data.parallel import in_parallel
+from pneumojax.data.parallel import ITEM_SECONDS, in_parallel
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +64,39 @@ def test_an_item_that_kills_its_worker_costs_no_other_item():
     results = list(in_parallel(partial(die_of, deadly), range(200), workers=2))
     assert [number for number, result in enumerate(results) if isinstance(result, UnreadableImage)] == list(deadly)
     assert all(results[number] == -number for number in range(200) if number not in deadly)
+
+
+def die_once(folder, number):
+    marker = folder / str(number)
+    if number == 70 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def die_twice(folder, number):
+    if number == 70 and len(list(folder.iterdir())) < 2:
+        (folder / str(os.getpid())).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.parametrize("die", [die_once, die_twice])
+def test_an_item_whose_worker_is_killed_is_tried_again(tmp_path, die):
+    """The system kills workers too, where memory is short: that says nothing about the image."""
+    assert list(in_parallel(partial(die, tmp_path), range(100), workers=2)) == list(range(100))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_worker_that_computes_for_too_long_ends():
+    assert list(in_parallel(computing_left, range(3), workers=1)) == [pytest.approx(ITEM_SECONDS, abs=2)] * 3
+
+
+def computing_left(_):
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return resource.getrlimit(resource.RLIMIT_CPU)[0] - used.ru_utime - used.ru_stime
 
 
 @pytest.mark.parametrize("workers", [0, 2])

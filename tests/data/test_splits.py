@@ -59,6 +59,18 @@ def test_a_missing_val_is_carved_with_a_note():
     assert notes == [f"val is carved from train: {negatives} normal, {positives} pneumonia, grouped by patient."]
 
 
+def test_a_note_does_not_speak_of_patients_that_nobody_knows():
+    """An unknown patient has the name of an image: its own, or that of a copy."""
+    own = [record._replace(patient=record.id) for record in records()]
+    own[1] = own[1]._replace(patient=own[0].id)
+    [note] = training(own)[1]
+    assert note.endswith(" pneumonia; patients are unknown: each image counts as its own.")
+    [note] = training(
+        [*records(), *(r._replace(id=f"x{r.id}", patient=f"x{r.id}") for r in records(normal=2, pneumonia=1))]
+    )[1]
+    assert note.endswith(", grouped by patient, where 3 images without a known patient count as their own.")
+
+
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3, 0.5])
 @pytest.mark.parametrize("per_patient", [1, 3, 10])
 def test_carving_takes_its_share_of_each_class(fraction, per_patient):
@@ -433,3 +445,11 @@ def test_held_out_splits_are_read_back_from_their_table():
 def test_the_foremost_split_is_the_least_known_to_the_model(names, first):
     assert splits.foremost(names) == first
     assert splits.foremost(dict.fromkeys(reversed(names))) == first, "the order of reading does not matter"
+
+
+def test_a_split_of_another_name_is_refused():
+    """Its name becomes that of files, which must lie in the workdir."""
+    records = [Record("a", 0, "a", "train")]
+    assert splits.from_csv("id,label,split\na,0,train\n", records) == {"train": (records[0],)}
+    with pytest.raises(ValueError, match="no split is named"):
+        splits.from_csv("id,label,split\na,0,../../precious\n", records)

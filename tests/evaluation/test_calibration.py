@@ -247,3 +247,18 @@ def test_a_threshold_of_zero_stays_zero():
     fitted = calibration.fit([1, 0], [-1.0, 1.0])
     assert fitted.threshold == 0.0
     assert calibration.at_prevalence(fitted, 0.01).threshold == 0.0
+
+
+def test_the_sensitive_threshold_never_finds_less_than_the_balanced_one():
+    """Where the classes are apart, the balanced threshold finds all positives, and that of 95 % would find fewer."""
+    labels, logits = np.repeat([0, 1], 100), np.concatenate([np.linspace(-4, -1, 100), np.linspace(1, 4, 100)])
+    fitted = calibration.fit(labels, logits)
+    p = expit(logits / fitted.temperature + fitted.offset)
+    assert calibration.threshold_of_sensitivity(labels, p, 0.95) > fitted.threshold
+    assert fitted.threshold_sens95 == fitted.threshold
+
+
+def test_a_calibration_of_an_earlier_version_is_read_with_a_sensitive_threshold_that_finds_no_less():
+    fields = {"temperature": 1.0, "threshold": 0.4, "threshold_sens95": 0.7, "prevalence": 0.5, "offset": 0.0}
+    assert calibration.stored(fields).threshold_sens95 == 0.4
+    assert calibration.stored(fields | {"threshold_sens95": 0.2}).threshold_sens95 == 0.2

@@ -25,8 +25,10 @@ from pneumojax.evaluation.comparison import (
 )
 from pneumojax.evaluation.experiment_runs import Run
 from pneumojax.evaluation.paired_tests import Difference
+from pneumojax.evaluation.summary import every_metric
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import UserError
 
 LABELS = np.array([0, 0, 1, 1, 1])
 VAL_LABELS = np.array([0, 1, 0, 1])
@@ -117,14 +119,13 @@ def test_robustness_by_hand():
     assert under_corruptions([result(), result(fold=1)]) == {}
 
 
-def test_confusion_counts_each_image_once():
-    """Other seeds have the same images again, so only the lowest one counts."""
+def test_confusion_is_of_all_runs_as_the_mean_scores_are():
     group = [
-        result(seed=5, confusion={"tp": 1000, "fp": 1000, "fn": 1000, "tn": 1000}),
+        result(seed=5, confusion={"tp": 1000, "fp": 2000, "fn": 3000, "tn": 4000}),
         result(seed=2, confusion={"tp": 10, "fp": 1, "fn": 2, "tn": 20}),
         result(seed=2, fold=1, confusion={"tp": 300, "fp": 30, "fn": 40, "tn": 500}),
     ]
-    assert confusion(group) == {"tp": 310, "fp": 31, "fn": 42, "tn": 520}
+    assert confusion(group) == {"tp": 1310, "fp": 2031, "fn": 3042, "tn": 4520}
 
 
 def test_an_ensemble_is_the_mean_of_log_odds():
@@ -216,7 +217,7 @@ def test_a_finished_run_is_read_from_its_folder(tmp_path):
     """An epoch has 6 steps of 4 images."""
     run = Run("m1", "recommended", 1, 0)
     work = epath.Path(tmp_path) / run.name
-    config = configs.with_fields(configs.load("m1"), {"batch_size": 4})
+    config = configs.with_fields(configs.load("m1"), {"batch_size": 4, "epochs": 2})
     configs.write(config, work / workdirs.CONFIG)
     lines = [
         {"step": 6 * epoch, "epoch": epoch, "split": split, "auc": 0.5, "accuracy": 0.5, "images_per_second": rate}
@@ -224,17 +225,26 @@ def test_a_finished_run_is_read_from_its_folder(tmp_path):
         for split in ("train", "val")
     ]
     (work / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for folder, name in (("evaluation", "held_out"), ("evaluation", "val"), ("evaluation", "elsewhere-test"),
-                         ("corruptions", "held_out"), ("corruptions", "elsewhere-test")):  # fmt: skip
-        (work / folder).mkdir(exist_ok=True)
-        (work / folder / f"{name}.json").write_text(json.dumps({"dark": {"of": f"{folder}/{name}"}}))
-    (work / "evaluation/held_out.csv").write_text("id,label,probability\na,1,0.75\nb,0,0.5\n")
+    whole = every_metric([1, 0], [1.0, 0.0], threshold=0.6)
+    for name in ("held_out", "train", "val", "elsewhere-test"):
+        for folder, content in (
+            ("evaluation", whole | {"notice": name}),
+            ("corruptions", {one: whole | {"notice": name} for one in (corruptions.CLEAN, *corruptions.CORRUPTIONS)}),
+        ):
+            (work / folder).mkdir(exist_ok=True)
+            (work / folder / f"{name}.json").write_text(json.dumps(content))
+        (work / f"evaluation/{name}.csv").write_text("id,label,probability\na,1,0.75\nb,0,0.5\n")
     finished = read(work, run)
     assert (finished.run, finished.split) == (run, "held_out")
-    assert finished.evaluation["dark"] == {"of": "evaluation/held_out"}
-    assert set(finished.evaluations) == {"held_out", "val"}, "evaluations of other sources do not belong here"
+    assert finished.evaluation["notice"] == "held_out"
+    assert set(finished.evaluations) == {"held_out", "train", "val"}, "evaluations of other sources do not belong here"
     np.testing.assert_array_equal(finished.evaluation["scores"], [[1, 0], [0.75, 0.5]])
-    assert finished.corruptions == {"dark": {"of": "corruptions/held_out"}}
+    assert finished.corruptions["dark"]["notice"] == "held_out"
     assert finished.seconds == [2.0, 0.5]
     (work / "corruptions/held_out.json").unlink()
     assert read(work, run).corruptions == {}
+    (work / "metrics.jsonl").write_text("damaged\n")
+    assert read(work, run).seconds == [], "nobody knows them then"
+    (work / "evaluation/val.json").write_text("")
+    with pytest.raises(UserError, match="is damaged: run --mode=evaluate --workdir="):
+        read(work, run)

@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from pneumojax.evaluation import neighbours
+from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 
@@ -165,6 +166,13 @@ def test_an_unchanged_file_can_be_read(tmp_path):
         members(ids=np.array(json.dumps(["a"]))),
         members(labels=np.zeros(3, np.uint8)),
         members(limit=np.zeros(2)),
+        members(limit=np.array(np.nan)),
+        members(limit=np.array(np.inf)),
+        members(features=np.array([[np.nan, 1], [0, 1]], np.float32)),
+        members(features=np.eye(2)),
+        members(features=np.ones(2, np.float32)),
+        members(labels=np.full(2, 7, np.uint8)),
+        members(ids=np.array("[]"), labels=np.zeros(0, np.uint8), features=np.zeros((0, 2), np.float32)),
     ],
     ids=[
         "empty",
@@ -177,6 +185,13 @@ def test_an_unchanged_file_can_be_read(tmp_path):
         "few ids",
         "many labels",
         "two limits",
+        "no number",
+        "infinite",
+        "features without numbers",
+        "doubles",
+        "one feature",
+        "labels",
+        "no images",
     ],
 )
 def test_a_damaged_index_is_reported(tmp_path, content):
@@ -210,3 +225,26 @@ def test_nothing_is_unpickled(tmp_path, name):
     (tmp_path / workdirs.NEIGHBOURS).write_bytes(members(**{name: harm}))
     assert "is damaged" in refusal(tmp_path)
     assert not (tmp_path / "harmed").exists()
+
+
+def test_features_of_another_length_are_reported(tmp_path):
+    (tmp_path / workdirs.NEIGHBOURS).write_bytes(members())
+    assert neighbours.read(epath.Path(tmp_path), 2).features.shape == (2, 2)
+    with pytest.raises(UserError, match="is damaged"):
+        neighbours.read(epath.Path(tmp_path), 128)
+
+
+def test_the_index_of_another_run_is_refused(tmp_path):
+    """Its distances would be those to images of another run."""
+    one, other = (epath.Path(tmp_path / name) for name in ("one", "other"))
+    for workdir, seed in ((one, 0), (other, 1)):
+        config = configs.with_fields(configs.load("m1"), {"seed": seed})
+        configs.write(config, workdir / workdirs.CONFIG, configs.new_identity(config, "", ""))
+        neighbours.write(
+            workdir, neighbours.build(IDS, np.zeros(4, np.uint8), random_features(5, 4), random_features(6, 9))
+        )
+        assert neighbours.is_intact(workdir)
+    (one / workdirs.NEIGHBOURS).write_bytes((other / workdirs.NEIGHBOURS).read_bytes())
+    assert not neighbours.is_intact(one)
+    with pytest.raises(UserError, match="neighbours.npz is of another run than .*config.json: run --mode=evaluate"):
+        neighbours.read(one)

@@ -1,12 +1,14 @@
 """The files of an evaluation, and what the terminal shows of it."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from etils import epath
 
 from pneumojax.evaluation import metrics, results
 from pneumojax.evaluation.calibration import Calibration
-from pneumojax.runtime.errors import UserError
 
 CALIBRATION = Calibration(temperature=2.0, threshold=0.5, threshold_sens95=0.25, prevalence=0.5, offset=1.0)
 
@@ -26,15 +28,58 @@ def test_the_files_hold_the_sources_notice_and_every_probability(splits, tmp_pat
     np.testing.assert_array_equal(probabilities, metrics.probabilities(logits, 2.0, 1.0))
 
 
-def test_another_source_of_the_same_name_is_refused(splits, tmp_path):
-    """Its evaluation would overwrite the first one's."""
-    split, workdir = splits["test"], epath.Path(tmp_path)
-    results.refuse_other_source(workdir, "test", "/first/films")
-    origin = {"source": "/first/films"}
-    results.write(workdir, "test", split, np.linspace(-3, 3, len(split.ids)), CALIBRATION, origin)
-    results.refuse_other_source(workdir, "test", "/first/films")
-    with pytest.raises(UserError, match="test.json is the evaluation of /first/films: rename that file"):
-        results.refuse_other_source(workdir, "test", "/second/films")
+@pytest.fixture
+def written(splits, tmp_path):
+    """A workdir with an evaluation of test."""
+    split = splits["test"]
+    results.write(epath.Path(tmp_path), "test", split, np.linspace(-3, 3, len(split.ids)), CALIBRATION, {"epoch": 1})
+    return tmp_path
+
+
+def change(**fields):
+    def rewrite(folder):
+        path = folder / "evaluation/test.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        change(n=41),
+        change(n="40"),
+        change(threshold=None),
+        change(threshold=2.0),
+        change(auc=None),
+        change(auc="high"),
+        change(auc_ci=[1]),
+        change(auc_ci=3),
+        change(confusion=[1, 2]),
+        change(confusion={"tp": 1}),
+        change(bce=1e999),
+        change(source=3),
+        change(run="another run's"),
+        lambda folder: (folder / "evaluation/test.json").write_text(""),
+        lambda folder: (folder / "evaluation/test.json").write_text("[" * 10_000),
+        lambda folder: (folder / "evaluation/test.json").write_text("[]"),
+        lambda folder: (folder / "evaluation/test.csv").write_text("id,label\n"),
+        lambda folder: (folder / "evaluation/test.csv").write_text("id,label,probability\na,0,0.5\n"),
+        lambda folder: (folder / "evaluation/test.csv").write_bytes(b"\xff\x00"),
+    ],
+)
+def test_a_damaged_evaluation_is_passed_over(written, harm):
+    """It is made again; never read as it is."""
+    assert list(results.read(epath.Path(written))) == ["test"]
+    harm(written)
+    assert results.read(epath.Path(written)) == {}
+
+
+@pytest.mark.parametrize("row", ["a,2,0.5", "a,0,nan", "a,0,1.5", "a,0,x", "a,99999999999999999999,0.5"])
+def test_a_damaged_row_is_noticed(written, row):
+    path = written / "evaluation/test.csv"
+    path.write_text("\n".join([*path.read_text().splitlines()[:-1], row, ""]))
+    assert results.read(epath.Path(written)) == {}
 
 
 def test_a_described_evaluation_has_all_numbers_in_80_columns():
@@ -52,3 +97,26 @@ def test_a_described_evaluation_has_all_numbers_in_80_columns():
         "a-long-name-of-a-folder-test (n=1234): auc undefined (only one class present), majority_accuracy 0.8376,"
         " balanced_accuracy undefined (only one class present), accuracy 0.7000 [0.6000, 0.8000]"
     )
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "expected"),
+    [
+        ({"auc_ci": [0.6, 0.9]}, []),
+        ({"auc_ci": [0.3, 0.45]}, ["the model is worse than chance"]),
+        ({"auc_ci": [0.3, 0.55]}, ["the model is not shown to be better than chance"]),
+        ({"auc_ci": None}, []),  # of one class only
+        ({"known_images": 300}, ["300 of 300 images of other show pictures that the model was trained or chosen on"]),
+        ({"unlike_training": 60}, [r"60 of 300 images of other are unlike the training images \(20%"]),
+        ({"unlike_training": 5}, []),  # where 3 are expected
+    ],
+)
+def test_what_makes_scores_worthless_is_said_before_them(evaluation, expected):
+    scores = {"n": 300, "auc": 0.45, "majority_accuracy": 0.8, "balanced_accuracy": 0.5, "accuracy": 0.7}
+    found = results.warnings("other", scores | evaluation)
+    assert len(found) == len(expected)
+    for sentence, pattern in zip(found, expected, strict=True):
+        assert re.search(pattern, sentence)
+    lines = results.describe("other", scores | evaluation).splitlines()
+    assert lines[0].startswith("Warning: ") == bool(expected)
+    assert max(map(len, lines)) <= 80

@@ -129,6 +129,7 @@ def test_bootstrap_equals_scikit_learn_on_the_drawn_cases():
         drawn["average_precision"].append(sk.average_precision_score(y, p))
         drawn["ece"].append(metrics.expected_calibration_error(y, p))
     out = every_metric(labels, logits, 0.6, seed=3, resamples=40)
+    drawn["ece"] = np.array(drawn["ece"]) - np.mean(drawn["ece"]) + out["ece"]
     for name, values in drawn.items():
         assert out[f"{name}_ci"] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist()), name
 
@@ -322,3 +323,12 @@ def test_a_fitted_temperature_calibrates():
     assert out["brier"] < out["brier_uncalibrated"]
     assert out["ece"] < 0.03 < 0.1 < out["ece_uncalibrated"]
     assert out["auc"] == metrics.auc(labels, logits)
+
+
+def test_calibration_error_lies_in_its_interval():
+    """Also where it is small, of few cases: resampling alone would add its upward bias a second time."""
+    rng = np.random.default_rng(3)
+    p = rng.uniform(0.01, 0.99, 300)
+    out = every_metric((rng.random(300) < p).astype(int), np.log(p / (1 - p)), 0.5)
+    low, high = out["ece_ci"]
+    assert 0 <= low < out["ece"] < high

@@ -6,8 +6,9 @@ import pytest
 from scipy.special import expit
 from support import SIZE
 
+from pneumojax.data.sources import phantom
 from pneumojax.data.sources.unlabelled import Seen
-from pneumojax.evaluation import neighbours
+from pneumojax.evaluation import known_pictures, neighbours
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.inference import predictions
 
@@ -20,7 +21,7 @@ def test_rows_by_hand():
     image = np.zeros((SIZE, SIZE), np.uint8)
     batch = [("a", Seen(image, "", ("size",))), ("b", Seen(None, "broken", ())), ("c", Seen(image, "", ("colour",)))]
     outputs = jnp.array([1.0, -1.0, 1.0, 1.0]), 4 * jnp.asarray(axes[[0, 1, 0, 0]])
-    like, broken, unlike = predictions.rows(batch, outputs, calibration, index)
+    like, broken, unlike = predictions.rows(batch, [outputs], calibration, [predictions.Member(index, 1.0)])
     assert broken == predictions.Row("b", error="broken")
     assert like.probability == pytest.approx(expit(1 / 2 + 0.25))
     assert unlike.probability == pytest.approx(expit(-1 / 2 + 0.25))
@@ -29,4 +30,35 @@ def test_rows_by_hand():
     assert (like.threshold, like.threshold_sens95, like.error) == (0.6, 0.3, None)
     assert (like.ood_score, like.flags) == (pytest.approx(0, abs=1e-3), ("size",))
     assert (unlike.ood_score, unlike.flags) == (pytest.approx(2**0.5), ("colour", "unlike_training"))
-    assert predictions.rows(batch[1:2], None, calibration, index) == [broken]
+    assert predictions.rows(batch[1:2], None, calibration, [predictions.Member(index, 1.0)]) == [broken]
+
+
+def test_a_training_picture_is_flagged():
+    """The model has seen the first of two phantoms."""
+    axes = np.eye(3, dtype=np.float32)
+    pictures = [phantom.render(3, number, 0, 150)[0] for number in range(2)]
+    seen = np.stack([known_pictures.hash_of(pictures[0])])
+    index = neighbours.Index(np.arange(10).astype(str), np.zeros(10, np.uint8), axes[[0] * 10], 0.5, seen)
+    calibration = Calibration(temperature=1.0, threshold=0.5, threshold_sens95=0.5, prevalence=0.5, offset=0.0)
+    batch = [(str(number), Seen(picture, "", ())) for number, picture in enumerate(pictures)]
+    outputs = [(jnp.zeros(2), jnp.asarray(axes[[0, 0]]))]
+    first, second = predictions.rows(batch, outputs, calibration, [predictions.Member(index, 1.0)])
+    assert (first.flags, second.flags) == (("in_training",), ())
+
+
+def test_members_answer_together():
+    """Each logit is scaled by its member's temperature; two of three members find the image unlike theirs."""
+    axes = np.eye(3, dtype=np.float32)
+    members = [
+        predictions.Member(
+            neighbours.Index(np.arange(10).astype(str), np.zeros(10, np.uint8), axes[[0] * 10], limit), scale
+        )
+        for limit, scale in ((0.5, 1.0), (1.0, 2.0), (1.5, 4.0))
+    ]
+    calibration = Calibration(temperature=0.5, threshold=0.5, threshold_sens95=0.5, prevalence=0.5, offset=0.25)
+    outputs = [(jnp.array([logit]), jnp.asarray(axes[[1]])) for logit in (1.0, 2.0, -8.0)]
+    batch = [("a", Seen(phantom.render(3, 0, 0, 150)[0], "", ()))]
+    [row] = predictions.rows(batch, outputs, calibration, members)
+    assert row.probability == pytest.approx(expit((1.0 + 1.0 - 2.0) / 3 / 0.5 + 0.25))
+    assert row.ood_score == pytest.approx(2**0.5)
+    assert row.flags == ("unlike_training",)

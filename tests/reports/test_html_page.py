@@ -42,3 +42,10 @@ def test_a_template_value_that_is_missing_is_an_error():
 def test_images_are_scaled_down_and_never_up(shape, scaled):
     data = html_page.jpeg(np.zeros(shape, np.uint8), 96).removeprefix("data:image/jpeg;base64,")
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == scaled
+
+
+def test_a_page_printed_on_a_terminal_commands_nothing():
+    """Names of files may hold escape sequences."""
+    page = experiment(title="a\x1b[31m\x9b\r\nb")
+    assert "a\\x1b[31m\\x9b\r\nb".replace("\r", "\\r") in page
+    assert not set(page) & {"\x1b", "\x9b", "\r"}

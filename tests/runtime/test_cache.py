@@ -104,13 +104,51 @@ def test_a_place_set_by_jax_own_variable_is_kept(tmp_path):
 
 
 def test_programs_that_were_not_used_for_long_are_removed(tmp_path):
-    used, unused = tmp_path / "used-cache", tmp_path / "unused-cache"
+    key = f"jit_f-{64 * '0'}"
+    names = {f"{key}-cache": False, f"{key}-atime": False, f"jit_g-{64 * '1'}-cache": True}
+    others = ("thesis.tex", "unused-cache", f"{key}.txt")
     old = time.time() - (cache.MAX_DAYS + 1) * 86400
-    for path, last_read in ((used, time.time()), (unused, old)):
-        path.touch()
-        os.utime(path, (last_read, old))
+    for name, used in (names | dict.fromkeys(others, False)).items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() if used else old, old))
     cache.remove_unused(epath.Path(tmp_path))
-    assert list(tmp_path.iterdir()) == [used]
+    kept = [name for name, used in names.items() if used]
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, *others]), "what another program wrote stays"
+
+
+def test_jax_names_its_entries_as_expected(filled):
+    """Otherwise nothing would be removed."""
+    names = [path.name for path in (filled / "cache" / cache.COMPILED).iterdir() if path.is_file()]
+    assert names
+    assert all(cache.ENTRY.fullmatch(name) for name in names)
+
+
+NO_HOME = """
+import os, pwd
+os.environ.pop("HOME", None)
+os.environ.pop("XDG_CACHE_HOME", None)
+def unknown(_): raise KeyError
+pwd.getpwuid = unknown
+from pneumojax.runtime import cache
+print(cache.folder(""))
+"""
+
+
+def test_a_user_without_a_home_has_a_temporary_folder_of_their_own(tmp_path):
+    """As in a container that runs as a user without a name; never a folder named ~ in the current one."""
+
+    def start():
+        return subprocess.run(
+            [sys.executable, "-c", NO_HOME], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    folder = tmp_path / f"pneumojax-{os.getuid()}"
+    for _ in range(2):
+        assert start().stdout == f"{folder}\n"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert f"others can write {folder}: set HOME, or --config.data.cache_dir" in start().stderr
 
 
 def test_an_empty_setting_means_the_users_cache_folder(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """Configs by name, recipe and path; overrides; the messages for what is refused."""
 
+import json
+
 import pytest
 from etils import epath
 
+from pneumojax.benchmark import plan
 from pneumojax.data import data_settings
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import UserError
@@ -173,6 +176,8 @@ def test_a_wrong_override_is_reported_in_one_line(field, text, message):
         ("data.folds", "-5"),
         ("data.fold", "1"),
         ("data.leave_out", "(virus"),
+        ("data.patient_pattern", "(virus"),
+        ("data.patient_pattern", "x" * 1001),
         ("data.val_fraction", "0.0"),
         ("data.test_fraction", "0.95"),
         ("checkpoint.steps", "-1"),
@@ -285,8 +290,100 @@ def test_a_damaged_or_older_config_file_is_reported(tmp_path):
     with pytest.raises(UserError, match="is no config"):
         configs.read(path)
     path.write_text('{"epochs": 3}')
-    with pytest.raises(UserError, match="lacks augment.brightness, so an earlier version wrote it: train again"):
+    with pytest.raises(UserError, match="lacks augment.brightness, on which results depend: bring it back"):
         configs.read(path)
+
+
+def saved_tree(path):
+    """Write the config of m3, and return what the file holds."""
+    configs.write(configs.load("m3"), path)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "null", '"m1"', "\udc00", "[" * 5000, '{"a":' * 900 + "1" + "}" * 900, '{"seed": NaN}', "{"]
+)
+def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, text):
+    path = epath.Path(tmp_path) / "config.json"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match=r"config.json (is no config|lacks)"):
+        configs.read(path)
+
+
+@pytest.mark.parametrize("value", [None, "3", [3], {"a": 1}, True, 1.5, 1e999, "\ud800"])
+def test_a_field_of_another_type_is_refused(tmp_path, value):
+    path = epath.Path(tmp_path) / "config.json"
+    tree = saved_tree(path)
+    tree["model"]["image_size"] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="config.json"):
+        configs.read(path)
+
+
+def test_a_config_of_another_version_is_read_as_far_as_results_depend_on_it(tmp_path):
+    """An update must not disable trained models."""
+    path = epath.Path(tmp_path) / "config.json"
+    tree = saved_tree(path)
+    del tree["benchmark"]["seconds"], tree["explanation"], tree["evaluation"]["corruptions"]
+    tree["evaluation"] |= {"shifts": True, "of_tomorrow": [1]}
+    tree["notes"] = {"a.b": 1}
+    path.write_text(json.dumps(tree))
+    config = configs.read(path)
+    assert config.evaluation.corruptions is True, "its name in 0.1 was shifts"
+    assert config.benchmark == configs.load("m3").benchmark
+    assert configs.differences(configs.load("m3"), config) == []
+
+
+def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
+    """A workdir may be a stranger's."""
+    path = epath.Path(tmp_path) / "config.json"
+    values = dict.fromkeys(configs.LOCAL, "elsewhere.csv")
+    assert set(values) == {"data.beam_options", "data.beam_runner", "data.cache_dir", "prediction.output"}
+    configs.write(configs.with_fields(configs.load("m1"), values), path)
+    assert "elsewhere" not in path.read_text()
+    tree = json.loads(path.read_text())
+    for field in values:
+        group, name = field.split(".")
+        tree[group][name] = "elsewhere.csv"
+    path.write_text(json.dumps(tree))
+    assert all(configs.fields(configs.read(path))[field] == "" for field in values)
+
+
+def test_the_identity_of_a_run_depends_on_settings_splits_and_images_and_not_on_places(tmp_path):
+    config = configs.load("m1")
+    elsewhere = configs.with_fields(config, {"data.source": "moved", "data.cache_dir": "c", "benchmark.rounds": 3})
+    first = configs.new_identity(config, "a,0,train", "pixels")
+    assert configs.new_identity(elsewhere, "a,0,train", "pixels") == first
+    others = [
+        configs.new_identity(configs.with_fields(config, {"seed": 1}), "a,0,train", "pixels"),
+        configs.new_identity(config, "a,1,train", "pixels"),
+        configs.new_identity(config, "a,0,train", "other pixels"),
+    ]
+    assert len({first.id, *(other.id for other in others)}) == 4
+    configs.write(config, epath.Path(tmp_path) / "config.json", first)
+    assert configs.identity(epath.Path(tmp_path)) == first
+    assert configs.read(epath.Path(tmp_path) / "config.json").to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": 3}', '{"run": {"id": "x"}}', "[" * 9999])
+def test_a_run_without_identity_has_an_empty_one(tmp_path, content):
+    assert configs.identity(epath.Path(tmp_path)) == configs.Identity("", "", "")
+    (tmp_path / "config.json").write_text(content)
+    assert configs.identity(epath.Path(tmp_path)) == configs.Identity("", "", "")
+
+
+NUMBERS = [field for field, value in configs.fields(configs.load("m1")).items() if type(value) in (int, float)]
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_every_number_has_bounds(field):
+    """A huge one would never end, or take all memory; a NaN is within no bounds."""
+    config = configs.load("m1")
+    kind = type(configs.fields(config)[field])
+    for value in (10**12, -(10**12), *((float("nan"), float("inf")) if kind is float else ())):
+        changed = configs.with_fields(config, {field: kind(value)})
+        with pytest.raises(UserError, match=f"'{field}' must be"):
+            configs.check(changed, (*run_config.RULES, plan.rules))
 
 
 @pytest.mark.parametrize(

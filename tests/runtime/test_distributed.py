@@ -224,3 +224,21 @@ def test_flags_describe_a_job():
 def test_flags_that_do_not_fit_together_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         distributed.requested(*flags)
+
+
+def test_a_port_that_is_taken_is_reported_in_one_line(tmp_path):
+    """JAX would crash in most starts."""
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = (f"--coordinator=localhost:{port}", "--processes=2", "--process=0")
+        done = pneumojax("--config=m1", *flags, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"pneumojax: cannot listen on port {port} (Address already in use): choose another in --coordinator\n"
+    )
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "port", ""])
+def test_a_port_that_cannot_be_is_refused(port):
+    with pytest.raises(UserError, match="is not HOST:PORT"):
+        distributed.requested(f"localhost:{port}", "2", 0)

@@ -13,6 +13,7 @@ from support import ROOT
 
 from pneumojax.runtime import files
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import UserError
 
 
 def test_a_file_is_written_whole_into_a_new_folder(tmp_path):
@@ -151,3 +152,55 @@ def test_a_lock_is_released_after_an_error(tmp_path):
         raise ValueError
     with files.locked(path, refuse):
         pass
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    """Not through one in place of the file, nor of the temporary file, nor of a lock."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    for name in ("a.txt", f"a.txt.{os.getpid()}{workdirs.UNFINISHED}", "lines.txt", ".lock"):
+        (tmp_path / name).symlink_to(precious)
+    files.write_whole(epath.Path(tmp_path / "a.txt"), "new")
+    with pytest.raises(OSError):
+        files.append(epath.Path(tmp_path / "lines.txt"), "new")
+    with pytest.raises(UserError, match="is a link: remove it"), files.locked(epath.Path(tmp_path / ".lock"), refuse):
+        pass
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert precious.read_text() == "precious"
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Otherwise a power failure would leave an empty file of that name."""
+    synced = []
+
+    def note(descriptor):
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / "a.txt").exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    files.write_whole(epath.Path(tmp_path / "a.txt"), "text")
+    assert [exists for _, exists in synced] == [False, True]
+    assert synced[0][0].endswith(workdirs.UNFINISHED) and synced[1][0] == str(tmp_path)
+
+
+def test_the_first_to_claim_a_file_writes_it(tmp_path):
+    path = epath.Path(tmp_path / "new/claim")
+    assert files.claim(path, "first") == "first"
+    assert files.claim(path, "second") == "first"
+    assert os.listdir(path.parent) == ["claim"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "NaN", "-Infinity", '"\\ud800"', "1" * 5000, "\udc00"])
+def test_what_is_no_json_raises_one_kind_of_error(tmp_path, text):
+    path = epath.Path(tmp_path / "a.json")
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError):
+        files.read_json(path)
+
+
+def test_a_home_that_nobody_knows_is_reported(monkeypatch):
+    """A folder named ~ would be made in the current one."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expanded("~/x") == epath.Path("/home/me/x")
+    assert files.expanded("x/~") == epath.Path("x/~")
+    with pytest.raises(UserError, match="~nobody-of-this-name/x: no home folder is known: set HOME"):
+        files.expanded("~nobody-of-this-name/x")

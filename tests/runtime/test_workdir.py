@@ -1,9 +1,12 @@
 """What a workdir holds, and the names of its files that scripts outside rely on."""
 
+import os
+
 import pytest
 from etils import epath
 
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import UserError
 
 
 def test_the_names_are_those_that_scripts_rely_on():
@@ -42,3 +45,34 @@ def test_unfinished_files_are_not_listed(tmp_path):
     for name in (workdirs.CONFIG, f"splits.csv.123{workdirs.UNFINISHED}"):
         (workdir / name).touch()
     assert workdirs.names_in(workdir) == {workdirs.CONFIG, workdirs.CHECKPOINTS}
+
+
+@pytest.fixture
+def used(tmp_path):
+    """A workdir with files and folders, reached by a link, which a user may set."""
+    (tmp_path / "disk/checkpoints/3/model").mkdir(parents=True)
+    (tmp_path / "disk/config.json").write_text("{}")
+    (tmp_path / "work").symlink_to("disk")
+    return epath.Path(tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", [".lock", "config.json", "evaluation", "checkpoints/3/model/d", "places/x", "report"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_a_link_or_a_pipe_in_a_workdir_is_refused(used, tmp_path, name, kind):
+    """Through a link, files elsewhere would be written over; a pipe would be read forever."""
+    workdirs.refuse_links(used)
+    (used / name).parent.mkdir(exist_ok=True)
+    (used / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(used / name)
+    else:
+        os.symlink(tmp_path if kind == "link" else "nowhere", used / name)
+    with pytest.raises(UserError, match=f"{name} is a {kind.split()[-1]}.*: a workdir holds files and folders only"):
+        workdirs.refuse_links(used)
+
+
+def test_what_the_user_keeps_in_a_workdir_is_not_looked_at(used):
+    os.symlink("/somewhere", used / "notes")
+    workdirs.refuse_links(used)
+    with pytest.raises(UserError, match="notes is a link"):
+        workdirs.refuse_links(used, ["notes"])

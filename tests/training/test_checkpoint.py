@@ -1,6 +1,7 @@
 """Checkpoints keep a run's latest and best states, restore them exactly, and detect damage."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -211,3 +212,49 @@ def test_a_buckets_address_is_not_made_a_local_path():
     """Other processes of the job would not see a local folder."""
     assert str(checkpoint.folder_of(epath.Path("gs://bucket/runs/m1"))) == "gs://bucket/runs/m1/checkpoints"
     assert checkpoint.folder_of(epath.Path("runs/m1")).is_absolute()
+
+
+def named(workdir, seed):
+    """Give a workdir the config, and so the identity, of a run."""
+    config = configs.with_fields(configs.load("m1"), {"seed": seed, "model.image_size": 16})
+    configs.write(config, workdir / "config.json", configs.new_identity(config, "", ""))
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path, config, state):
+    """They have the same shapes, but other splits: val and test may be what they were trained on."""
+    one, other, older = (epath.Path(tmp_path / name) for name in ("one", "other", "older"))
+    layout = sharding.layout(jax.devices()[:1])
+    for workdir, seed in ((one, 0), (other, 1)):
+        named(workdir, seed)
+        save_all(workdir, config, state, [True])
+        assert checkpoint.best_facts(workdir, config.model)["run"]
+    save_all(older, config, state, [True])
+    for workdir in (other, older):
+        (workdir / "config.json").write_bytes((one / "config.json").read_bytes())
+        with pytest.raises(UserError, match=r"checkpoints/1 is of another run than .*config.json: bring back"):
+            checkpoint.restore_best(workdir, config.model, state.variables, layout)
+        with checkpoint.open_manager(workdir) as manager, pytest.raises(UserError, match="is of another run"):
+            checkpoint.restore_latest(manager, like(state), layout)
+        assert (workdir / "checkpoints/1").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "null", "{}", '{"model/_METADATA": [1]}', "[" * 10_000, "[[1]]"])
+def test_a_damaged_manifest_is_damage(tmp_path, config, state, content):
+    save_all(epath.Path(tmp_path), config, state, [True])
+    (tmp_path / "checkpoints/1" / manifest.MANIFEST).write_text(content)
+    assert manifest.damage(epath.Path(tmp_path / "checkpoints/1"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '"use"', "[" * 10_000])
+def test_damaged_facts_are_damage(tmp_path, config, state, content):
+    save_all(epath.Path(tmp_path), config, state, [True, True])
+    (tmp_path / "checkpoints/2/facts/metadata").write_text(content)
+    assert checkpoint.best_facts(epath.Path(tmp_path), config.model)["calibration"] == {"temperature": 0.5}
+
+
+@pytest.mark.parametrize("name", ["model/_METADATA", "model/more", "facts/metadata"])
+def test_a_pipe_in_a_checkpoint_is_damage_and_is_not_waited_for(tmp_path, config, state, name):
+    save_all(epath.Path(tmp_path), config, state, [True])
+    (tmp_path / "checkpoints/1" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "checkpoints/1" / name)
+    assert manifest.damage(epath.Path(tmp_path / "checkpoints/1")) == f"{name} is no file"

@@ -7,7 +7,7 @@ from etils import epath
 from support import draw_folder, one_epoch, pneumojax, read_json
 
 from pneumojax.runtime.errors import ExitStatus, UserError
-from pneumojax.workflows import audit
+from pneumojax.workflows import audit, prepare
 
 
 def test_the_exit_status_says_whether_anything_was_found(chests, tmp_path):
@@ -48,3 +48,19 @@ def test_a_config_given_to_audit_is_not_changed(tmp_path, monkeypatch):
     before = config.to_dict()
     assert audit.audit_source(config, epath.Path(tmp_path / "work")) == ExitStatus.DONE
     assert config.to_dict() == before
+
+
+def test_films_without_labels_are_audited_and_not_trained_on(tmp_path, capsys):
+    """Copies and broken files need no labels to be found."""
+    draw_folder(tmp_path / "films", "", 3, 3)
+    for folder in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "films" / folder).rename(tmp_path / "films" / folder[:1])
+    shutil.copy(tmp_path / "films/N/chest 000.png", tmp_path / "films/copy.png")
+    config = one_epoch(tmp_path / "films", tmp_path)
+    assert audit.audit_source(config, epath.Path(tmp_path / "work")) == ExitStatus.FINDINGS
+    audited = read_json(tmp_path / "work/audit/audit.json")
+    assert audited["splits"] == {"all": {"n": 7, "normal": 0, "pneumonia": 0, "majority_accuracy": None}}
+    assert [finding["kind"] for finding in audited["findings"]] == ["identical_within_split"]
+    assert "No image has a label." in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds no images in folders named normal and pneumonia"):
+        prepare.open_own(config)

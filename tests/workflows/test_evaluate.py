@@ -1,5 +1,6 @@
 """Evaluating a run on its own images and on others: the right labels, thresholds, corruptions and warnings."""
 
+import json
 import shutil
 
 import pytest
@@ -39,9 +40,20 @@ def test_sources_of_one_name_do_not_overwrite_each_other(complete, tmp_path):
     draw_folder(tmp_path / "one/data", "", 3, 3)
     draw_folder(tmp_path / "two/data", "", 4, 4)
     evaluate.evaluate_run(config, work, str(tmp_path / "one/data"))
-    with pytest.raises(UserError, match=r"data-all.json is .*one/data: rename"):
-        evaluate.evaluate_run(config, work, str(tmp_path / "two/data"))
+    [stem] = evaluate.evaluate_run(config, work, str(tmp_path / "two/data"))
     assert read_json(work / "evaluation/data-all.json")["n"] == 6
+    assert read_json(work / f"evaluation/{stem}.json")["n"] == 8
+    assert evaluate.evaluate_run(config, work, str(tmp_path / "one/data")) == ["data-all"]
+
+
+def test_an_evaluation_that_0_1_wrote_keeps_its_name(complete, tmp_path):
+    """That version recorded the place in the file alone."""
+    config, work = complete(tmp_path)
+    draw_folder(tmp_path / "two/data", "", 3, 3)
+    (work / "evaluation/data-all.json").write_text('{"source": "/one/data"}')
+    [stem] = evaluate.evaluate_run(config, work, str(tmp_path / "two/data"))
+    assert stem.startswith("data-") and stem.endswith("-all")
+    assert read_json(work / "evaluation/data-all.json") == {"source": "/one/data"}
 
 
 def test_the_label_table_of_the_run_is_not_used_for_another_source(tmp_path):
@@ -59,6 +71,22 @@ def test_the_label_table_of_the_run_is_not_used_for_another_source(tmp_path):
     evaluate.evaluate_run(config, work, str(tmp_path / "other"))
     labels = {row["id"]: row["label"] for row in read_rows(work / "evaluation/other-all.csv")}
     assert labels == {f"{('PNEUMONIA', 'NORMAL')[n % 2]}/{n}.png": str(1 - n % 2) for n in range(6)}
+
+
+def test_training_images_elsewhere_are_no_external_data(complete, chests, tmp_path, capsys):
+    """Their scores are far too good: the terminal says so before them, and the report at once."""
+    config, work = complete(tmp_path)
+    shutil.copytree(chests / "train", tmp_path / "other hospital")
+    draw_folder(tmp_path / "other hospital", "", 2, 2, first=500)
+    [stem] = evaluate.evaluate_run(config, work, str(tmp_path / "other hospital"))
+    evaluation = read_json(work / f"evaluation/{stem}.json")
+    assert evaluation["known_images"] == evaluation["n"] - 4
+    printed = capsys.readouterr().out
+    assert 0 <= printed.find("was trained or chosen on") < printed.find(f"{stem} (n=")
+    page = (work / "report/index.html").read_text()
+    assert f"{stem}: " in page
+    assert "was trained or chosen on" in page
+    assert "Worst errors" in page
 
 
 def test_files_that_changed_since_the_run_started_are_reported(complete, chests, tmp_path, capsys):
@@ -126,3 +154,27 @@ def test_a_config_given_to_evaluate_is_not_changed(complete, tmp_path):
     before = config.to_dict()
     assert evaluate.evaluate_run(config, work, str(tmp_path / "other")) == ["other-all"]
     assert config.to_dict() == before
+
+
+def test_images_that_have_moved_are_the_runs_own(complete, chests, tmp_path):
+    """They are known by their ids, labels and pixels. Another picture under an old name is another source."""
+    config, work = complete(tmp_path)
+    moved = shutil.copytree(chests, tmp_path / "moved")
+    before = read_json(work / "evaluation/test.json")
+    assert evaluate.evaluate_run(config, work, str(moved)) == ["test", "train", "val"]
+    after = read_json(work / "evaluation/test.json")
+    assert after == before | {"source": str(moved)}
+    train.train_and_evaluate(configs.with_fields(config, {"data.source": str(moved)}), work)
+    draw(moved / "test/NORMAL/chest 000.png", 0, 99)
+    assert evaluate.evaluate_run(config, work, str(moved)) == ["moved-test", "moved-train"]
+    with pytest.raises(UserError, match="the images are not those that the run in .* started with"):
+        train.train_and_evaluate(configs.with_fields(config, {"data.source": str(moved)}), work)
+
+
+def test_images_that_are_gone_are_asked_for(complete, tmp_path):
+    config, work = complete(tmp_path)
+    tree = read_json(work / "config.json")
+    tree["data"]["source"] = "/gone/chests"
+    (work / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="no such data.*/gone/chests.*name their new place with --data"):
+        evaluate.evaluate_run(configs.read(work / "config.json"), work, None)

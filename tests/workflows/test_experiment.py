@@ -219,3 +219,38 @@ def test_an_ensemble_on_the_runs_own_images_agrees_with_the_tables(seeded):
 )
 def test_a_mistake_is_reported_in_one_line(seeded, arguments, message):
     assert message in refused("--mode=experiment", *SMALL, "--data=chests", "--workdir=new", *arguments, cwd=seeded)
+
+
+def test_a_dry_run_lists_the_runs_and_writes_nothing(seeded):
+    """Two of the three runs are finished."""
+    before = sorted((seeded / "work").rglob("*"))
+    printed = experiment(
+        seeded, "--data=chests", "--workdir=work", f"--config.experiment.recipes={A}",
+        "--config.experiment.seeds=0,1,2", "--config.experiment.corruptions=false", "--config.experiment.dry_run",
+    )  # fmt: skip
+    rows = re.findall(r"^\| (m1-paper-seed\d) \| 1 +\| (\d+) +\| (\S.*?) +\|$", printed, re.MULTILINE)
+    assert [(name, time == "finished") for name, _, time in rows] == [
+        ("m1-paper-seed0", True), ("m1-paper-seed1", True), ("m1-paper-seed2", False),
+    ]  # fmt: skip
+    assert {count for _, count, _ in rows} == {"54"}  # a tenth of 60 becomes val
+    assert "3 runs: about 0.1 min of training steps." in printed
+    assert sorted((seeded / "work").rglob("*")) == before
+
+
+def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
+    """The same probabilities and thresholds as in the ensemble's evaluation; the maps are the mean of the runs' own."""
+    common = ("--workdir=work", "--data=other", "--config.data.cache_dir=cache")
+    for arguments in (("--mode=evaluate", *common), ("--mode=predict", *common, "--config.prediction.output=rows.csv")):
+        done = pneumojax(*arguments, cwd=seeded)
+        assert (done.returncode, done.stderr) == (0, "")
+    evaluated = {row["id"]: float(row["probability"]) for row in read_rows(seeded / "work/evaluation/other-all.csv")}
+    predicted = {row["id"].removeprefix("other/"): row for row in read_rows(seeded / "rows.csv")}
+    assert {id: float(row["probability"]) for id, row in predicted.items()} == pytest.approx(evaluated, rel=1e-5)
+    threshold = read_json(seeded / "work/evaluation/other-all.json")["threshold"]
+    assert [float(row["threshold"]) for row in predicted.values()] == pytest.approx([threshold] * 9, rel=1e-6)
+    settings = ("--config.explanation.methods=grad-cam", "--config.explanation.count=2")
+    done = pneumojax("--mode=explain", *common, *settings, cwd=seeded)
+    assert (done.returncode, done.stderr) == (0, "")
+    ensemble = np.load(seeded / "work/explanations/other/maps.npz")
+    assert ensemble["grad-cam"].shape == (2, 32, 32)
+    assert "holds an experiment: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)

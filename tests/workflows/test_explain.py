@@ -81,11 +81,12 @@ def test_checks_of_the_methods_are_written(work):
 
 def test_checks_need_an_image_that_is_predicted_correctly(work, tmp_path):
     copy = epath.Path(shutil.copytree(work, tmp_path / "work"))
-    path = copy / "evaluation/test.json"
-    path.write_text(json.dumps(read_json(path) | {"threshold": 2.0}))
     table = copy / "evaluation/test.csv"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split(",")[1] == "1")]) + "\n")
+    header, *lines = table.read_text().splitlines()
+    lines = [line for line in lines if line.split(",")[1] == "1"]
+    table.write_text("\n".join([header, *lines]) + "\n")
+    path = copy / "evaluation/test.json"
+    path.write_text(json.dumps(read_json(path) | {"threshold": 1.0, "n": len(lines)}))
     with pytest.raises(UserError, match="the model predicts no image of test correctly"):
         explain.explain_images(config_of(work, methods="grad-cam", checks=True), copy, None)
 
@@ -104,5 +105,26 @@ def test_a_wrong_option_is_refused_before_anything_is_written(work, tmp_path, op
 
 def test_an_unreadable_image_is_named(work, tmp_path):
     (tmp_path / "film.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="film.png: neither JPEG, PNG nor DICOM"):
+    with pytest.raises(UserError, match="film.png: neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"):
         explain.explain_images(config_of(work), work, str(tmp_path / "film.png"))
+
+
+def test_errors_on_images_that_have_moved_are_explained(work, chests, tmp_path):
+    """Where the run's images are not where they were, --data names their new place."""
+    moved = epath.Path(shutil.copytree(work, tmp_path / "work"))
+    config = configs.with_fields(config_of(moved, methods="grad-cam"), {"data.source": "/gone/chests"})
+    with pytest.raises(UserError, match="name their new place with --data"):
+        explain.explain_images(config, moved, None)
+    explain.explain_images(config, moved, str(chests))
+    rows = read_rows(moved / "explanations/test/explained.csv")
+    assert {row["label"] for row in rows} <= {"0", "1"}
+
+
+def test_folders_of_one_name_are_both_explained(work, tmp_path):
+    for number, site in enumerate(("one", "two")):
+        draw_folder(tmp_path / site / "site", "", 1, 0, first=4000 + number)
+        explain.explain_images(config_of(work, methods="grad-cam"), work, str(tmp_path / site / "site"))
+    folders = sorted(path.name for path in (work / "explanations").glob("site*"))
+    assert len(folders) == 2 and folders[0] == "site"
+    places = [(work / "places/explanations" / name).read_text() for name in folders]
+    assert sorted(places) == [str(tmp_path / "one/site"), str(tmp_path / "two/site")]

@@ -16,6 +16,7 @@ from pneumojax.evaluation import neighbours
 from pneumojax.inference.predictions import Row
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.tables import read_csv_table
 from pneumojax.workflows import predict, run_config
 
 
@@ -92,7 +93,10 @@ def test_noise_is_flagged_as_unlike_training_and_most_of_val_is_not(work, chests
     _, rows = predicted(work, tmp_path / "val", tmp_path / "val.csv")
     unlike = [float(row["ood_score"]) > index.limit for row in rows]
     assert sum(unlike) == 1, "only the farthest of 30"
-    assert [row["flags"] for row in rows] == ["unlike_training" if beyond else "" for beyond in unlike]
+    # The model was chosen on val.
+    assert [row["flags"] for row in rows] == [
+        ("unlike_training;" if beyond else "") + "in_training" for beyond in unlike
+    ]
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)).save(tmp_path / "noise.png")
     _, [noise] = predicted(work, tmp_path / "noise.png", tmp_path / "noise.csv")
     assert "unlike_training" in noise["flags"].split(";")
@@ -114,7 +118,7 @@ def test_unreadable_images_have_rows_and_do_not_affect_others(work, whole, chest
     by_name = {os.path.basename(row["id"]): row for row in rows}
     for name in broken:
         assert by_name[name].pop("id") == str(data / name)
-        assert by_name[name].pop("error") == "neither JPEG, PNG nor DICOM"
+        assert by_name[name].pop("error") == "neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"
         assert set(by_name[name].values()) == {""}
     assert probabilities(by_name[name] for name in sound) == pytest.approx(probabilities(whole[:12]), rel=1e-5)
     assert {by_name[name]["error"] for name in sound} == {""}
@@ -281,3 +285,43 @@ def test_a_folder_without_a_complete_run_is_refused(work, chests, tmp_path):
         with pytest.raises(UserError, match=message):
             status_of(tmp_path, chests / "test")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", workdirs.NEIGHBOURS]
+
+
+def test_folders_of_one_name_have_their_own_predictions(work, whole, tmp_path, capsys):
+    """Two hospitals' folders may both be called images. Each keeps its file when it is predicted again."""
+    run = shutil.copytree(work, tmp_path / "run")
+    for number, site in enumerate(("one", "two", "one")):
+        (tmp_path / site / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copy(whole[number % 2]["id"], tmp_path / site / "images/film.png")
+        assert status_of(run, tmp_path / site / "images") == 0
+    first, second = sorted((run / "predictions").glob("images*.csv"), key=lambda path: len(path.name))
+    assert first.name == "images.csv"
+    for path, site in ((first, "one"), (second, "two")):
+        assert [row["id"] for row in read_rows(path)] == [str(tmp_path / site / "images/film.png")]
+        assert (run / "places/predictions" / path.stem).read_text() == str(tmp_path / site / "images")
+
+
+def test_names_become_no_formulas_in_a_spreadsheet(work, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("=1+1.png", "-2.png", "a\x1b[31m\r.png"):
+        shutil.copy(whole[0]["id"], tmp_path / name)
+    assert status_of(work, "*.png", f"prediction.output={tmp_path / 'out.csv'}") == 0
+    text = (tmp_path / "out.csv").read_text()
+    assert sorted(line.partition(",")[0] for line in text.splitlines()[1:]) == [
+        "'-2.png", "'=1+1.png", "'\\a\\x1b[31m\\x0d.png"
+    ]  # fmt: skip
+    assert {row[0] for row in read_csv_table(text)[1:]} == {"=1+1.png", "-2.png", "a\x1b[31m\r.png"}
+
+
+def test_files_that_are_no_images_are_counted_and_named(work, chests, tmp_path, capsys):
+    """Whoever sees fewer rows than files must learn why; the exit status is that of the rows."""
+    shutil.copytree(chests / "test", tmp_path / "films")
+    shutil.copy(tmp_path / "films/NORMAL/chest 000.png", tmp_path / "films/IM000001")
+    (tmp_path / "films/notes.txt").touch()
+    (tmp_path / "films/masks").mkdir()
+    shutil.copy(tmp_path / "films/NORMAL/chest 000.png", tmp_path / "films/masks/chest.png")
+    status, rows = predicted(work, tmp_path / "films", tmp_path / "rows.csv")
+    assert (status, len(rows)) == (0, 40)
+    printed = capsys.readouterr().out
+    assert "2 other files are left out, such as IM000001." in printed
+    assert "1 mask is left out, such as masks/chest.png." in printed

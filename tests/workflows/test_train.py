@@ -143,7 +143,8 @@ def test_a_run_that_was_killed_while_it_started_starts_again(chests, tmp_path, s
     config = one_epoch(chests, tmp_path)
     start_run(config, work)
     assert len(read_rows(work / "splits.csv")) == 160
-    assert configs.read(work / "config.json").to_dict() == config.to_dict()
+    stored = configs.with_fields(config, {"data.cache_dir": ""})  # a workdir does not say where to write
+    assert configs.read(work / "config.json").to_dict() == stored.to_dict()
 
 
 def test_a_config_given_to_train_is_not_changed(chests, tmp_path, monkeypatch, start_run):

@@ -115,6 +115,14 @@ def signature(image: np.ndarray) -> bytes:
     return hashlib.sha256(image.data).digest() + perceptual_hash(image) + thumbnail(image).tobytes()
 
 
+def content_of(signatures: Mapping[str, bytes]) -> str:
+    """Return a digest that changes with any id or pixel, from id -> `signature`, or its first 32 bytes."""
+    digest = hashlib.sha256()
+    for id in sorted(signatures):
+        digest.update(f"{id}\0".encode() + signatures[id][:_DIGEST])
+    return digest.hexdigest()
+
+
 def same_pictures(signatures: Mapping[str, bytes]) -> tuple[list[list[str]], list[list[str]]]:
     """Return the groups of ids `identical` and `near_equal`, see `source.Prepared`, from id -> `signature`."""
     ids = sorted(signatures)

@@ -11,13 +11,24 @@ import numpy as np
 from pneumojax.data import splits
 from pneumojax.data.audit import leakage
 from pneumojax.data.audit.duplicates import copies, perceptual_hash, thumbnail
-from pneumojax.data.audit.quality import MAX_ASPECT, MIN_SIDE, Declared, declared, is_absurd, is_constant, is_inverted
-from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage, refuse_special
-from pneumojax.data.source import CLASSES, WHOLE, Record, Source, try_read
+from pneumojax.data.audit.quality import (
+    MAX_ASPECT,
+    MIN_SIDE,
+    Declared,
+    declared,
+    is_absurd,
+    is_constant,
+    is_dark,
+    is_inverted,
+)
+from pneumojax.data.decode.images import Picture, look
+from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage, open_file
+from pneumojax.data.source import CLASSES, WHOLE, Record, Source
 from pneumojax.runtime.wording import counted
 
 SIDE = 150  # px; side of the squares that are examined
-_SUFFIXES = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".dcm": "DICOM", ".dicom": "DICOM"}
+_SUFFIXES = {".jpeg": "JPEG", ".jpg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
+_SUFFIXES |= {".bmp": "BMP", ".webp": "WebP", ".dcm": "DICOM", ".dicom": "DICOM"}
 
 Group = list[Record]
 
@@ -78,6 +89,22 @@ _WARNINGS = {
     ),
     "colour": ("image", "in colour", "A radiograph is grey: these may be photographs, or screenshots."),
     "constant": ("image", "of uniform grey", "Nothing can be seen in them."),
+    "dark": (
+        "image",
+        "perhaps too dark",
+        "They have 16 bits but use fewer, and no header says how many. The brightest pixel was taken as white, and few"
+        " others come near it.",
+    ),
+    "clipped": (
+        "image",
+        "with a few pixels far outside the range of the others",
+        "They are DICOM without a window. Such pixels, as of a side marker, are shown black or white.",
+    ),
+    "lateral": (
+        "image",
+        "from the side",
+        "The DICOM header's ViewPosition says so: a model of frontal films takes it for different anatomy.",
+    ),
     "inverted": (
         "image",
         "perhaps inverted",
@@ -97,6 +124,8 @@ class Facts(NamedTuple):
       declared: what the file declares; nothing without a file.
       hash, thumbnail: see `duplicates`.
       constant: whether it is uniform.
+      dark: whether its range of 16 bits was guessed, and too wide.
+      clipped: whether a few of its pixels are far outside the range of all others.
       inverted: whether bone is dark and air bright.
     """
 
@@ -108,27 +137,37 @@ class Facts(NamedTuple):
     thumbnail: np.ndarray | None = None
     constant: bool = False
     inverted: bool = False
+    dark: bool = False
+    clipped: bool = False
 
 
 def examine(source: Source, record: Record) -> Facts:
     """Return the facts of one image; can be sent to another process."""
     known: dict[str, Any] = {} if source.root is None else _file_facts(source.root / record.id)
-    square = try_read(source, SIDE, record)
-    if isinstance(square, UnreadableImage):
-        return Facts(str(square), **known)
+    try:
+        picture = _look(source, record)
+    except UnreadableImage as reason:
+        return Facts(str(reason), **known)
+    square = picture.square
     known.setdefault("digest", hashlib.sha256(square.data).digest())
     small, constant = thumbnail(square), is_constant(square)
     inverted = not constant and is_inverted(small)
-    return Facts("", **known, hash=perceptual_hash(square), thumbnail=small, constant=constant, inverted=inverted)
+    known |= {"constant": constant, "inverted": inverted, "clipped": picture.clipped}
+    known["dark"] = picture.guessed and is_dark(square)
+    return Facts("", **known, hash=perceptual_hash(square), thumbnail=small)
+
+
+def _look(source: Source, record: Record) -> Picture:
+    if source.root is None:
+        return Picture(source.read(record, SIDE))
+    return look(source.root / record.id, SIDE)
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """Return as many facts as the file itself gives."""
     facts: dict[str, Any] = {"declared": declared(path)}
-    with suppress(Exception):  # reading the image reports what is wrong
-        refuse_special(path)
-        with path.open("rb") as file:
-            facts |= {"digest": hashlib.file_digest(file, "sha256").digest(), "size": file.tell()}
+    with suppress(Exception), open_file(path) as file:  # reading the image reports what is wrong
+        facts |= {"digest": hashlib.file_digest(file, "sha256").digest(), "size": file.tell()}
     return facts
 
 
@@ -185,6 +224,9 @@ def _faulty_images(examined: Mapping[Record, Facts]) -> dict[str, list[Group]]:
         "absurd_size": lambda record, facts: is_absurd(facts.declared),
         "colour": lambda record, facts: facts.declared.colour,
         "constant": lambda record, facts: facts.constant,
+        "dark": lambda record, facts: facts.dark,
+        "clipped": lambda record, facts: facts.clipped,
+        "lateral": lambda record, facts: facts.declared.lateral and not facts.problem,
         "inverted": lambda record, facts: facts.inverted,
     }
     return {

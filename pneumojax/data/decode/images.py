@@ -1,30 +1,65 @@
 """From an image file to a grey square, in the same way for training and for prediction."""
 
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from pneumojax.data.decode.unreadable import MAX_PIXELS, MAX_SCANS, SCAN, UnreadableImage, reason_of, refuse_special
+from pneumojax.data.decode import stripped
+from pneumojax.data.decode.dicom_start import HEAD, is_dicom
+from pneumojax.data.decode.stripped import Stripped
+from pneumojax.data.decode.unreadable import (
+    MAX_FILE_BYTES,
+    Metered,
+    UnreadableImage,
+    open_file,
+    reason_of,
+    refuse_large,
+)
 
-Opener = Callable[[BinaryIO], Image.Image]
 Box = tuple[float, float, float, float]
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
-HEAD = 132  # bytes at the start of a file that show its format
+
+class Format(NamedTuple):
+    """How to read a format.
+
+    Attributes:
+      name: such as "JPEG".
+      strip: file -> the file without metadata.
+      open: the same -> an image, decoded or not.
+    """
+
+    name: str
+    strip: Callable[[Metered], Stripped]
+    open: Callable[[Stripped], Image.Image]
+
+
+class Picture(NamedTuple):
+    """An image as a model sees it, and what was uncertain in decoding it.
+
+    Attributes:
+      square: (size, size) uint8.
+      guessed: whether it has 16 bits, and only its brightest pixel says how many of them are used.
+      clipped: whether some pixels are far brighter or darker than all others, in DICOM without a window.
+    """
+
+    square: np.ndarray
+    guessed: bool = False
+    clipped: bool = False
+
+
+SUFFIXES = (".jpeg", ".jpg", ".jfif", ".png", ".tiff", ".tif", ".bmp", ".webp", ".dcm", ".dicom")
+KNOWN = "JPEG, PNG, TIFF, BMP, WebP"
+CLIPPED, _GUESSED = "clipped", "guessed range"  # keys of Pillow's `info`
 BAND = 1 << 20  # pixels that are converted to grey at a time
-_OPENERS: dict[bytes, tuple[str, Opener]] = {
-    b"\xff\xd8\xff": ("JPEG", JpegImageFile),
-    b"\x89PNG\r\n\x1a\n": ("PNG", PngImageFile),
-}
-_MAX_FILE_BYTES = 8 * MAX_PIXELS  # as much as the widest pixels take without compression
-_WIDE_MODES = ("I;16", "I;16L", "I;16B", "I")  # the modes in which Pillow opens 16-bit grey PNG
-_ORIENTATION = 0x0112  # EXIF
+WIDE_MODES = ("I;16", "I;16L", "I;16B", "I")  # the modes in which Pillow opens 16-bit grey
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", *WIDE_MODES[:3])
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,68 +74,138 @@ _TURNS = {
 def read(path: Path, size: int) -> np.ndarray:
     """Decode an image file and resize it to a grey square, (size, size) uint8.
 
-    It is JPEG, PNG or DICOM, grey or colour, 8 to 16 bits, of any size up to `MAX_PIXELS`. A JPEG at least twice as
-    large as the result, in both directions, is decoded at a half, a quarter or an eighth of its size. The format allows
-    this by leaving out the fine part of each block's cosine transform. The result is less than one grey level away from
-    that of a full decode (mean over an image).
+    It is JPEG, PNG, TIFF, BMP, WebP or DICOM, grey or colour, 8 to 16 bits, and decoding it takes at most `MAX_MEMORY`.
+    A JPEG at least twice as large as the result, in both directions, is decoded at a half, a quarter or an eighth of
+    its size. The format allows this by leaving out the fine part of each block's cosine transform. The result is less
+    than one grey level away from that of a full decode (mean over an image).
 
     Raises:
       UnreadableImage: the file is missing, truncated, too large, or no such image.
     """
-    image, box = _decode(path, size)
-    return _upright(image, resize(grey(image), size, box))
+    return look(path, size).square
 
 
-def _decode(path: Path, size: int) -> tuple[Image.Image, Box | None]:
-    """Return the image, scaled down by its decoder where that is exact enough, and the part of it that counts."""
+def look(path: Path, size: int) -> Picture:
+    """Read an image file as `read` does, and say what was uncertain."""
     # Not `Image.open`, which has a limit of its own.
     try:
-        refuse_special(path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(HEAD)
-            name, opener = format_of(head)
+            name, known = format_of(head)
             if name == "DICOM":
                 from pneumojax.data.decode import dicom  # importing pydicom takes a second
 
-                return dicom.decode(path), None
-            if opener is None:
-                raise UnreadableImage("neither JPEG, PNG nor DICOM" if head else "the file is empty")
-            file.seek(0)
-            image = opener(file)
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
-            refuse_bomb(file, image)
+                image = dicom.decode(path)
+                return Picture(resize(grey(image, bits=16), size), clipped=image.info.get(CLIPPED, False))
+            if known is None:
+                raise UnreadableImage(f"neither {KNOWN} nor DICOM" if head else "the file is empty")
+            found = stripped_of(file, known)
+            image = opened(found, known)
             box = _scale_down(image, size)
             image.load()
-            return image, box
+            square = resize(grey(image, bits=found.bits), size, box)
+            guessed = is_guessed(image, found.bits)
     except UnreadableImage:
         raise
     except Exception as error:  # on broken data, decoders raise errors of many kinds
         raise UnreadableImage(reason_of(error)) from None
+    turn = _TURNS.get(found.orientation)
+    square = 255 - square if found.inverted else square
+    square = square if turn is None else np.asarray(Image.fromarray(square).transpose(turn))
+    return Picture(square, guessed)
 
 
-def format_of(head: bytes) -> tuple[str, Opener | None]:
+def format_of(head: bytes) -> tuple[str, Format | None]:
     """Recognise a file's format by its first `HEAD` bytes.
 
     Returns:
-      "JPEG", "PNG", "DICOM" or "", and the function that opens it with Pillow; None for DICOM and unknown formats.
+      "JPEG", "PNG", "TIFF", "BMP", "WebP", "DICOM" or "", and how to read it; None for DICOM and unknown formats.
     """
-    if head[128:] == b"DICM":
-        return "DICOM", None
-    return next((known for magic, known in _OPENERS.items() if head.startswith(magic)), ("", None))
+    found = next((known for magic, known in _FORMATS.items() if head.startswith(magic)), None)
+    if found and (found.name != "WebP" or head[8:12] == b"WEBP"):
+        return found.name, found
+    return ("DICOM" if is_dicom(head) else ""), None
 
 
-def refuse_bomb(file: BinaryIO, image: Image.Image) -> None:
-    """Raise UnreadableImage if decoding would take far more memory or time than the image's pixels need."""
-    place = file.tell()
-    if file.seek(0, os.SEEK_END) > _MAX_FILE_BYTES:
-        raise UnreadableImage(f"a file of more than {_MAX_FILE_BYTES:,} bytes")
-    # One channel that is not progressive, as in most radiographs, is decoded in one scan, whatever follows.
-    if isinstance(image, JpegImageFile) and (image.mode != "L" or "progressive" in image.info):
-        file.seek(0)
-        if file.read().count(SCAN) > MAX_SCANS:
-            raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans")
-    file.seek(place)
+def opened(found: Stripped, known: Format) -> Image.Image:
+    """Return the image in a file; most decoders decode no pixel before it is loaded.
+
+    Raises:
+      UnreadableImage: decoding would take far more memory or time than a radiograph needs.
+    """
+    refuse_large(found.width, found.height, found.bytes_per_pixel, found.size())
+    found.file.seek(0)
+    image = known.open(found)
+    if image.mode not in _MODES or image.size != (found.width, found.height):
+        raise UnreadableImage("its pixels have a form that is not supported, or its header is broken")
+    return image
+
+
+def stripped_of(file: BinaryIO, known: Format) -> Stripped:
+    """Return a file without its metadata.
+
+    Raises:
+      UnreadableImage: it is too large, or in too many parts.
+    """
+    if file.seek(0, io.SEEK_END) > MAX_FILE_BYTES:
+        raise UnreadableImage(f"a file of more than {MAX_FILE_BYTES:,} bytes")
+    file.seek(0)
+    return known.strip(Metered(file, MAX_FILE_BYTES))
+
+
+def _open_png(found: Stripped) -> Image.Image:
+    """Open a PNG. Of 16 bits in colour Pillow keeps the upper 8, so the lower ones are read too where they matter."""
+    image = PngImageFile(found.file)
+    if not found.wide_colour:
+        return image
+    upper = np.array(image)
+    colours, most = upper[..., :3], int(upper[..., :3].max())
+    if most >= 128:
+        return image
+    other = PngImageFile(io.BytesIO(found.file.getvalue()))
+    other.tile = [tile._replace(args=f"{other.mode};16L") for tile in other.tile]  # as if the lower byte came last
+    lower = np.asarray(other)[..., :3]
+    brightest = most << 8 | int(lower[colours == most].max())
+    bits = _bits(brightest, found.bits)
+    colours[:] = colours << (16 - bits) | lower >> (bits - 8)
+    image = Image.fromarray(upper)
+    image.info[_GUESSED] = bits not in (16, found.bits)
+    return image
+
+
+def _narrowed(wide: np.ndarray, bits: int | None) -> Image.Image:
+    """Reduce colours or alpha channels of 16 bits, (height, width, channels) uint16, to 8; overwrite them."""
+    colours = wide[..., : wide.shape[2] - (wide.shape[2] in (2, 4))]
+    brightest = int(colours.max())
+    colours <<= 16 - _bits(brightest, bits)
+    wide >>= 8
+    image = Image.fromarray(wide.astype(np.uint8))
+    image.info[_GUESSED] = _bits(brightest, bits) not in (16, bits)
+    return image
+
+
+def _open_tiff(found: Stripped) -> Image.Image:
+    import imagecodecs  # Pillow lets libtiff write to the terminal
+
+    pixels = imagecodecs.tiff_decode(found.file.getvalue(), asrgb=found.indirect)
+    return _narrowed(pixels, found.bits) if found.wide_colour else Image.fromarray(pixels)
+
+
+def _open_webp(found: Stripped) -> Image.Image:
+    import imagecodecs
+
+    return Image.fromarray(imagecodecs.webp_decode(found.file.read()))
+
+
+_TIFF = Format("TIFF", stripped.tiff, _open_tiff)
+_FORMATS = {
+    b"\xff\xd8\xff": Format("JPEG", stripped.jpeg, lambda found: JpegImageFile(found.file)),
+    b"\x89PNG\r\n\x1a\n": Format("PNG", stripped.png, _open_png),
+    b"II*\0": _TIFF,
+    b"MM\0*": _TIFF,
+    b"BM": Format("BMP", stripped.bmp, lambda found: BmpImageFile(found.file)),
+    b"RIFF": Format("WebP", stripped.webp, _open_webp),
+}
 
 
 def _scale_down(image: Image.Image, size: int) -> Box | None:
@@ -116,33 +221,53 @@ def _scale_down(image: Image.Image, size: int) -> Box | None:
     return (0, 0, width / scale, height / scale)
 
 
-def _upright(image: Image.Image, square: np.ndarray) -> np.ndarray:
-    """Turn the square by the image's EXIF orientation."""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 0))
-    except Exception:  # corrupt EXIF says nothing about the pixels, nor about their orientation
-        turn = None
-    return square if turn is None else np.asarray(Image.fromarray(square).transpose(turn))
-
-
-def grey(image: Image.Image, band: int = BAND) -> Image.Image:
+def grey(image: Image.Image, band: int = BAND, bits: int | None = None) -> Image.Image:
     """Convert any mode of Pillow's to one 8-bit channel: colour to luma (ITU-R 601), 16 bits to 8, alpha over black.
 
-    The result does not depend on `band`, the number of pixels that are converted at a time.
+    The result does not depend on `band`, the number of pixels that are converted at a time. Of 16 bits, `bits` are
+    significant; if None, as many as the largest value has, and at least 8.
     """
+    most = 65535
+    if image.mode in WIDE_MODES:
+        most = (1 << _bits(_brightest(image), bits)) - 1
     rows = max(band // max(image.width, 1), 1)
     if rows >= image.height:
-        return _grey(image)
+        return _grey(image, most)
+    if image.mode == "L" and not image.has_transparency_data:
+        return image
     result = Image.new("L", image.size)  # intermediate results take up to 16 bytes a pixel: too much for all at once
     for top in range(0, image.height, rows):
-        result.paste(_grey(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+        result.paste(_grey(image.crop((0, top, image.width, min(top + rows, image.height))), most), (0, top))
     return result
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    if image.mode in _WIDE_MODES:
+def is_guessed(image: Image.Image, bits: int | None) -> bool:
+    """Return whether an image has 16 bits, and only its brightest pixel says how many of them are used."""
+    wide = image.mode in WIDE_MODES
+    return image.info.get(_GUESSED, False) or (wide and _bits(_brightest(image), bits) not in (16, bits))
+
+
+def _brightest(image: Image.Image) -> int:
+    extrema = image.getextrema()
+    return int(extrema[1])  # pyright: ignore[reportArgumentType]  # one channel has one pair
+
+
+def _bits(most: int, stated: int | None) -> int:
+    """Return how many bits of 16 are used: as stated, or else as many as the largest value has.
+
+    A statement that does not fit the largest value is wrong: values above it were scaled to 16 bits, and where no
+    value reaches a quarter of it, fewer bits were stored.
+    """
+    used = min(max(most.bit_length(), 8), 16)
+    if stated is None or used < stated - 1:
+        return used
+    return 16 if used > stated else stated
+
+
+def _grey(image: Image.Image, most: int) -> Image.Image:
+    if image.mode in WIDE_MODES:
         wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray((np.minimum(wide, 65535) / 257 + 0.5).astype(np.uint8))
+        return Image.fromarray((np.minimum(wide, most) / (most / 255) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)

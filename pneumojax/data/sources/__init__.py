@@ -3,26 +3,36 @@
 from pathlib import Path
 
 from pneumojax.data.decode import images
+from pneumojax.data.patients import is_dicom, named_by
 from pneumojax.data.source import CLASSES, DEFAULTS, Options, Source
+from pneumojax.data.sources import label_table
 from pneumojax.data.sources.chexpert import open_chexpert
-from pneumojax.data.sources.folders import open_folders
-from pneumojax.data.sources.label_table import open_single, open_table
+from pneumojax.data.sources.films import open_single, open_unlabelled
+from pneumojax.data.sources.folders import open_folders, subfolders
+from pneumojax.data.sources.listing import below
 from pneumojax.data.sources.npz import open_npz
 from pneumojax.data.sources.phantom import open_phantom
 from pneumojax.runtime.errors import UserError
 
 
-def open_source(location: str, options: Options = DEFAULTS) -> Source:
+def open_source(location: str, options: Options = DEFAULTS, labelled: bool = True) -> Source:
     """Open the source at `location`.
 
     Args:
       location: "phantom"; "tfds:NAME"; or a path to an NPZ file with MedMNIST's keys, to one image file, or to a
         folder: a CheXpert tree, class folders, or images with a CSV of labels.
       options: the user's choices, for sources that leave any.
+      labelled: whether a folder of images must have labels.
 
     Raises:
       UserError: there is nothing there, or nothing that is recognised.
     """
+    if location == "phantom" and not options.patient_pattern:
+        return open_phantom()
+    return named_by(_open(location, options, labelled), options.patient_pattern)
+
+
+def _open(location: str, options: Options, labelled: bool) -> Source:
     if location == "phantom":
         return open_phantom()
     if location.startswith("tfds:"):
@@ -37,7 +47,7 @@ def open_source(location: str, options: Options = DEFAULTS) -> Source:
         if not path.is_dir() and not path.is_file():
             raise UserError(f"{path} is a pipe or a device: give a folder or a file")
         path = path.resolve()
-        return _open_folder(path, options) if path.is_dir() else _open_file(path)
+        return _open_folder(path, options, labelled) if path.is_dir() else _open_file(path)
     except UnicodeEncodeError:
         raise UserError(f"the name of {location!r} is not UTF-8, or the locale is not: rename it") from None
     except (OSError, RuntimeError) as error:  # such as no permission, or no such home as in ~nobody
@@ -47,19 +57,34 @@ def open_source(location: str, options: Options = DEFAULTS) -> Source:
 def _open_file(path: Path) -> Source:
     if path.suffix.lower() == ".npz":
         return open_npz(path)
-    if path.suffix.lower() in images.SUFFIXES:
+    if path.suffix.lower() in images.SUFFIXES or is_dicom(path):
         return open_single(path)
     raise UserError(f"{path} is neither an .npz file nor an image: give one, or a folder of images")
 
 
-def _open_folder(root: Path, options: Options) -> Source:
-    if options.labels:
-        source = open_table(root, options.labels)
-    else:
-        source = open_chexpert(root, options) or open_folders(root) or open_table(root, "")
+def _open_folder(root: Path, options: Options, labelled: bool) -> Source:
+    source = _open_labelled(root, options) or (None if labelled else open_unlabelled(root))
     if source is None:
+        lacking = _lacking(root)
         raise UserError(
             f"{root} holds no images in folders named {' and '.join(CLASSES)}, with or without train, val, test above,"
-            " and no CSV with ids and labels: arrange it in one of these ways"
+            f" and no CSV with ids and labels{lacking and f' ({lacking})'}: arrange it in one of these ways"
         )
     return source
+
+
+def _open_labelled(root: Path, options: Options) -> Source | None:
+    if options.labels:
+        return label_table.open_table(root, options)
+    source = open_chexpert(root, options) or open_folders(root) or label_table.open_table(root, options)
+    folders = subfolders(root)
+    # An archive often unpacks to a single folder that holds the rest.
+    return _open_labelled(folders[0][0], options) if source is None and len(folders) == 1 else source
+
+
+def _lacking(root: Path) -> str:
+    """Return what is wrong with the first CSV below a folder; empty if there is none."""
+    for found in below(root):
+        if found.name.lower().endswith(".csv"):
+            return label_table.lacking(root / found.name)
+    return ""

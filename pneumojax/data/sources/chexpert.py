@@ -12,21 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pneumojax.data.source import Options, Record, Source, of_files, read_csv
+from pneumojax.data.sources.folders import subfolders
+from pneumojax.data.sources.labels import RULES, VIEWS
 from pneumojax.runtime.errors import UserError, unknown
 
 CSVS = {"train.csv": "train", "valid.csv": "val", "test.csv": "test"}
-# Rule -> the column that it reads, and value -> label; an image with another value is left out. `abnormal` is the rule
-# of Huynh et al., the others are those of Irvin et al. for uncertain findings.
-RULES = {
-    "abnormal": ("No Finding", {1: 0, 0: 1, -1: 1}),
-    "pneumonia-ones": ("Pneumonia", {1: 1, 0: 0, -1: 1}),
-    "pneumonia-zeros": ("Pneumonia", {1: 1, 0: 0, -1: 0}),
-    "pneumonia-ignore": ("Pneumonia", {1: 1, 0: 0}),
-}
-VIEWS = ("all", "frontal")
-
 # Present, absent, uncertain; blank if the report does not mention the finding.
 _VALUES = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1, "": 0}
+_BATCH = "batch"  # in the names of the folders into which the full-size release is divided
 _EXAMPLE = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
 _NAME = r"(?!\.\.?(?:/|$))[^/\\]+"  # of a folder or file; `..` would lead out of the source
 # The test set's CSV names no release folder above the split folder.
@@ -36,13 +29,14 @@ _PATH = re.compile(rf"(?:{_NAME}/)?({_NAME}/(patient\d+)(?:/{_NAME})+)")
 def open_chexpert(root: Path, options: Options) -> Source | None:
     """Return the source at `root`, or None if neither train.csv nor valid.csv is one of CheXpert's.
 
-    The ids are paths below `root`, without the release folder that the CSVs name first. A test.csv without the columns
-    that are needed is left out, with a remark.
+    The ids are paths below `root`, without the release folder that the CSVs name first, or through the folders into
+    which the full-size release is divided. A test.csv without the columns that are needed is left out, with a remark.
 
     Raises:
       UserError: a CSV cannot be read, none of its images is there, or an option is unknown.
     """
-    starts = {name: _start(root / name) for name in CSVS}
+    paths = {name: _find(root, name) for name in CSVS}
+    starts = {name: _start(path) for name, path in paths.items()}
     if not any(_is_chexpert(starts[name]) for name in ("train.csv", "valid.csv")):
         return None
     if options.label_rule not in RULES:
@@ -58,12 +52,13 @@ def open_chexpert(root: Path, options: Options) -> Source | None:
             columns = ", ".join(sorted(_needed_columns(options)))
             remarks.append(f"test.csv is left out: it lacks one of the columns {columns}.")
             continue
-        content = read_csv(root / name, "replace it by CheXpert's")
-        listed, left_out = parse(content, str(root / name), split, options)
+        content = read_csv(paths[name], "replace it by CheXpert's")
+        listed, left_out = parse(content, str(paths[name]), split, options)
+        listed = _relocated(root, listed)
         digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-        _add_files(digest, root, name, listed)
+        _add_files(digest, root, paths[name], listed)
         if twice := [record.id for record in listed if record.id in records]:
-            raise UserError(f"{root / name} lists {twice[0]}, as another CSV does: remove it from one of them")
+            raise UserError(f"{paths[name]} lists {twice[0]}, as another CSV does: remove it from one of them")
         records |= {record.id: record for record in listed}
         compositions.append(_composition(split, listed, left_out))
     if not records:
@@ -127,6 +122,32 @@ def _needed_columns(options: Options) -> set[str]:
     return {"Path", RULES[options.label_rule][0]} | ({"Frontal/Lateral"} if options.views == "frontal" else set())
 
 
+def _find(root: Path, name: str) -> Path:
+    """Return the path of a CSV: in `root`, or in one of the batch folders."""
+    divided = [folder / name for folder, title in subfolders(root) if _BATCH in title]
+    return next((path for path in (root / name, *divided) if path.is_file()), root / name)
+
+
+def _relocated(root: Path, records: list[Record]) -> list[Record]:
+    """Return the records with ids through the folders in `root` that hold the patients, where the split's does not."""
+    folders = {split: _patients(root, split) for split in {record.id.partition("/")[0] for record in records}}
+    relocated = []
+    for record in records:
+        split, _, rest = record.id.partition("/")
+        folder = folders[split].get(rest.partition("/")[0], split)
+        relocated.append(record._replace(id=f"{folder}/{rest}"))
+    return relocated
+
+
+def _patients(root: Path, split: str) -> dict[str, str]:
+    """Return the folders of patients, name -> the folder around it, relative to `root`; none if it has the split's."""
+    if (root / split).is_dir():
+        return {}
+    folders = subfolders(root)
+    places = [folder / split for folder, _ in folders] + [folder for folder, title in folders if _BATCH in title]
+    return {path.name: place.relative_to(root).as_posix() for place in places for path, _ in subfolders(place)}
+
+
 def _start(path: Path) -> bytes | None:
     if not path.is_file():
         return None
@@ -145,7 +166,7 @@ def _is_chexpert(start: bytes | None) -> bool:
     return "Path" in columns and not columns.isdisjoint(("Frontal/Lateral", "No Finding", "Pneumonia"))
 
 
-def _add_files(digest: "hashlib._Hash", root: Path, name: str, records: list[Record]) -> None:
+def _add_files(digest: "hashlib._Hash", root: Path, table: Path, records: list[Record]) -> None:
     """Add every image's size and time to a fingerprint; raise UserError if none is there, not if some are missing."""
     missing = 0
     for record in records:
@@ -159,8 +180,8 @@ def _add_files(digest: "hashlib._Hash", root: Path, name: str, records: list[Rec
         digest.update(f"{record.id}\0{state}\n".encode())
     if records and missing == len(records):
         raise UserError(
-            f"none of the images that {root / name} lists is there, such as {root / records[0].id}: put them there,"
-            f" or move {name} away"
+            f"none of the images that {table} lists is there, such as {root / records[0].id}: put them there,"
+            f" or move {table.name} away"
         )
 
 

@@ -1,217 +1,192 @@
-"""A folder of images with a CSV of labels beside them, such as RSNA's set; or a single image."""
+"""A folder of images with a CSV of labels beside them: a public set's, or a user's own."""
 
-import csv
-import io
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
-from pneumojax.data.decode import images
-from pneumojax.data.patient_hash import hashed
-from pneumojax.data.patients import is_dicom, patients_of
-from pneumojax.data.source import MAX_RECORDS, SPLIT_NAMES, WHOLE, Record, Source, file_fingerprint, of_files, read_csv
-from pneumojax.data.sources.folders import hidden
+from pneumojax.data.patients import patients_of
+from pneumojax.data.source import (
+    DEFAULTS,
+    MAX_RECORDS,
+    SPLIT_NAMES,
+    WHOLE,
+    Options,
+    Record,
+    Source,
+    file_fingerprint,
+    of_files,
+)
+from pneumojax.data.sources.csv_table import Table, joined, parse
+from pneumojax.data.sources.listing import Kind, below, hidden, left_out
+from pneumojax.data.sources.matching import Files, may_be_equal
+from pneumojax.data.sources.public_tables import COLUMNS, FORMS, ID_COLUMNS, LABEL_COLUMNS, STUDY
+from pneumojax.data.sources.table_rows import Reading, Row, form_of, read
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.wording import counted
 
-# Names of columns in any case, without spaces and punctuation. The first that a table has counts.
-ID_COLUMNS = ("path", "file", "filepath", "filename", "image", "imageid", "imagepath", "imageindex", "id")
-ID_COLUMNS += ("sopinstanceuid", "dicomid", "patientid")
-LABEL_COLUMNS = ("target", "label", "pneumonia", "class", "diagnosis", "finding")
-PATIENT_COLUMNS = ("patient", "subjectid", "subject", "patientid")
-LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "normal": 0, "pneumonia": 1}
 
-_SUFFIXES = (*images.SUFFIXES, "")  # a DICOM file often has none
+def open_table(root: Path, options: Options = DEFAULTS, max_records: int = MAX_RECORDS) -> Source | None:
+    """Return the source at `root`, or None if no CSV there has a column of images and one of labels.
 
-
-class _Row(NamedTuple):
-    label: int
-    patient: str
-    split: str
-
-
-class _Table(NamedTuple):
-    """A CSV that may hold labels.
-
-    Attributes:
-      path: of the file.
-      header: the first line's fields.
-      columns: the same in small letters and digits alone.
-      lines: number and values by column of each further line; no values where it has more fields than the header.
-    """
-
-    path: Path
-    header: Sequence[str]
-    columns: Sequence[str]
-    lines: Sequence[tuple[int, Mapping[str, str]]]
-
-    def column(self, names: Iterable[str], other_than: str | None = None) -> str | None:
-        """Return the first of `names` that is a column."""
-        return next((name for name in names if name in self.columns and name != other_than), None)
-
-    def has_labels(self) -> bool:
-        """Return whether the table has ids, and labels with no other values than `LABELS`."""
-        id, label = self.column(ID_COLUMNS), self.column(LABEL_COLUMNS)
-        if not id or not label:
-            return False
-        values = {values.get(label, "").lower() for _, values in self.lines}
-        return bool(values) and values <= LABELS.keys()
-
-
-def open_table(root: Path, labels: str, max_records: int = MAX_RECORDS) -> Source | None:
-    """Return the source at `root`, or None if no CSV there has labels.
-
-    A CSV has labels if it has one of `ID_COLUMNS` and one of `LABEL_COLUMNS` with no other values than `LABELS`, in any
-    case. An id is a file's path below `root`, its name, or its name without the suffix. `labels` is the path of the
-    CSV, or empty to look for it in `root`; it may have `max_records` rows.
+    `public_tables.FORMS` lists the columns. An image is named by its path, its name, or its name without the suffix.
+    `options.labels` is the path of the CSV, or empty to look for it in `root`; it may have `max_records` rows. Images
+    without a row are left out. So are rows without an image in the table of a public set, since many have only a part.
 
     Raises:
       UserError: several CSVs have labels, or the one that counts cannot be understood or matches no image.
     """
-    table = _find(root, labels, max_records)
-    if table is None:
+    reading = _chosen(root, options, max_records)
+    if reading is None:
         return None
-    column, rows = _rows(table)
-    files = {file.relative_to(root).as_posix(): file for file in _images(root)}
-    matched = _match(table.path, rows, files)
-    patients = patients_of(root, [id for id, row in matched.items() if not row.patient])
-    records = sorted(
-        Record(id, row.label, hashed(row.patient) if row.patient else patients[id], row.split or _split_of_path(id))
-        for id, row in matched.items()
-    )
-    without = [record.id for record in records if record.split == WHOLE]
-    if 0 < len(without) < len(records):
+    found = list(below(root))
+    files = [file.name for file in found if file.kind is Kind.IMAGE]
+    matched, missing = _match(reading, files)
+    kept = {id: row for id, row in sorted(matched.items()) if row.label is not None}
+    if not kept:
         raise UserError(
-            f"{table.path}: {counted(len(without), 'image')} without a split, such as {without[0]}: give every image"
-            " a split, or none"
+            f"{reading.name}: no image is labelled by the rule {options.label_rule} with views {options.views}:"
+            " choose others"
         )
-    remarks = [f"Labels of {table.path.name} by its column {column}."]
-    if len(files) > len(matched):
-        others = counted(len(files) - len(matched), "image")
-        remarks.append(f"Left out: {others} without a row in {table.path.name}.")
-    fingerprint = file_fingerprint([table.path, *(files[id] for id in sorted(matched))])
+    records = _records(root, reading, kept)
+    csv = reading.paths[0].name
+    remarks = [
+        _labels_remark(reading, options, records),
+        *left_out(matched.keys() - kept.keys(), "image", "by its label or view"),
+        *left_out(missing, "row", f"of {csv} without an image"),
+        *left_out(set(files) - matched.keys(), "image", f"without a row in {csv}"),
+        *left_out((file.name for file in found if file.kind is Kind.MASK), "mask"),
+    ]
+    fingerprint = file_fingerprint([*reading.paths, *(root / id for id in kept)])
+    if reading.by_rule:
+        labels = "".join(str(record.label) for record in records)
+        fingerprint = hashlib.sha256(f"{fingerprint}\0{labels}".encode()).hexdigest()
     return of_files(root, records, fingerprint, remarks)
 
 
-def open_single(path: Path) -> Source:
-    """Return one image file as a source of one record without a label."""
-    return of_files(path, [Record(path.name, None, path.name, WHOLE)], file_fingerprint([path]))
+def lacking(path: Path) -> str:
+    """Return why a CSV was not recognised as one of labels."""
+    table = parse(path, COLUMNS, MAX_RECORDS)
+    return _lacking(table) if form_of(table) is None else f"{path} does not lie beside the images: move it there"
 
 
-def _find(root: Path, labels: str, max_records: int) -> _Table | None:
-    """Find the CSV that counts."""
-    if labels:
-        path = Path(labels).expanduser()
+def _lacking(table: Table) -> str:
+    columns = LABEL_COLUMNS if table.column(ID_COLUMNS) else ID_COLUMNS
+    return f"{table.path} has none of the columns {', '.join(columns)}"
+
+
+def _csvs(root: Path) -> list[Path]:
+    """List the CSVs in `root`, or else in its folder of annotations, as VinDr-CXR has one."""
+    paths = (path for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv")
+    found = [path for path in paths if path.is_file() and not hidden(path.name)]
+    annotations = root / "annotations"
+    return found or (_csvs(annotations) if annotations.is_dir() else [])
+
+
+def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
+    """Read the CSV that counts: the user's choice, one of people's own form, or those of a public set."""
+    if options.labels:
+        path = Path(options.labels).expanduser()
         if not path.is_file():
-            raise UserError(f"no such file: {labels}; give the path of a CSV of labels")
-        return _parse(path, max_records)
-    named = [file for file in sorted(root.iterdir()) if file.suffix.lower() == ".csv" and not hidden(Path(file.name))]
-    tables = [_parse(file, max_records) for file in named if file.is_file()]
-    candidates = [table for table in tables if table.has_labels()]
-    if len(candidates) > 1:
-        names = ", ".join(table.path.name for table in candidates)
+            raise UserError(f"no such file: {options.labels}; give the path of a CSV of labels")
+        table = parse(path, COLUMNS, max_records)
+        form = form_of(table)
+        if form is None:
+            raise UserError(f"{_lacking(table)}: rename one of its columns")
+        return read(table, form, options)
+    readings: list[Reading] = []
+    problems: list[UserError] = []
+    for table in joined([parse(path, COLUMNS, max_records) for path in _csvs(root)], "dicomid", STUDY):
+        if form := form_of(table):
+            try:
+                readings.append(read(table, form, options))
+            except UserError as error:
+                problems.append(error)
+    own = [reading for reading in readings if not reading.form.name]
+    if len(own) > 1:
+        names = ", ".join(reading.paths[0].name for reading in own)
         raise UserError(f"{root} holds several CSVs with labels, {names}: choose by --config.data.labels=FILE")
-    return candidates[0] if candidates else None
+    if own:
+        return own[0]
+    if readings:
+        return _merged(readings)
+    if problems:
+        raise problems[0]
+    return None
 
 
-def _parse(path: Path, max_records: int) -> _Table:
-    try:
-        content = read_csv(path, "give a CSV of labels")
-        text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")  # it decodes a part at a time
-        first = next(filter(str.strip, text), "")
-        separator = max(",;\t", key=first.count)
-        text.seek(0)
-        reader = csv.reader(text, delimiter=separator, strict=True)
-        filled = ((reader.line_num, line) for line in reader if any(map(str.strip, line)))
-        lines = list(islice(filled, max_records + 2))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: save it again as CSV in UTF-8") from None
-    except csv.Error as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}): fix it, or save it again") from None
-    if b"\0" in content:
-        raise UserError(f"{path} holds NUL bytes: save it again as CSV in UTF-8")
-    if len(lines) > max_records + 1:
-        raise UserError(f"{path} has more than {max_records:,} lines: give a CSV of labels")
-    header = lines[0][1] if lines else []
-    columns = [re.sub(r"[\W_]", "", name.lower()) for name in header]
-    values = [
-        (number, dict(zip(columns, map(str.strip, line), strict=False)) if len(line) <= len(columns) else {})
-        for number, line in lines[1:]
-    ]
-    return _Table(path, [name.strip() for name in header], columns, values)
+def _merged(readings: Sequence[Reading]) -> Reading:
+    """Merge the tables of the public set's first form, such as one of train and one of test."""
+    first = min(readings, key=lambda reading: FORMS.index(reading.form))
+    rows: dict[str, Row] = {}
+    same = [reading for reading in readings if reading.form == first.form]
+    for reading in same:
+        for name, row in reading.rows.items():
+            if rows.setdefault(name, row) != row:
+                raise UserError(
+                    f"{reading.name}: {name!r:.100} conflicts with a row of another CSV: remove one of them"
+                )
+    return first._replace(paths=tuple(path for reading in same for path in reading.paths), rows=rows)
 
 
-def _rows(table: _Table) -> tuple[str, dict[str, _Row]]:
-    """Return the header of the column that labels, and the rows by id."""
-    id, label = table.column(ID_COLUMNS), table.column(LABEL_COLUMNS)
-    if id is None or label is None:
-        names = ", ".join(ID_COLUMNS if id is None else LABEL_COLUMNS)
-        raise UserError(f"{table.path} has none of the columns {names}: rename one of its columns")
-    patient = table.column(PATIENT_COLUMNS, other_than=id)
-    for column in (id, label, patient, "split"):
-        if column is not None and table.columns.count(column) > 1:
-            raise UserError(f"{table.path} has several columns {column}: rename all of them except one")
-    titles = {column: table.header[table.columns.index(column)] for column in (id, label)}
-    rows: dict[str, _Row] = {}
-    for number, values in table.lines:
-        place = f"{table.path}, line {number}"
-        if not values:
-            raise UserError(f"{place}: more fields than the first line has: fix the line")
-        if not values.get(id):
-            raise UserError(f"{place}: {titles[id]} is empty: give the image's path or name")
-        label_value, split_value = values.get(label, ""), values.get("split", "")
-        if label_value.lower() not in LABELS:
-            raise UserError(f"{place}: {titles[label]} is {label_value!r:.100}; it must be one of {', '.join(LABELS)}")
-        if split_value and split_value.lower() not in SPLIT_NAMES:
-            choices = ", ".join(SPLIT_NAMES)
-            raise UserError(f"{place}: split is {split_value!r:.100}; it must be empty or one of {choices}")
-        patient_value = values.get(patient, "") if patient else ""
-        row = _Row(LABELS[label_value.lower()], patient_value, SPLIT_NAMES.get(split_value.lower(), ""))
-        name = PurePosixPath(values[id].replace("\\", "/")).as_posix()
-        if rows.setdefault(name, row) != row:
-            raise UserError(f"{place}: {name!r:.100} conflicts with an earlier row: fix one of them")
-    return titles[label], rows
-
-
-def _images(root: Path) -> Iterator[Path]:
-    for file in root.rglob("*"):
-        suffix = file.suffix.lower()
-        if suffix not in _SUFFIXES and not suffix[1:].isdecimal():  # a UID without a suffix ends in a number
-            continue
-        if hidden(file.relative_to(root)) or not file.is_file():
-            continue
-        if suffix in _SUFFIXES[:-1] or is_dicom(file):
-            yield file
-
-
-def _match(table: Path, rows: Mapping[str, _Row], files: Mapping[str, Path]) -> dict[str, _Row]:
-    """Return the rows by the ids of their files."""
-    names: dict[str, list[str]] = {}
-    for id in files:
-        path = PurePosixPath(id)
-        stem = path.name if path.suffix[1:].isdecimal() else path.stem
-        for name in {id, path.name, stem}:
-            names.setdefault(name, []).append(id)
-    matched: dict[str, _Row] = {}
+def _match(reading: Reading, ids: Sequence[str]) -> tuple[dict[str, Row], list[str]]:
+    """Return the rows by the ids of their files, and the names in rows of a public set that no file has."""
+    files = Files(ids)
+    matched: dict[str, Row] = {}
+    names: dict[str, str] = {}
     missing = []
-    for name, row in rows.items():
-        ids = [name] if name in files else names.get(name, [])
-        if len(ids) > 1:
-            raise UserError(f"{name} in {table} may be any of {', '.join(sorted(ids)[:3])}: give their paths in it")
-        if not ids:
-            missing.append(name)
-        elif matched.setdefault(ids[0], row) != row:
-            raise UserError(f"{table}: the rows of {ids[0]} conflict with each other: fix them")
+    for name, row in reading.rows.items():
+        found = files.find(name)
+        if len(found) > 1:
+            named = ", ".join(sorted(found)[:3])
+            raise UserError(f"{name} in {reading.name} may be any of {named}: give their paths in it")
+        if not found:
+            if row.label is not None:
+                missing.append(name)
+            continue
+        [id] = found
+        if matched.setdefault(id, row) != row or not may_be_equal(names.setdefault(id, name), name):
+            raise UserError(f"{reading.name}: the rows of {id} conflict with each other: fix them")
     if not matched:
-        raise UserError(f"{table} lists {counted(len(rows), 'id')}, but no image beside it has one: put images there")
-    if missing:
+        count = counted(len(reading.rows), "id")
+        raise UserError(f"{reading.name} lists {count}, but no image beside it has one: put images there")
+    if missing and not reading.form.name:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UserError(f"{table}: no images for {counted(len(missing), 'id')}: {named}; add them or remove the rows")
-    return matched
+        count = counted(len(missing), "id")
+        raise UserError(f"{reading.name}: no images for {count}: {named}; add them or remove the rows")
+    return matched, missing
+
+
+def _records(root: Path, reading: Reading, rows: Mapping[str, Row]) -> list[Record]:
+    """Return the records. The patient is the table's, or else the header's or the name's, or else the image itself."""
+    patients = patients_of(root, [id for id, row in rows.items() if row.patient is None])
+    records = []
+    for id, row in rows.items():
+        patient = row.patient or patients[id]
+        if patient == id and row.stands_for:
+            patient = row.stands_for
+        records.append(Record(id, row.label, patient, row.split or _split_of_path(id)))
+    without = [record.id for record in records if record.split == WHOLE]
+    if 0 < len(without) < len(records):
+        raise UserError(
+            f"{reading.name}: {counted(len(without), 'image')} without a split, such as {without[0]}: give every image"
+            " a split, or none"
+        )
+    return records
 
 
 def _split_of_path(id: str) -> str:
     folders = (part.lower() for part in PurePosixPath(id).parts[:-1])
     return next((SPLIT_NAMES[folder] for folder in folders if folder in SPLIT_NAMES), WHOLE)
+
+
+def _labels_remark(reading: Reading, options: Options, records: Sequence[Record]) -> str:
+    names = " and ".join(path.name for path in reading.paths)
+    source = f" ({reading.form.name})" if reading.form.name else ""
+    remark = f"Labels of {names}{source} by its column {reading.title}"
+    if not reading.by_rule:
+        return f"{remark}."
+    positives = sum(record.label == 1 for record in records)
+    return (
+        f"{remark} and the rule {options.label_rule}, views {options.views}: {positives:,} pneumonia,"
+        f" {len(records) - positives:,} normal."
+    )

@@ -3,12 +3,13 @@
 Yang et al., "MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image classification" (2023).
 """
 
+import io
 import math
 from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
@@ -16,15 +17,19 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from pneumojax.data.decode import images
-from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage, reason_of
+from pneumojax.data.decode.unreadable import MAX_PIXELS, Metered, UnreadableImage, open_file, reason_of
 from pneumojax.data.source import MAX_RECORDS, Record, Source, file_fingerprint, name_of
 from pneumojax.runtime.errors import UserError
 
 NPZ_SPLITS = ("train", "val", "test")
 MAX_UNPACKED_BYTES = 8 << 30  # of all arrays; PneumoniaMNIST at 224 pixels has 0.3 GiB
+MAX_RATIO = 4  # of unpacked bytes to those of the file, beyond the following; radiographs reach about 2
+ANY_RATIO_BYTES = 400_000_000
 
 _CHUNK = 1 << 20
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_LONGEST = 4 << 20  # bytes that are read at once; also of the archive's directory, 40,000 members
+_MAX_HEADER = 10_000  # bytes of an array's header, as NumPy has it
+_HEADERS = {(1, 0): (2, npy.read_array_header_1_0), (2, 0): (4, npy.read_array_header_2_0)}  # bytes of the length
 _lock = Lock()
 
 
@@ -42,14 +47,16 @@ def open_npz(path: Path, labelled: bool = True, max_bytes: int = MAX_UNPACKED_BY
     are checked here, but stay in memory only once they are read. Labels are ignored unless `labelled`.
 
     Raises:
-      UserError: it is no NPZ, damaged, unpacks to more than `max_bytes`, or its arrays do not have the forms above.
+      UserError: it is no NPZ, damaged, unpacks to more than `max_bytes` or to far more than the file has, or its
+        arrays do not have the forms above.
       OSError: it cannot be opened.
     """
     path = path.resolve()
     modified = path.stat().st_mtime_ns
-    with path.open("rb") as file:
+    max_bytes = min(max_bytes, max(ANY_RATIO_BYTES, MAX_RATIO * path.stat().st_size))
+    with _open(path) as file:
         try:
-            with ZipFile(file) as archive:
+            with _archive(file) as archive:
                 labels = _check(archive, path, labelled, max_bytes)
         except UserError:
             raise
@@ -83,12 +90,24 @@ def read_image(path: Path, modified: int, record: Record, size: int) -> np.ndarr
     return images.resize(images.grey(Image.fromarray(pixels)), size)
 
 
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open_file(path)
+    except UnreadableImage as reason:
+        raise UserError(f"{path} is {reason}: give an .npz file") from None
+
+
+def _archive(file: BinaryIO) -> ZipFile:
+    """Open an archive; reading a long directory is refused."""
+    return ZipFile(Metered(file, _LONGEST, pieces=1 << 62))  # pyright: ignore[reportArgumentType]  # it needs no more
+
+
 @lru_cache(maxsize=2 * len(NPZ_SPLITS))  # for a run's source and another one to evaluate
 def _images(path: Path, modified: int, split: str) -> np.ndarray:
     try:
         if path.stat().st_mtime_ns != modified:
             raise UnreadableImage(f"{path} has changed since it was opened")
-        with ZipFile(path) as archive:
+        with open_file(path) as file, _archive(file) as archive:
             return _load(archive, f"{split}_images")
     except UnreadableImage:
         raise
@@ -135,7 +154,11 @@ def _header(archive: ZipFile, path: Path, key: str) -> _Header:
         version = npy.read_magic(file)
         if version not in _HEADERS:
             raise UserError(f"{name} has NPY version {version}, which arrays of numbers never need: save it again")
-        header = _Header(*_HEADERS[version](file))
+        width, read_header = _HEADERS[version]
+        content = file.read(width)
+        if (length := int.from_bytes(content, "little")) > _MAX_HEADER:
+            raise UserError(f"{name} has a header of {length:,} bytes, which no array of numbers needs: save it again")
+        header = _Header(*read_header(io.BytesIO(content + file.read(length))))
         start = file.tell()
     if header.dtype.hasobject:
         raise UserError(f"{name} holds pickled objects, which are never loaded: save it as numbers")

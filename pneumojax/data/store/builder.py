@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from etils import epath
 
-from pneumojax.data.audit.duplicates import SIGNATURE, same_pictures, signature
+from pneumojax.data.audit.duplicates import SIGNATURE, content_of, same_pictures, signature
 from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.parallel import CRASHES, Watched, in_parallel, unwatched
 from pneumojax.data.source import Prepared, Record, Source, refuse_unreadable, try_read
@@ -27,7 +27,7 @@ from pneumojax.runtime import cache
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import no_room
 
-FORMAT = 3  # of the content of shards: raise it with every change
+FORMAT = 5  # of the content of shards: raise it with every change
 INDEX = "index.json"
 _SHARDS = "images"  # TFDS's name for its single split; the splits to train with are chosen later
 
@@ -93,7 +93,8 @@ def _open(folder: epath.Path) -> Prepared:
         info, examples = open_shards(folder, _SHARDS, "image")
         places = {id: place for place, id in enumerate(index["ids"]) if id not in index["unreadable"]}
         read = partial(_read, folder, info.features["image"].shape, examples)
-        return Prepared(places, index["unreadable"], index["identical"], index["near_equal"], read, folder)
+        facts = {name: index[name] for name in ("unreadable", "identical", "near_equal", "content")}
+        return Prepared(places, **facts, read=read, folder=folder)
     except UserError:
         raise
     except Exception as error:  # damaged shards make their readers raise errors of many kinds
@@ -265,4 +266,5 @@ def _index(folder: epath.Path) -> dict[str, Any]:
         else:
             signatures[ids[-1]] = bytes(row["signature"])
     identical, near_equal = same_pictures(signatures)
-    return {"ids": ids, "unreadable": unreadable, "identical": identical, "near_equal": near_equal}
+    content = content_of(signatures)
+    return {"ids": ids, "unreadable": unreadable, "identical": identical, "near_equal": near_equal, "content": content}

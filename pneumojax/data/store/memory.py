@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from pneumojax.data.audit.duplicates import same_pictures, signature
+from pneumojax.data.audit.duplicates import content_of, same_pictures, signature
 from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.parallel import Watched, in_parallel, unwatched
 from pneumojax.data.source import Prepared, Record, Source, refuse_unreadable, try_read
@@ -51,7 +51,7 @@ def hold(
     if on_error == "fail":
         refuse_unreadable(unreadable)
     identical, near_equal = same_pictures(signatures)
-    return Prepared(places, unreadable, identical, near_equal, read=images.__getitem__)
+    return Prepared(places, unreadable, identical, near_equal, content_of(signatures), read=images.__getitem__)
 
 
 def _signed(source: Source, size: int, record: Record) -> tuple[np.ndarray, bytes] | UnreadableImage:

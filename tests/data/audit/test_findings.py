@@ -9,6 +9,7 @@ import zlib
 from functools import partial
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -89,7 +90,7 @@ def test_every_planted_fault_is_found_by_its_kind(sound):
     normal, sick, test = sound / "train/NORMAL", sound / "train/PNEUMONIA", sound / "test/PNEUMONIA"
     (normal / "empty.png").write_bytes(b"")
     (normal / "text.jpeg").write_text("<html>404 Not Found</html>")
-    (normal / "tiff.jpg").write_bytes(b"II*\0" + bytes(100))
+    (normal / "gif.jpg").write_bytes(b"GIF89a" + bytes(100))
     (normal / "bomb.png").write_bytes(png_bomb(30_000))
     (normal / "gone.png").symlink_to(sound / "nowhere.png")
     whole = (normal / "quality 40.jpg").read_bytes()
@@ -115,17 +116,27 @@ def test_every_planted_fault_is_found_by_its_kind(sound):
     put(sick / "person7_virus_1.jpeg", chest(30, 1))
     put(sick / "person7_virus_2.jpeg", chest(31, 1))
     put(test / "person7_virus_3.jpeg", chest(32, 1))
+    film = np.asarray(chest(34)).astype(np.uint16) * 16
+    film[0, 0] = 20_000
+    put(normal / "dead pixel.tif", Image.fromarray(film))
+    film = np.asarray(chest(36)).astype(np.uint16) * 16
+    film[:, 0] = 65_000
+    dicom_files.write(normal / "marker.dcm", film, 16)
+    dicom_files.write(normal / "side.dcm", np.asarray(chest(35)), 8, ViewPosition="LL")
     put(test / "person8_virus_3.jpeg", chest(33, 1))
 
     report = audited(sound)
     train = "train/NORMAL/"
     assert ids(report) == {
-        "unreadable": [train + name for name in ("bomb.png", "empty.png", "gone.png", "text.jpeg", "tiff.jpg")],
+        "unreadable": [train + name for name in ("bomb.png", "empty.png", "gif.jpg", "gone.png", "text.jpeg")],
         "truncated": [train + name for name in ("half.jpg", "half.png", "header.jpg")],
         "wrong_extension": [train + "really jpeg.png", train + "really png.jpg"],
         "absurd_size": [train + "bomb.png", train + "strip.png", train + "tiny.png"],
         "colour": [train + "photo.jpg"],
         "constant": [train + "black.png", train + "grey.jpg"],
+        "dark": [train + "dead pixel.tif"],
+        "clipped": [train + "marker.dcm"],
+        "lateral": [train + "side.dcm"],
         "inverted": [train + "inverse.png"],
         "identical_within_split": [["train/PNEUMONIA/rgba again.png", "train/PNEUMONIA/rgba.png"]],
         "identical_across_splits": [["test/PNEUMONIA/palette again.png", "train/PNEUMONIA/palette.png"]],

@@ -176,8 +176,8 @@ BROKEN = {
     "PNG cut in its header": (encoded(PHOTO)[:20], None),
     "only a magic number": (b"\xff\xd8\xff", None),
     "empty": (b"", "empty"),
-    "text": (b"this is\nno image\n", "neither JPEG, PNG nor DICOM"),
-    "another format": (encoded(PHOTO, "BMP"), "neither JPEG, PNG nor DICOM"),
+    "text": (b"this is\nno image\n", "neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"),
+    "another format": (encoded(PHOTO, "GIF"), "neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"),
 }
 
 

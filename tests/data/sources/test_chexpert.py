@@ -9,7 +9,7 @@ from PIL import Image
 
 from pneumojax.data.decode.images import UnreadableImage
 from pneumojax.data.source import DEFAULTS, Options, Record
-from pneumojax.data.sources import phantom
+from pneumojax.data.sources import open_source, phantom
 from pneumojax.data.sources.chexpert import open_chexpert, parse
 from pneumojax.runtime.errors import UserError
 
@@ -277,6 +277,34 @@ def test_a_csv_without_any_of_its_images_is_refused(tree):
     line = refusal(tree)
     assert "none of the images" in line
     assert str(tree / "valid.csv") in line
+
+
+def test_the_folder_around_the_release_is_entered(tree):
+    before = labels(tree)
+    source = open_source(str(tree.parent))
+    assert {record.id: record.label for record in source.records} == before
+    assert source.location == str(tree)
+
+
+@pytest.mark.parametrize("csvs", ["", "CheXpert-v1.0 batch 1 (validate & csv)"])
+def test_the_folders_of_the_full_size_release_are_found(tree, csvs):
+    """Patients lie in the folders of three batches; the CSVs and the val split in a fourth one, or around them."""
+    batch = "CheXpert-v1.0 batch 1 (validate & csv)"
+    (tree / batch).mkdir()
+    (tree / "valid").rename(tree / batch / "valid")
+    for patient in sorted((tree / "train").iterdir()):
+        folder = tree / f"CheXpert-v1.0 batch {2 + int(patient.name[-1]) % 3} (train x)"
+        folder.mkdir(exist_ok=True)
+        patient.rename(folder / patient.name)
+    (tree / "train").rmdir()
+    for name in ("train.csv", "valid.csv"):
+        (tree / name).rename(tree / csvs / name)
+    source = open_chexpert(tree, DEFAULTS)
+    assert sorted(record.label for record in source.records) == sorted(kind[3][0] for kind in KINDS.values())
+    assert all((tree / record.id).is_file() for record in source.records)
+    first = source.records[0]
+    assert first.id == f"{batch}/valid/patient64541/study1/view1_frontal.jpg"
+    assert (first.patient, first.split, first.label) == ("patient64541", "val", 1)
 
 
 def test_a_pickled_source_reads_the_right_image(tree):

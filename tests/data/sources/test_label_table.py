@@ -10,7 +10,9 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from pneumojax.data.decode.unreadable import UnreadableImage
+from pneumojax.data.source import Options
 from pneumojax.data.sources import label_table
+from pneumojax.data.sources.films import open_single
 from pneumojax.runtime.errors import UserError
 
 
@@ -42,12 +44,15 @@ def write(root, text, name="labels.csv"):
 
 def opened(root, labels=""):
     """Return {id: (label, split)} of the source at `root`."""
-    return {record.id: (record.label, record.split) for record in label_table.open_table(root, labels).records}
+    return {
+        record.id: (record.label, record.split)
+        for record in label_table.open_table(root, Options(labels=labels)).records
+    }
 
 
 def refusal(root, labels=""):
     with pytest.raises(UserError) as caught:
-        label_table.open_table(root, labels)
+        label_table.open_table(root, Options(labels=labels))
     line = str(caught.value)
     assert "\n" not in line and len(line) < 500
     return line
@@ -79,7 +84,7 @@ def test_rsna_needs_no_flag(tmp_path):
         "stage_2_detailed_class_info.csv",
     )
     write(tmp_path, "patientId,PredictionString\nid-9,0.5 0 0 100 100\n", "stage_2_sample_submission.csv")
-    source = label_table.open_table(tmp_path, "")
+    source = label_table.open_table(tmp_path)
     folder = "stage_2_train_images"
     assert [record.id for record in source.records] == [f"{folder}/id-{number}.dcm" for number in range(4)]
     assert [record.label for record in source.records] == [0, 1, 0, 0]
@@ -88,7 +93,7 @@ def test_rsna_needs_no_flag(tmp_path):
     assert patients[0] == patients[1] != patients[2] == patients[3]
     assert source.remarks == (
         "Labels of stage_2_train_labels.csv by its column Target.",
-        "Left out: 1 image without a row in stage_2_train_labels.csv.",
+        "Left out: 1 image without a row in stage_2_train_labels.csv, such as stage_2_test_images/id-9.dcm.",
     )
     assert not any(name in repr(source) for name in ("patient 0", "Doe"))
 
@@ -100,7 +105,23 @@ def test_columns_may_have_several_names(pair, id, label):
     assert opened(pair) == BOTH
 
 
-@pytest.mark.parametrize("values", [("1", "0"), ("1.0", "0.0"), ("PNEUMONIA", "NORMAL"), ("Pneumonia", " normal ")])
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("1", "0"),
+        ("1.0", "0.0"),
+        ("1.00", "-0"),
+        ("PNEUMONIA", "NORMAL"),
+        ("Pneumonia", " normal "),
+        ("True", "False"),
+        ("yes", "no"),
+        ("Y", "n"),
+        ("positive", "Negative"),
+        ("bacteria", "healthy"),
+        ("Viral Pneumonia", "NORMAL"),
+        ("virus", "0"),
+    ],
+)
 def test_labels_may_have_several_values(pair, values):
     write(pair, "id,label\na,{}\nb,{}\n".format(*values))
     assert opened(pair) == BOTH
@@ -138,12 +159,45 @@ def test_a_name_of_several_files_needs_its_path(tmp_path):
 
 
 def test_hidden_files_and_other_files_are_ignored(tmp_path):
-    put(tmp_path, "a.png", ".a/a.png", "__MACOSX/a.png", "._a.png", "a.txt", "a.tif")
+    put(tmp_path, "a.png", ".a/a.png", "__MACOSX/a.png", "._a.png", "a.txt", "a.nii")
     (tmp_path / "a").write_text("no DICOM")
     write(tmp_path, "id,label\na,1\n")
     write(tmp_path, "id,label\na,0\n", "._labels.csv")
     assert opened(tmp_path) == {"a.png": (1, "all")}
-    assert label_table.open_table(tmp_path, "").remarks == ("Labels of labels.csv by its column label.",)
+    assert label_table.open_table(tmp_path).remarks == ("Labels of labels.csv by its column label.",)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("/home/me/films/x/a.png", "x/a.png"),
+        (r"C:\films\x\a.png", "x/a.png"),
+        ("../films/x/a.png", "x/a.png"),
+        ("films/a.png", "a.png"),
+        ("./x/a.png", "x/a.png"),
+        ("x/a.png", "archive/x/a.png"),
+        ("X/A.PNG", "x/a.png"),
+        ("A", "x/a.Png"),
+        ("x/a", "x/a.jpeg"),
+        ("ro\u0308ntgen/e\u0301.png", "r\xf6ntgen/\xe9.png"),
+        ("r\xf6ntgen/\xe9.png", "ro\u0308ntgen/e\u0301.png"),
+    ],
+)
+def test_paths_may_start_elsewhere_and_be_spelled_in_another_way(tmp_path, name, file):
+    put(tmp_path, file, "y/b.png")
+    write(tmp_path, f"image,label\n{name},1\ny/b.png,0\n")
+    assert opened(tmp_path) == {file: (1, "all"), "y/b.png": (0, "all")}
+
+
+def test_a_path_through_other_folders_is_another_file(tmp_path):
+    put(tmp_path, "PA/a.png", "AP/a.png", "b.png")
+    write(tmp_path, "image,label\nPA/a.png,1\nLL/a.png,0\n")
+    assert "no images for 1 id: LL/a.png" in refusal(tmp_path)
+    write(tmp_path, "image,label\nx/b.png,1\ny/b.png,1\n")
+    assert "the rows of b.png conflict" in refusal(tmp_path)
+    put(tmp_path, "pa/A.png")
+    write(tmp_path, "image,label\nPA/a.png,1\nb,0\n")
+    assert opened(tmp_path) == {"PA/a.png": (1, "all"), "b.png": (0, "all")}, "the same spelling comes first"
 
 
 def test_splits_come_from_a_column_or_else_from_folders(tmp_path):
@@ -162,11 +216,30 @@ def test_the_patient_comes_from_a_column_a_header_or_a_name(tmp_path):
     put(tmp_path, "a.png", "b.png", "person1_virus_6.jpeg")
     put_dicom(tmp_path / "c.dcm", "P1")
     write(tmp_path, "id,label,patient_id\na,1,P1\nb,0,\nc,0,\nperson1_virus_6,1,\n")
-    source = label_table.open_table(tmp_path, "")
+    source = label_table.open_table(tmp_path)
     a, b, c, person = (record.patient for record in source.records)
     assert a == c, "the same patient, by its column and by its header"
     assert b == "b.png" and person == "person1_virus"
     assert "P1" not in repr(source)
+
+
+def test_the_label_of_a_finding_may_be_uncertain_by_a_rule(pair):
+    """Blank and -1 are of CheXpert's kind: only the user can say what they mean."""
+    write(pair, "image,Pneumonia\na,1.0\nb,-1.0\n")
+    assert "labels.csv, line 3: Pneumonia is '-1.0'; it must be 1 or 0 by the rule abnormal" in refusal(pair)
+    assert "--config.data.label_rule from pneumonia-ones, pneumonia-zeros" in refusal(pair)
+    for rule, label in (("pneumonia-ones", 1), ("pneumonia-zeros", 0), ("pneumonia-ignore", None)):
+        source = label_table.open_table(pair, Options(label_rule=rule))
+        assert {record.id: record.label for record in source.records} == {"a.png": 1} | (
+            {} if label is None else {"b.png": label}
+        )
+    write(pair, "image,Pneumonia\na,1.0\nb,\n")
+    assert "Pneumonia is ''; it must be 1 or 0" in refusal(pair)
+    source = label_table.open_table(pair, Options(label_rule="pneumonia-ignore"))
+    assert [record.label for record in source.records] == [1, 0]
+    assert (
+        "by its column Pneumonia and the rule pneumonia-ignore, views all: 1 pneumonia, 1 normal" in source.remarks[0]
+    )
 
 
 def test_the_user_chooses_among_csvs(pair):
@@ -180,10 +253,10 @@ def test_the_user_chooses_among_csvs(pair):
     assert "none of the columns target, label" in refusal(pair, str(pair / "other.csv"))
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n", "id,label\n", "id,class\na,Normal\nb,Lung Opacity\n", "id,age\na,50\n"])
-def test_a_csv_without_labels_is_ignored(pair, text):
+@pytest.mark.parametrize("text", ["", "a,b\n", "id,age\na,50\n", "label\n1\n"])
+def test_a_csv_without_columns_of_images_and_labels_is_ignored(pair, text):
     write(pair, text)
-    assert label_table.open_table(pair, "") is None
+    assert label_table.open_table(pair) is None
 
 
 @pytest.mark.parametrize(
@@ -194,6 +267,14 @@ def test_a_csv_without_labels_is_ignored(pair, text):
         ("id,label\na,1\nc,1\nd,1\ne,1\nf,1\n", "{}: no images for 4 ids: c, d, e, ..."),
         ("id,label\nc,1\n", "{} lists 1 id, but no image beside it has one"),
         ("id,label\n,1\n", "{}, line 2: id is empty"),
+        ("id,label\n", "{} has no row below its first line"),
+        (
+            "id,label\na,1\nb,maybe\n",
+            "{}, line 3: label is 'maybe'; it must be one of 0, 1, normal, healthy, pneumonia",
+        ),
+        ("id,label\na,1\nb,\n", "{}, line 3: label is ''; it must be one of"),
+        ("id,label\na,1\nb,-1\n", "{}, line 3: label is '-1'; it must be one of"),
+        ("id,class\na,Normal\nb,Lung Opacity\n", "{}, line 3: class is 'Lung Opacity'; it must be one of"),
         (b"id,label\na\xff,1\n", "{} is not UTF-8"),
         ("id,label\na,1\n".encode("utf-16"), "{} is not UTF-8"),
         (b"id,label\na\0,1\n", "{}"),
@@ -216,42 +297,58 @@ def test_a_chosen_csv_with_other_values_is_refused_by_line(pair):
 
 def test_the_fingerprint_follows_images_and_labels(pair):
     write(pair, "id,label\na,1\nb,0\n")
-    seen = [label_table.open_table(pair, "").fingerprint]
+    seen = [label_table.open_table(pair).fingerprint]
     put(pair, "c.png", "notes.txt")  # neither has a row
-    assert label_table.open_table(pair, "").fingerprint == seen[0]
+    assert label_table.open_table(pair).fingerprint == seen[0]
     for change in (
         lambda: (pair / "a.png").write_bytes(b"longer than before"),
         lambda: write(pair, "id,label\na,1\nb,0\nc,1\n"),
         lambda: os.utime(pair / "labels.csv", ns=(0, 1)),
     ):
         change()
-        seen.append(label_table.open_table(pair, "").fingerprint)
+        seen.append(label_table.open_table(pair).fingerprint)
     assert len(set(seen)) == len(seen)
 
 
 def test_the_right_image_is_read(tmp_path):
     Image.new("L", (5, 5), 100).save(tmp_path / "a.png")
     write(tmp_path, "id,label\na,1\n")
-    source = label_table.open_table(tmp_path, "")
+    source = label_table.open_table(tmp_path)
     np.testing.assert_array_equal(source.read(source.records[0], 8), np.full((8, 8), 100, np.uint8))
     assert source.root == tmp_path and Path(source.location) == tmp_path and source.name == tmp_path.name
 
 
+@pytest.mark.parametrize(
+    "placeholders", [("ANONYMOUS",), ("anon", "0"), ("Anonymized", "unknown", "00000", "N/A", "-")]
+)
+def test_placeholders_name_no_patient(tmp_path, placeholders):
+    """Programs that make files anonymous write one word or another, in headers and in tables."""
+    names = [f"{place}{number}" for number in range(2 * len(placeholders)) for place in ("header", "table")]
+    lines = ["id,label,patient"]
+    for number, name in enumerate(names):
+        placeholder = placeholders[number // 2 % len(placeholders)]
+        put_dicom(tmp_path / f"{name}.dcm", placeholder if name.startswith("header") else "")
+        lines.append(f"{name},{number % 2},{placeholder if name.startswith('table') else ''}")
+    put(tmp_path, "z.png")
+    write(tmp_path, "\n".join([*lines, "z,0,none"]))
+    assert all(record.patient == record.id for record in label_table.open_table(tmp_path).records)
+
+
 def test_a_single_image_is_a_source(tmp_path):
     Image.new("L", (5, 5), 100).save(tmp_path / "some image.png")
-    source = label_table.open_single(tmp_path / "some image.png")
+    source = open_single(tmp_path / "some image.png")
     (record,) = source.records
     assert (record.id, record.label, record.split) == ("some image.png", None, "all")
     assert source.read(record, 8).shape == (8, 8) and source.root == tmp_path
     put_dicom(tmp_path / "x.dcm", "P1")
-    (record,) = label_table.open_single(tmp_path / "x.dcm").records
+    (record,) = open_single(tmp_path / "x.dcm").records
     assert record.patient != "P1"
 
 
 def test_a_broken_image_is_reported_when_it_is_read(tmp_path):
     put(tmp_path, "a.png")
     write(tmp_path, "id,label\na,1\n")
-    source = label_table.open_table(tmp_path, "")
+    source = label_table.open_table(tmp_path)
     with pytest.raises(UnreadableImage):
         source.read(source.records[0], 8)
 
@@ -259,7 +356,7 @@ def test_a_broken_image_is_reported_when_it_is_read(tmp_path):
 @pytest.mark.parametrize("name", ["patient", "Patient ID", "patient_id", "PATIENT-ID", "Subject ID"])
 def test_the_column_of_patients_may_be_spelled_in_several_ways(pair, name):
     write(pair, f"Image Index,label,{name}\na,1,P\nb,0,P\n")
-    assert len({record.patient for record in label_table.open_table(pair, "").records}) == 1
+    assert len({record.patient for record in label_table.open_table(pair).records}) == 1
 
 
 def test_a_repeated_column_is_refused(pair):
@@ -272,12 +369,12 @@ def test_one_identifier_for_all_images_identifies_no_patient(tmp_path):
     for name in ("a", "b", "c"):
         put_dicom(tmp_path / f"{name}.dcm", "ANONYMOUS")
     write(tmp_path, "id,label\na,1\nb,0\nc,0\n")
-    assert len({record.patient for record in label_table.open_table(tmp_path, "").records}) == 3
+    assert len({record.patient for record in label_table.open_table(tmp_path).records}) == 3
 
 
 def test_a_dicom_file_with_another_suffix_has_its_patient(tmp_path):
     for name, patient in (("a", "P1"), ("b", "P1"), ("c", "P2")):
         put_dicom(tmp_path / f"{name}.png", patient)
     write(tmp_path, "id,label\na,1\nb,0\nc,0\n")
-    a, b, c = (record.patient for record in label_table.open_table(tmp_path, "").records)
+    a, b, c = (record.patient for record in label_table.open_table(tmp_path).records)
     assert a == b != c

@@ -49,10 +49,17 @@ def refusal(location):
         ("Val", "val"),
         ("valid", "val"),
         ("validation", "val"),
+        ("Validate", "val"),
+        ("dev", "val"),
+        ("Training ", "train"),
+        ("Testing", "test"),
         ("Test", "test"),
     ],
 )
-@pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("Normal", "Pneumonia"), ("normal", "pneumonia")])
+@pytest.mark.parametrize(
+    "classes",
+    [("NORMAL", "PNEUMONIA"), ("Normal", "Pneumonia"), ("NORMAL ", "pneumonia"), ("healthy", "Viral_Pneumonia")],
+)
 def test_splits_and_classes_may_be_spelled_in_several_ways(tmp_path, folder, split, classes):
     normal, pneumonia = classes
     put(tmp_path, f"{folder}/{normal}/a.png", f"{folder}/{pneumonia}/b.png")
@@ -66,7 +73,7 @@ def test_without_split_level_everything_is_one_split(tmp_path):
 
 def test_suffixes_may_have_any_case_and_other_files_are_ignored(tmp_path):
     expected = [f"NORMAL/{name}" for name in ("a.jpeg", "b.JPG", "c.Png", "d.e.jpg", "e.DCM")]
-    put(tmp_path, *expected, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.tiff")
+    put(tmp_path, *expected, "NORMAL/readme.txt", "NORMAL/jpeg", "NORMAL/a.jpeg.tmp", "NORMAL/scan.nii")
     (tmp_path / "NORMAL" / "folder.png").mkdir()
     assert list(opened(tmp_path)) == expected
 
@@ -94,6 +101,11 @@ def test_only_names_below_the_source_can_be_hidden(tmp_path):
 def test_a_single_folder_around_the_splits_is_entered(tmp_path):
     put(tmp_path, "archive/chest_xray/train/NORMAL/a.jpeg", "__MACOSX/chest_xray/train/NORMAL/._a.jpeg")
     assert opened(tmp_path) == {"archive/chest_xray/train/NORMAL/a.jpeg": (0, "train")}
+
+
+def test_bacteria_and_virus_are_pneumonia(tmp_path):
+    put(tmp_path, "NORMAL/a.png", "BACTERIA/b.png", "Virus/c.png", "PNEUMONIA/BACTERIA/d.png")
+    assert [label for label, _ in opened(tmp_path).values()] == [1, 0, 1, 1]
 
 
 def test_unknown_folders_beside_the_splits_are_ignored(tmp_path):
@@ -157,6 +169,9 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     except OSError as error:
         pytest.skip(f"this file system takes no such name: {error}")
     assert "not UTF-8" in refusal(tmp_path)
+    (tmp_path / "NORMAL").rename(tmp_path / "films")
+    with pytest.raises(UserError, match="not UTF-8"):
+        open_source(str(tmp_path), labelled=False)
 
 
 def test_records_are_unique_relative_and_in_order_of_id(tmp_path):
@@ -276,6 +291,47 @@ def test_the_name_is_fit_for_a_file_name(tmp_path, name):
     assert short_name.replace("_", "").replace(".", "").isalnum()
 
 
+@pytest.mark.parametrize("name", ["..", "...", ".", "x/..", "/", "..npz/.."])
+def test_the_name_is_no_folder_around(name):
+    """`...npz` without its suffix is `..`: results would be written beside the workdir."""
+    assert name_of(name).strip(".") and "/" not in name_of(name)
+
+
+def test_films_without_labels_are_a_source_where_labels_are_not_needed(tmp_path):
+    put(tmp_path, "x/a.png", "b.jpg", "notes.txt", "masks/b.jpg")
+    assert "holds no images in folders named" in refusal(tmp_path)
+    source = open_source(str(tmp_path), labelled=False)
+    assert [(record.id, record.label, record.split) for record in source.records] == [
+        ("b.jpg", None, "all"), ("x/a.png", None, "all")
+    ]  # fmt: skip
+    assert source.remarks == (
+        "No image has a label.",
+        "Left out: 1 mask, such as masks/b.jpg.",
+        "Left out: 1 other file, such as notes.txt.",
+        "Patients are unknown: each image counts as its own.",
+    )
+    put(tmp_path, "empty/notes.txt")
+    with pytest.raises(UserError, match="holds no images"):
+        open_source(str(tmp_path / "empty"), labelled=False)
+
+
+def test_a_csv_without_labels_is_named(tmp_path):
+    put(tmp_path, "a.png")
+    (tmp_path / "films.csv").write_text("image,age\na,50\n")
+    assert f"({tmp_path}/films.csv has none of the columns target, label" in refusal(tmp_path)
+    assert len(open_source(str(tmp_path), labelled=False).records) == 1
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "films.csv").rename(tmp_path / "tables" / "films.csv")
+    put(tmp_path, "other/b.png")
+    assert f"({tmp_path}/tables/films.csv has none of the columns target, label" in refusal(tmp_path)
+    (tmp_path / "tables" / "films.csv").write_text("image,label\na,1\n")
+    assert f"({tmp_path}/tables/films.csv does not lie beside the images: move it there)" in refusal(tmp_path)
+    (tmp_path / "films.csv").write_text("image,label\na,maybe\n")
+    for labelled in (True, False):
+        with pytest.raises(UserError, match="films.csv, line 2: label is 'maybe'; it must be one of 0, 1"):
+            open_source(str(tmp_path), labelled=labelled)
+
+
 def test_the_real_set():
     if not REAL.is_dir():
         pytest.skip("the shared radiographs are not here")
@@ -296,8 +352,8 @@ def test_splits_below_classes_are_refused(tmp_path):
 
 
 def test_files_that_are_left_out_are_counted(tmp_path):
-    put(tmp_path, "train/NORMAL/a.png", "train/PNEUMONIA/b.png", "train/COVID/c.png", "train/NORMAL/d.bmp", "._e.png")
-    assert open_source(str(tmp_path)).remarks == ("Left out: 2 other files, such as train/COVID/c.png.",)
+    put(tmp_path, "train/NORMAL/a.png", "train/PNEUMONIA/b.png", "train/COVID/c.png", "train/NORMAL/d.nii", "._e.png")
+    assert "Left out: 2 other files, such as train/COVID/c.png." in open_source(str(tmp_path)).remarks
 
 
 def test_a_long_name_is_cut(tmp_path):

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,7 +42,7 @@ def folder(tmp_path):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    for name in (".b.png", "._a.JPG", ".trash/y.png", "s/.t/y.png", "__MACOSX/s/10.png", "labels.csv", "s/e.tiff", "x"):
+    for name in (".b.png", "._a.JPG", ".trash/y.png", "s/.t/y.png", "__MACOSX/s/10.png", "labels.csv", "s/e.nii", "x"):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -66,6 +67,26 @@ def test_a_folder_gives_all_images_below_in_order_of_their_names(folder):
     ]  # fmt: skip
 
 
+def test_files_that_are_left_out_are_counted_while_ids_are_read(folder):
+    (folder / "masks").mkdir()
+    (folder / "masks" / "b.png").touch()
+    (folder / "s" / "IM000001").write_bytes(b"\0" * 128 + b"DICM")
+    inputs = open_inputs(str(folder))
+    assert "s/IM000001" in below(folder, inputs)
+    assert inputs.left_out.remarks() == [
+        "3 other files are left out, such as labels.csv.", "1 mask is left out, such as masks/b.png."
+    ]  # fmt: skip
+    for location in (folder / "b.png", folder / "s/*"):
+        inputs = open_inputs(str(location))
+        assert list(inputs.ids) and not inputs.left_out.remarks(), "a file that is named is no other file"
+
+
+def test_a_folder_of_other_files_names_one(folder):
+    (folder / "nothing" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"no image at .* \(1 other file is left out, such as notes.txt\): give a file"):
+        open_inputs(str(folder / "nothing"))
+
+
 def test_a_hidden_folder_may_be_chosen(folder):
     assert below(folder, open_inputs(str(folder / ".trash"))) == [".trash/y.png"]
 
@@ -74,7 +95,7 @@ def test_a_hidden_folder_may_be_chosen(folder):
     ("pattern", "expected"),
     [
         ("*.png", ["b.png"]),
-        ("s/*", ["s/10.png", "s/2.dcm", "s/e.tiff"]),
+        ("s/*", ["s/10.png", "s/2.dcm", "s/e.nii"]),
         ("?/*.png", ["r/x.png", "s/10.png"]),
         ("[ab].*", ["a.JPG", "b.png"]),
         ("**/*.png", ["b.png", "named.png/i.png", "r/x.png", "s/10.png"]),
@@ -101,7 +122,7 @@ def test_ids_are_paths_as_the_user_gave_them(folder, monkeypatch):
     assert open_inputs(".").name == "some_chests"
 
 
-@pytest.mark.parametrize("location", ["", "gone.png", "gone/*.png", "some chests/nothing", "*.bmp", "gone.npz", "*"])
+@pytest.mark.parametrize("location", ["", "gone.png", "gone/*.png", "some chests/nothing", "*.nii", "gone.npz", "*"])
 def test_a_location_without_images_is_refused(folder, monkeypatch, location):
     """A pattern that matches only folders has no images."""
     monkeypatch.chdir(folder.parent)
@@ -131,6 +152,12 @@ def test_an_npz_gives_its_images_by_their_places(tmp_path):
     for image, pixels in zip(seen, [*pictures["test"], *pictures["train"]], strict=True):
         expected = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(image.image, np.asarray(expected))
+
+
+def test_the_name_of_an_npz_is_no_folder(tmp_path):
+    """Without its suffix, it would be the folder around that of the results."""
+    np.savez(tmp_path / "...npz", test_images=drawn(10, 1))
+    assert open_inputs(str(tmp_path / "...npz")).name == "data"
 
 
 def test_an_npz_needs_no_labels(tmp_path):
@@ -207,12 +234,43 @@ def test_a_doubtful_image_is_flagged_and_read(tmp_path, image, flags, suffix):
     assert (seen.image.shape, seen.image.dtype) == ((SIZE, SIZE), np.uint8)
 
 
+def sixteen_bits(brightest):
+    """Make 12 bits in 16, with one pixel that is brighter."""
+    wide = np.asarray(chest(0)).astype(np.uint16) * 16
+    wide[0, 0] = brightest
+    return Image.fromarray(wide)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("brightest", "flags"), [(4095, ()), (20_000, ("dark",)), (9_000, ("dark",)), (65_535, ())])
+def test_sixteen_bits_whose_range_one_pixel_sets_are_flagged(tmp_path, suffix, brightest, flags):
+    """Where a pixel has all 16 bits, there is no guess."""
+    seen = look(put(tmp_path / f"chest.{suffix}", sixteen_bits(brightest)))
+    assert (seen.problem, [flag for flag in seen.flags if flag != "constant"]) == ("", list(flags))
+
+
+@pytest.mark.parametrize(("pixels", "flags"), [(0, ()), (1, ()), (100, ("clipped",))])
+def test_a_marker_far_brighter_than_the_film_is_flagged(tmp_path, pixels, flags):
+    """One dead pixel shows nothing that was not there."""
+    film = np.asarray(chest(0)).astype(np.uint16) * 16
+    film.ravel()[:pixels] = 16_000
+    assert look(dicom_files.write(tmp_path / "x.dcm", film, 14)).flags == flags
+    window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+    assert look(dicom_files.write(tmp_path / "x.dcm", film, 14, **window)).flags == ()
+
+
+def test_a_lateral_film_is_flagged(tmp_path):
+    for view, flags in (("LL", ("lateral",)), ("PA", ())):
+        path = dicom_files.write(tmp_path / "x.dcm", np.asarray(chest(0)), 8, ViewPosition=view)
+        assert look(path).flags == flags
+
+
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
         ("cut short", ""),
         ("empty", "the file is empty"),
-        ("text", "neither JPEG, PNG nor DICOM"),
+        ("text", "neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"),
         ("link to nowhere", "No such file"),
         ("pipe", "a pipe or a device"),
     ],
