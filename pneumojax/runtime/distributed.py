@@ -61,7 +61,7 @@ def join(job: dict[str, Any], seconds: int = JOIN_S) -> None:
     """
     import jax  # not above: what reads images needs none
 
-    if job.get("process_id") == 0:
+    if job.get("process_id") == 0 and "coordinator_address" in job:
         _require_port(int(job["coordinator_address"].rpartition(":")[2]))
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself: see `signals`
     failures = []
@@ -102,7 +102,9 @@ def _require_port(port: int) -> None:
     try:
         socket.create_server(("", port), family=family, dualstack_ipv6=family == socket.AF_INET6).close()
     except OSError as error:
-        raise UserError(f"cannot listen on port {port} ({error.strerror}): choose another in --coordinator") from None
+        raise UserError(
+            f"cannot listen on port {port} ({os.strerror(error.errno or 0)}): choose another in --coordinator"
+        ) from None
 
 
 def _own_devices(job: dict[str, Any]) -> dict[str, Any]:

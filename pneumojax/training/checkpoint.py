@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -120,10 +121,18 @@ def save(manager: Manager, saved: Saved) -> None:
 
 
 def _require_room(folder: epath.Path, saved: Saved) -> None:
-    """Refuse a full disk before writing: TensorStore's message about it is long, and cannot be caught completely."""
+    """Refuse a full disk, or a limit on the size of files, before writing.
+
+    TensorStore's messages about them are long, and cannot be caught completely.
+    """
+    if not is_local(folder):
+        return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves((saved.state, saved.logits)))
-    if is_local(folder) and shutil.disk_usage(folder).free < needed:
+    if shutil.disk_usage(folder).free < needed:
         raise _full_disk(folder, os.strerror(errno.ENOSPC))
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < needed:  # most of it may go into one file
+        raise _full_disk(folder, os.strerror(errno.EFBIG))
 
 
 def _full_disk(folder: epath.Path, reason: str) -> UserError:
