@@ -35,13 +35,14 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path, data: str | None) -> l
     """
     saved = read_config(workdir)
     source = _open(saved, config, data)
-    own = source.location == saved.data.source or run_folder.is_moved(workdir, config, source)
+    unmoved = source.location == saved.data.source
+    own = unmoved or run_folder.is_moved(workdir, config, source)
     place = {"data.source": saved.data.source} | ({"data.labels": saved.data.labels} if own else {})
     config = configs.with_fields(config, place)
     run_folder.refuse_other_settings(workdir, config, ("model.", "seed=", "data.") if own else ("model.",))
     splitting.require_labels(source.records)
     records = run_folder.own_splits(workdir, source) if own else splitting.as_given(source.records)
-    for sentence in remarks_on(source) + (run_folder.changed(workdir, source) if own else []):
+    for sentence in remarks_on(source) + (run_folder.changed(workdir, source) if unmoved else []):
         run_log.console.print(sentence)
     splits = {name: from_source(source, name, records[name], config.model.image_size) for name in records}
     prefix = "" if own else f"{_name_of(workdir, source)}-"

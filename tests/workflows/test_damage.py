@@ -19,7 +19,7 @@ from pneumojax.evaluation import neighbours
 from pneumojax.modes import Command
 from pneumojax.runtime.errors import UserError
 
-CASES = 2 * int(os.environ["FUZZ"]) if "FUZZ" in os.environ else 24
+CASES = 2 * int(os.environ["FUZZ"]) if "FUZZ" in os.environ else 8
 LIMIT_S = 120  # of a case: one that takes longer waits for something
 VALUES = (None, True, -1, 3, 10**30, 1e999, "", "x", "\x1b[31m", "../../precious", [], [[]], {}, {"a": {"b": 1}})
 
