@@ -177,6 +177,16 @@ SPEED = {
         "rows",
         {"commit": "{commit}", "median (95 %)": "{median:.3f} ({low:.3f}-{high:.3f})", "geometric mean": "{mean:.3f}"},
     ),
+    "feeding-parser": Table(
+        "feeding-parser",
+        "rows",
+        {
+            "run": "{run}",
+            "step, ms": "{step_ms:.0f}",
+            "times as long as train-augmented (range)": "{median:.3f} ({min:.3f}-{max:.3f})",
+            "cores of other programs, at most": "{foreign_cores:.2f}",
+        },
+    ),
     "feeding-overlap": Table(
         "feeding_overlap",
         "rows",

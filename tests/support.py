@@ -48,6 +48,13 @@ def draw(path: Path, label: int, number: int) -> None:
     Image.fromarray(phantom.render(5, number, label, 48)[0]).save(path)
 
 
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return the file that Pillow writes of an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 

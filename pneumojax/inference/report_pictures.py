@@ -54,8 +54,8 @@ def _stack(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(images) if images else np.zeros(0, np.uint8)
 
 
-def read(workdir: epath.Path) -> Pictures:
-    """Read the pictures of the run in `workdir`; none where the file is missing or damaged."""
+def read(workdir: epath.Path) -> Pictures | None:
+    """Read the pictures of the run in `workdir`; None where the file is missing or damaged."""
     try:
         with np.load(io.BytesIO((workdir / REPORT_PICTURES).read_bytes()), allow_pickle=False) as arrays:
             details = json.loads(str(arrays["details"]))
@@ -74,5 +74,5 @@ def read(workdir: epath.Path) -> Pictures:
             )
         ]
     except Exception:  # NumPy and zipfile raise many kinds of errors on a damaged file; --mode=evaluate writes it again
-        return Pictures((), ())
+        return None
     return Pictures(samples, errors)

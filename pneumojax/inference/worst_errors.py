@@ -47,7 +47,7 @@ class WorstError(NamedTuple):
 
 
 def worst_errors(evaluation: Evaluation, count: int) -> Integer[np.ndarray, " k"]:
-    """Find at most `count` errors farthest from the stored threshold, on the scale of log-odds.
+    """Find at most `count` errors farthest from the balanced threshold, on the scale of log-odds.
 
     Returns:
       Indices into the split whose evaluation this is (see `results.read`), the worst error first.

@@ -25,7 +25,7 @@ def render(results: Sequence[Result], notice: str | None) -> str:
         tables=every_table(results),
         curves=_curves(groups),
         confusions=[
-            (group_name(name), confusion(group), f"stored thresholds, sum of {counted(len(group), 'run')}")
+            (group_name(name), confusion(group), f"balanced thresholds, sum of {counted(len(group), 'run')}")
             for name, group in groups.items()
         ],
     )

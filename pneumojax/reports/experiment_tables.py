@@ -71,7 +71,7 @@ def _models(results: Sequence[Result]) -> Table:
     ]
     rows.append(("majority baseline", "", "0.5000", "0.5000", f"{majority_accuracy(results):.4f}", "", ""))
     split = results[0].split
-    note = f"At each run's stored threshold. {selection_note(split)}{_SPREAD}"
+    note = f"At each run's balanced threshold. {selection_note(split)}{_SPREAD}"
     return Table(f"Models on {split} (Fig. 8)", note, ("model", "runs", *SCORES.values()), rows)
 
 

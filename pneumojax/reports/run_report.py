@@ -29,7 +29,7 @@ class Slider(NamedTuple):
     """A split's confusion matrix at every threshold from 0 to 1, in `SLIDER_STEPS` steps."""
 
     split: str
-    start: int  # the step nearest to the stored threshold
+    start: int  # the step nearest to the balanced threshold
     positives: dict[str, list[int]]  # "fp" and "tp" at each step; at threshold 0 they are all images of a class
 
     @property
@@ -150,7 +150,7 @@ def _roc(split: str, evaluation: Evaluation) -> figures.Drawing:
         return figures.Drawing(split, f"{caption} No curve: {reason}.")
     points = [
         figures.OperatingPoint(evaluation[f"sensitivity{suffix}"], evaluation[f"specificity{suffix}"], name)
-        for suffix, name in (("", "stored threshold"), ("_at_0.5", "threshold 0.5"))
+        for suffix, name in (("", "balanced threshold"), ("_at_0.5", "threshold 0.5"))
         if None not in (evaluation.get(f"sensitivity{suffix}"), evaluation.get(f"specificity{suffix}"))
     ]
     for sensitivity, specificity, name in points:
@@ -173,9 +173,9 @@ def _reliability(split: str, evaluation: Evaluation) -> figures.Drawing:
 
 
 def _confusions(split: str, evaluation: Evaluation) -> list[tuple[dict[str, int], str, str]]:
-    """Return (counts, split, caption) at the stored threshold and at 0.5."""
+    """Return (counts, split, caption) at the balanced threshold and at 0.5."""
     captions = {
-        "confusion": f"stored threshold {score(evaluation, 'threshold').text}",
+        "confusion": f"balanced threshold {score(evaluation, 'threshold').text}",
         "confusion_at_0.5": "threshold 0.5",
     }
     return [(evaluation[key], split, caption) for key, caption in captions.items() if key in evaluation]

@@ -17,6 +17,7 @@ from pneumojax.inference import report_pictures, worst_errors
 from pneumojax.inference.explainer import explainer
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
+from pneumojax.models.architectures import HEAD_UNITS
 from pneumojax.models.classifier import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
@@ -80,7 +81,7 @@ def evaluate_splits(
         evaluator = forward.Evaluator(trained.model, layout, config.evaluation.batch_size)
         origin = {"source": source.location, "epoch": trained.epoch, "run": configs.identity(workdir).id}
         origin |= {"notice": source.notice} if source.notice else {}
-        index = neighbours.read(workdir) if prefix else None
+        index = neighbours.read(workdir, HEAD_UNITS) if prefix else None
         features, hashed = {}, {name: known_pictures.hashing(split) for name, split in splits.items()}
         for name, split in splits.items():
             with run_log.images_bar(f"evaluate {name}", len(split.ids)) as advance:
@@ -99,15 +100,24 @@ def evaluate_splits(
         if not prefix:
             seen = np.concatenate([known_pictures.complete(hashed[name]) for name in ("train", "val")])
             _write_index_and_pictures(config, workdir, splits, features, seen, trained)
-        _write_report(config, workdir)
+        pictures = report_pictures.read(workdir)
+        if pictures is None:  # a report that 0.1 wrote has pictures, and would lose them
+            run_log.console.print(
+                f"The report lacks these scores: run --mode=evaluate --workdir={workdir} to add them."
+            )
+        else:
+            _write_report(config, workdir, pictures)
 
 
 def _strange(index: neighbours.Index, features: np.ndarray, hashed: known_pictures.Hashing) -> dict[str, int]:
-    """Count the images of another source that the model has seen, and those that are unlike all that it has seen."""
-    return {
-        "known_images": int(known_pictures.known(index.seen, known_pictures.complete(hashed)).sum()),
-        "unlike_training": int((neighbours.ood_scores(index, features) > index.limit).sum()),
-    }
+    """Count the images of another source that the model has seen, and those that are unlike all that it has seen.
+
+    An index that 0.1 wrote does not know what the model has seen.
+    """
+    counts = {"unlike_training": int((neighbours.ood_scores(index, features) > index.limit).sum())}
+    if len(index.seen):
+        counts["known_images"] = int(known_pictures.known(index.seen, known_pictures.complete(hashed)).sum())
+    return counts
 
 
 def _evaluate_corruptions(
@@ -147,10 +157,9 @@ def _write_index_and_pictures(
     report_pictures.write(workdir, report_pictures.Pictures(samples, errors))
 
 
-def _write_report(config: ConfigDict, workdir: epath.Path) -> None:
+def _write_report(config: ConfigDict, workdir: epath.Path, pictures: report_pictures.Pictures) -> None:
     from pneumojax.reports import run_report  # not above: what draws takes half a second to import
 
-    pictures = report_pictures.read(workdir)
     path = run_report.write(
         workdir,
         layer_table=layer_table(create_model(config), config.model.image_size),

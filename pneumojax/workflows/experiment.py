@@ -114,7 +114,7 @@ def _evaluate_ensemble(
     one = evaluations[0][stem]
     stem = run_folder.name_of(workdir, workdirs.EVALUATION, stem, one["source"])
     split = Split(stem, one["ids"], labels, read=_no_images)
-    origin = {name: one[name] for name in ("source", "notice") if name in one}
+    origin = {name: one[name] for name in ("source", "notice", "known_images") if name in one}
     origin |= {"epoch": None, "members": list(names)}
     run_log.console.print(results.describe(stem, results.write(workdir, stem, split, odds, fitted, origin)))
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import dicom_files
 import imagecodecs
 import numpy as np
-from broken_files import CHEST, encoded, raw_png, sealed_png
+from broken_files import CHEST, raw_png, sealed_png
 from PIL import Image
 from pydicom import uid
+from support import encoded
 
 SMALL = np.asarray(CHEST)
 MB = 1_000_000

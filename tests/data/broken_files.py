@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
+from support import encoded
 
 from pneumojax.data.sources import phantom
 
@@ -20,12 +21,6 @@ LONG = int(os.environ.get("FUZZ", 0))  # cases of each kind in the long form
 
 CHEST = Image.fromarray(phantom.render(3, 0, 1, 64)[0])
 MANY, JUNK = 200_000, b'",;\t\r\n\0\xff\xd8\xd9\xef\xbb\xbf\\/.'
-
-
-def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def jpegs(folder):

@@ -27,7 +27,6 @@ from broken_files import (
     bmps,
     dicom_headers,
     dicoms,
-    encoded,
     jpegs,
     mutated,
     names,
@@ -40,6 +39,7 @@ from broken_files import (
     webps,
 )
 from hypothesis import HealthCheck, given, settings
+from support import encoded
 
 from pneumojax.data.audit.findings import examine
 from pneumojax.data.decode.quiet import quiet_decoders

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_files import CHEST, encoded, raw_png, sealed_png
+from broken_files import CHEST, raw_png, sealed_png
 from PIL import Image
+from support import encoded
 from test_fuzz import megabytes
 
 from pneumojax.data.audit.findings import examine
@@ -210,7 +211,7 @@ def test_no_warning_of_a_library_reaches_the_user(root):
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as broken:
             for name in archive.namelist():
                 broken.writestr(name, archive.read(name).replace(old, new))
-    code = "import sys; sys.path.append('tests/data'); from test_hostile import *; read_all(Path(sys.argv[1]))"
+    code = "import sys; sys.path += ['tests', 'tests/data']; from test_hostile import *; read_all(Path(sys.argv[1]))"
     command = [sys.executable, "-W", "always", "-c", code, root]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert not done.stderr

@@ -41,9 +41,9 @@ def test_what_is_written_is_read(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half a file"])
-def test_a_missing_or_damaged_file_has_no_pictures(content, tmp_path):
+def test_a_missing_or_damaged_file_is_none(content, tmp_path):
     path = epath.Path(tmp_path) / REPORT_PICTURES
     if content is not None:
         path.parent.mkdir()
         path.write_bytes(content)
-    assert report_pictures.read(epath.Path(tmp_path)) == ((), ())
+    assert report_pictures.read(epath.Path(tmp_path)) is None

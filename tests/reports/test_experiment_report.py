@@ -92,7 +92,7 @@ def test_the_page_has_every_table_and_figure():
     assert "5 runs (3 combinations of model and recipe), compared on held_out" in page
     assert page.count("<svg") == 2, "one figure for each model"
     assert page.count('<table class="confusion">') == 3
-    assert "<b>M2 &lt;b&gt;&amp;:</b> stored thresholds" in page
+    assert "<b>M2 &lt;b&gt;&amp;:</b> balanced thresholds" in page
     for table in experiment_tables.every_table(results):
         assert f"<h2>{table.title}</h2>" in page
     assert "<td>0.8500 ± 0.0707</td>" in page

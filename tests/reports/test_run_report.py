@@ -185,7 +185,7 @@ def test_every_operating_point_has_its_scores(workdir):
     put(workdir, "val", evaluation(0.9, [0.87, 0.92], **second))
     put(workdir, "test")  # written by an earlier version
     page = page_of(workdir)
-    # Columns: test, val. Groups of rows: at the stored threshold, at 95% sensitivity, at 0.5.
+    # Columns: test, val. Groups of rows: at the balanced threshold, at the sensitive one, at 0.5.
     assert row(page, "Threshold") == [[["0.400"], ["0.400"]], [["–"], ["0.125"]]]
     at_stored, at_sens95, at_half = row(page, "Sensitivity")
     assert at_stored == [["0.900", "0.870–0.930"]] * 2

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 from etils import epath
 from PIL import Image
-from support import ROOT, read_json, read_rows
+from support import ROOT, draw_folder, read_json, read_rows
 
 from pneumojax import modes
 from pneumojax.data.sources import phantom
@@ -65,3 +65,15 @@ def test_it_is_explained_evaluated_and_complete(work, capsys):
     capsys.readouterr()
     assert modes.run("train", Command(workdir=epath.Path(work), overrides=["evaluation.corruptions=true"])) == 0
     assert "This run is complete" in capsys.readouterr().out, "the folder of its corruptions was called shifts"
+
+
+def test_other_images_are_evaluated_and_its_report_keeps_its_pictures(work, tmp_path, capsys):
+    """It kept neither the pictures of its report apart, nor hashes of the images that the model had seen."""
+    page = b"<html>as 0.1 wrote it</html>\n"  # the reference has none, to be small
+    (work / "report").mkdir()
+    (work / workdirs.REPORT).write_bytes(page)
+    draw_folder(tmp_path / "other", "", 3, 3)
+    assert modes.run("evaluate", Command(workdir=epath.Path(work), data=str(tmp_path / "other"))) == 0
+    assert "known_images" not in read_json(work / "evaluation/other-all.json")
+    assert (work / workdirs.REPORT).read_bytes() == page
+    assert f"The report lacks these scores: run --mode=evaluate --workdir={work}" in capsys.readouterr().out

@@ -2,13 +2,19 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 from scipy.special import expit, logit
 from sklearn import metrics as sk
 from support import draw_folder, pneumojax, read_json, read_rows, refused
 
 from pneumojax.evaluation import calibration, corruptions
+from pneumojax.inference.explainer import explainer
+from pneumojax.runtime import config as configs
+from pneumojax.runtime import sharding
+from pneumojax.workflows import run_config, trained_models
 
 SMALL = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
@@ -248,9 +254,22 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     assert {id: float(row["probability"]) for id, row in predicted.items()} == pytest.approx(evaluated, rel=1e-5)
     threshold = read_json(seeded / "work/evaluation/other-all.json")["threshold"]
     assert [float(row["threshold"]) for row in predicted.values()] == pytest.approx([threshold] * 9, rel=1e-6)
-    settings = ("--config.explanation.methods=grad-cam", "--config.explanation.count=2")
+    steps = "--config.explanation.steps=4"
+    settings = ("--config.explanation.methods=integrated-gradients", "--config.explanation.count=1", steps)
     done = pneumojax("--mode=explain", *common, *settings, cwd=seeded)
     assert (done.returncode, done.stderr) == (0, "")
-    ensemble = np.load(seeded / "work/explanations/other/maps.npz")
-    assert ensemble["grad-cam"].shape == (2, 32, 32)
+    work, layout = epath.Path(seeded / "work"), sharding.layout(jax.devices()[:1])
+    config = configs.with_fields(run_config.given(None, work), {"explanation.steps": 4})
+    written = np.load(work / "explanations/other/maps.npz")
+    with jax.set_mesh(layout.mesh):
+        models = trained_models.load_models(config, work, layout)
+        own = [
+            explainer("integrated-gradients", trained.model, config)(trained.variables, written["images"][0])
+            / member.scale
+            for trained, member in zip(models.trained, models.members, strict=True)
+        ]
+    assert np.ptp(own[0] - own[1]) > 0, "two models"
+    np.testing.assert_allclose(
+        written["integrated-gradients"][0], np.mean(own, 0), rtol=1e-3, atol=1e-4 * np.ptp(own[0])
+    )
     assert "holds an experiment: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)

@@ -16,7 +16,7 @@ MAX_ASPECT = 4
 # Measured on 5,232 radiographs of children (Kermany et al.), 48 of them at full size too, and on 800 phantoms.
 MIN_COLOUR = 8.0  # grey levels between channels, mean over the image: grey as RGB has 0, a scan with a tint 13
 MIN_RANGE = 20.0  # grey levels from the 1st to the 99th percentile: radiographs have 84 at least
-MIN_BRIGHT = 140.0  # grey levels of the 99th percentile, where the range was guessed: radiographs have 141 at least
+MIN_BRIGHT = 130.0  # grey levels of the 99th percentile, where the range was guessed: radiographs have 131 at least
 MIN_GUESSED_RANGE = 60.0  # as MIN_RANGE, where the range was chosen by the brightest pixel
 MAX_INVERTED = -1.0  # uprightness: radiographs have 0.4 at least, and 95 of 100 have 2.7 or more
 

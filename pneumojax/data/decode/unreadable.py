@@ -12,9 +12,7 @@ from pneumojax.runtime.errors import one_line
 MAX_PIXELS = 100_000_000  # a radiograph has up to about 20 million; more than this is a decompression bomb
 MAX_FILE_BYTES = 3 * MAX_PIXELS
 MAX_SIDE = 20_000  # px; decoders keep a pointer, or a table, for each row
-MAX_MEMORY = (
-    420_000_000  # bytes that decoding may take, by an estimate from the header: 100 million pixels of 8 bits fit
-)
+MAX_MEMORY = 420_000_000  # bytes that decoding may take by its header: 100 million pixels of 8 bits fit
 MAX_SCANS = 64  # a progressive JPEG has about 10; each further one costs a decoder as much time as the first
 MAX_SCANNED = 2_000_000_000  # pixels times scans of a progressive JPEG: a few seconds
 MAX_PARTS = 200_000  # of a file: each costs microseconds; PNG writers make a chunk of 8 KB, or of one row

@@ -1,6 +1,5 @@
 """TIFF, BMP and WebP, 16 bits of which not all are used, and where each format says how an image is turned."""
 
-import io
 import struct
 import zlib
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from support import encoded
 
 from pneumojax.data.decode import images
 
@@ -16,23 +16,6 @@ RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 GREY = Image.fromarray(RAMP)
 COLOUR = GREY.convert("RGB")
 EVEN = np.linspace(0, 255, 64).reshape(8, 8)
-
-
-def encoded(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Read an encoded image at the given size."""
-
-    def read(content, size=8):
-        (tmp_path / "x").write_bytes(content)
-        return images.read(tmp_path / "x", size)
-
-    return read
 
 
 def of_bits(bits):

@@ -9,30 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from support import encoded
 
 from pneumojax.data.decode import images
 from pneumojax.data.sources import phantom
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "kermany_fullsize"
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-
-
-def encoded(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Read an encoded image, or a PIL image saved as PNG, at the given size."""
-
-    def read(content, size=8, name="x.png"):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else encoded(content))
-        return images.read(path, size)
-
-    return read
 
 
 def png_header(width, height, rest=b""):
