@@ -19,6 +19,7 @@ from pneumojax.runtime.files import expanded
 flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>, or similar.")
+flags.DEFINE_string("model", None, "A trained model: the name of a shipped one, an exported folder, or a workdir.")
 flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where a job has several: see launch/.")
 flags.DEFINE_string("processes", None, "How many the job has; auto: as JAX finds out on Cloud TPUs and clusters.")
@@ -35,7 +36,7 @@ def usage() -> str:
     lines += ["\nusage: pneumojax [--mode=MODE] FLAGS   (also: python -m pneumojax.main)\n", "modes:"]
     lines += [f"  {name:<12}{mode.summary}\n{'':14}--mode={name} {mode.usage}" for name, mode in modes.MODES.items()]
     lines.append("\nflags:")
-    names = ("config", "workdir", "data", "coordinator", "processes", "process", "join_seconds")
+    names = ("config", "workdir", "model", "data", "coordinator", "processes", "process", "join_seconds")
     meanings = {name: FLAGS[name].help for name in names} | {
         "config.FIELD": "A field of the config, such as --config.epochs=20: see --help-config.",
         "help-config": "Every field with its meaning, default and range.",
@@ -110,6 +111,7 @@ def _main(argv: list[str]) -> int:
     command = modes.Command(
         spec=FLAGS.config,
         workdir=None if FLAGS.workdir is None else expanded(FLAGS.workdir),
+        model=FLAGS.model,
         data=FLAGS.data,
         overrides=argv[1:],
         job=distributed.requested(FLAGS.coordinator, FLAGS.processes, FLAGS.process),

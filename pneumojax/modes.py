@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
     spec: str | None = None  # the flag --config
     workdir: epath.Path | None = None
+    model: str | None = None  # a trained one, see `trained_models.locate`
     data: str | None = None
     overrides: Sequence[str] = ()  # of the config, as "field=value"
     job: dict[str, Any] | None = None  # the arguments of `distributed.join`; None where this process is the whole job
@@ -35,6 +36,7 @@ class Mode(NamedTuple):
     usage: str  # its flags, for the help
     run: Callable[[Command], int | None]  # does it, and returns the exit status; None is `ExitStatus.DONE`
     shared: bool = False  # whether several processes of a job can share it
+    takes_model: bool = False  # whether --model can stand for the --workdir of a run
 
 
 def run(mode: str, command: Command) -> int:
@@ -46,12 +48,38 @@ def run(mode: str, command: Command) -> int:
     entry = MODES[mode]
     if command.workdir is not None:
         workdirs.refuse_links(command.workdir)
+    if command.model is not None:
+        command = _with_model(mode, command)
     if mode == "evaluate" and command.spec is None and workdirs.is_experiment(command.workdir):
         entry = _EVALUATE_EXPERIMENT
     if command.job is not None and not entry.shared:
         of_what = " of an experiment" if entry is _EVALUATE_EXPERIMENT else ""
         raise UserError(f"--mode={mode}{of_what} is for one process: start it as one")
     return entry.run(command) or ExitStatus.DONE
+
+
+def _with_model(mode: str, command: Command) -> Command:
+    """Return the command that uses a trained model; where it is a run's, and no other workdir is given, in its workdir.
+
+    Raises:
+      UserError: there is no such model, or this mode takes none.
+    """
+    from pneumojax.inference.bundle import is_bundle
+    from pneumojax.workflows import trained_models
+
+    assert command.model is not None
+    if not MODES[mode].takes_model:
+        named = ", ".join(name for name, entry in MODES.items() if entry.takes_model)
+        raise UserError(f"--mode={mode} takes no --model: it is for {named}")
+    if command.spec is not None:
+        raise UserError("a trained model has its own config: give --model or --config, not both")
+    folder = trained_models.locate(command.model)
+    workdirs.refuse_links(folder)
+    if is_bundle(folder) or command.workdir not in (None, folder):
+        workdir = command.workdir or epath.Path(f"runs/model-{folder.name}")
+        workdirs.refuse_links(workdir)
+        return command._replace(workdir=workdir, model=str(folder))
+    return command._replace(workdir=folder, model=None)
 
 
 @contextmanager
@@ -103,6 +131,22 @@ def _run_config(command: Command, source: str | None = None) -> "ConfigDict":
     return _checked(command, run_config.given(command.spec, command.workdir), source)
 
 
+def _model_config(command: Command) -> "ConfigDict":
+    """Return the config for using a trained model: that of --model, or else of the run."""
+    if command.model is None:
+        return _run_config(command)
+    from pneumojax.workflows import trained_models
+
+    folder = epath.Path(command.model)
+    config = _checked(command, trained_models.config_of(folder))
+    trained_models.refuse_other_model(config, folder)
+    return config
+
+
+def _model_folder(command: Command) -> epath.Path | None:
+    return None if command.model is None else epath.Path(command.model)
+
+
 def _train(command: Command) -> None:
     config = _run_config(command, command.data)
     with _computing(config, command):
@@ -114,6 +158,13 @@ def _train(command: Command) -> None:
 def _evaluate(command: Command) -> None:
     from pneumojax.workflows import run_config
 
+    if command.model is not None:
+        config = _model_config(command)
+        with _computing(config, command):
+            from pneumojax.workflows.evaluate import evaluate_model
+
+            evaluate_model(config, epath.Path(command.model), _run_workdir(command, config), command.data)
+        return
     config = run_config.for_evaluation(run_config.given(command.spec, command.workdir), command.overrides)
     with _computing(config, command):
         from pneumojax.workflows.evaluate import evaluate_run
@@ -129,19 +180,19 @@ def _evaluate_experiment(command: Command) -> None:
 
 
 def _predict(command: Command) -> int:
-    config = _run_config(command)
+    config = _model_config(command)
     with _computing(config, command):
         from pneumojax.workflows.predict import predict_images
 
-        return predict_images(config, _run_workdir(command, config), command.data)
+        return predict_images(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
 def _explain(command: Command) -> None:
-    config = _run_config(command)
+    config = _model_config(command)
     with _computing(config, command):
         from pneumojax.workflows.explain import explain_images
 
-        explain_images(config, _run_workdir(command, config), command.data)
+        explain_images(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
 def _experiment(command: Command) -> None:
@@ -202,10 +253,18 @@ MODES = {
         "train on phantoms or your images, evaluate, and write a report", "--config=m1 [--data=FOLDER]", _train, True
     ),
     "evaluate": Mode(
-        "evaluate a run or an experiment, on its own or other images", "--workdir=RUN [--data=FOLDER]", _evaluate, True
+        "evaluate a run, an experiment or a model, on its own or other images",
+        "--workdir=RUN|--model=MODEL [--data=FOLDER]",
+        _evaluate,
+        True,
+        takes_model=True,
     ),
-    "predict": Mode("predict images without labels", "--workdir=RUN --data=FILES", _predict, True),
-    "explain": Mode("draw where predictions come from", "--workdir=RUN [--data=FILES]", _explain),
+    "predict": Mode(
+        "predict images without labels", "--workdir=RUN|--model=MODEL --data=FILES", _predict, True, takes_model=True
+    ),
+    "explain": Mode(
+        "draw where predictions come from", "--workdir=RUN|--model=MODEL [--data=FILES]", _explain, takes_model=True
+    ),
     "experiment": Mode("train models and recipes on folds, and compare them", "--data=FOLDER", _experiment),
     "audit": Mode("look for what is wrong with images and splits", "--data=FOLDER", _audit),
     "prepare": Mode("write the images into the cache that training reads", "--data=FOLDER", _prepare),

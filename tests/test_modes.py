@@ -20,8 +20,8 @@ def replace(monkeypatch):
     def replace(module, name, result=None):
         calls = []
 
-        def record(*arguments):
-            calls.append(arguments)
+        def record(*arguments, **options):
+            calls.append((*arguments, *options.values()))
             return result
 
         monkeypatch.setattr(module, name, record)
@@ -93,16 +93,16 @@ def test_predict_passes_its_exit_status_on(replace, workdir):
     """Images that cannot be read are no error of the command."""
     calls = replace(predict, "predict_images", ExitStatus.FINDINGS)
     assert modes.run("predict", Command(workdir=workdir, data="films")) == ExitStatus.FINDINGS
-    [(config, used, data)] = calls
-    assert (used, data) == (workdir, "films")
+    [(config, used, data, model)] = calls
+    assert (used, data, model) == (workdir, "films", None)
     assert config.data.source == "phantom", "the run's own, not what is predicted"
 
 
 def test_explain_keeps_the_source_of_the_run(replace, workdir):
     calls = replace(explain, "explain_images")
     assert modes.run("explain", Command(workdir=workdir)) == ExitStatus.DONE
-    [(config, used, data)] = calls
-    assert (config.data.source, used, data) == ("phantom", workdir, None)
+    [(config, used, data, model)] = calls
+    assert (config.data.source, used, data, model) == ("phantom", workdir, None, None)
 
 
 @pytest.mark.parametrize(("spec", "models"), [(None, "m1,m2,m3"), ("m2", "m2"), ("m3:paper", "m3")])

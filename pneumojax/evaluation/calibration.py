@@ -119,9 +119,13 @@ def at_prevalence(calibration: Calibration, prevalence: float) -> Calibration:
     This is Bayes' rule for two populations in which each class looks the same (Saerens, Latinne and Decaestecker,
     "Adjusting the Outputs of a Classifier to New a Priori Probabilities", 2002).
 
+    A prevalence of 0 stands for that of val: nothing changes.
+
     Raises:
       ValueError: the prevalence is out of range.
     """
+    if prevalence == 0:
+        return calibration
     if not 0 < prevalence < 1:
         raise ValueError(f"prevalence must be between 0 and 1, got {prevalence}")
     shift = float(logit(prevalence) - logit(calibration.prevalence))

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Float32
 
 from pneumojax.data.source import CLASSES
 from pneumojax.data.sources.unlabelled import Seen
 from pneumojax.evaluation import known_pictures, metrics, neighbours
 from pneumojax.evaluation.calibration import Calibration
+from pneumojax.inference.trained_model import Member, TrainedModel
 
 UNLIKE = "unlike_training"
 KNOWN = "in_training"  # the model was trained or chosen on this picture
@@ -30,6 +31,9 @@ class Row(NamedTuple):
       ood_score: distance to the training images, in [0, 2]; see `neighbours.ood_scores`.
       flags: reasons not to rely on the prediction: those of `Seen`, "unlike_training" and "in_training".
       error: why the image cannot be read.
+      model: name of the model, such as "m1".
+      version: of PneumoJAX, which read the image and computed the row.
+      digest: of the model's weights and calibration, see `trained_model.digest_of`.
     """
 
     id: str
@@ -41,26 +45,15 @@ class Row(NamedTuple):
     ood_score: float | None = None
     flags: tuple[str, ...] = ()
     error: str | None = None
-
-
-class Member(NamedTuple):
-    """A model whose outputs are scored, alone or with others.
-
-    Attributes:
-      training: the index of its training images.
-      scale: what its logits are divided by before the mean over an ensemble's members: its temperature; 1 for a model
-        alone.
-    """
-
-    training: neighbours.Index
-    scale: float
+    model: str = ""
+    version: str = ""
+    digest: str = ""
 
 
 def rows(
     batch: Sequence[tuple[str, Seen]],
-    outputs: Sequence[tuple[Float[Array, " padded"], Float[Array, "padded features"]]] | None,
-    calibration: Calibration,
-    members: Sequence[Member],
+    outputs: Sequence[tuple[Float[Array | np.ndarray, " padded"], Float[Array | np.ndarray, "padded features"]]] | None,
+    model: TrainedModel,
 ) -> list[Row]:
     """Make the rows of a batch of ids and what was read.
 
@@ -72,23 +65,38 @@ def rows(
     scores = iter(())
     if outputs is not None:
         found = [[np.asarray(part, np.float32)[: len(pictures)] for part in pair] for pair in jax.device_get(outputs)]
-        logits = np.mean([own / member.scale for (own, _), member in zip(found, members, strict=True)], axis=0)
-        p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
-        ood_scores = np.stack(
-            [neighbours.ood_scores(member.training, own) for (_, own), member in zip(found, members, strict=True)]
-        )
-        limits = np.array([[member.training.limit] for member in members])
+        logits, ood_scores, unlike = together(found, model.members)
+        p = metrics.probabilities(logits, model.calibration.temperature, model.calibration.offset)
         hashes = np.stack([known_pictures.hash_of(picture) for picture in pictures])
-        raised = {
-            UNLIKE: (ood_scores > limits).mean(0) > 0.5,
-            KNOWN: known_pictures.known(members[0].training.seen, hashes),  # all saw the same images
-        }
+        raised = {UNLIKE: unlike, KNOWN: known_pictures.known(seen_by(model), hashes)}
         flags = [tuple(flag for flag, of in raised.items() if of[i]) for i in range(len(pictures))]
-        scores = zip(p.tolist(), np.median(ood_scores, axis=0).tolist(), flags, strict=True)
-    return [
-        Row(id, error=seen.problem) if seen.image is None else _row(id, seen, *next(scores), calibration)
+        scores = zip(p.tolist(), ood_scores.tolist(), flags, strict=True)
+    rows = [
+        Row(id, error=seen.problem) if seen.image is None else _row(id, seen, *next(scores), model.calibration)
         for id, seen in batch
     ]
+    return [row._replace(model=model.name, version=model.version, digest=model.digest) for row in rows]
+
+
+def together(
+    outputs: Sequence[Sequence[Float32[np.ndarray, "n ..."]]], members: Sequence[Member]
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Combine each member's logits and features.
+
+    Returns:
+      The mean of the logits, each divided by its member's scale; the median OOD score; and whether more than half of
+      the members find the image unlike their training images.
+    """
+    pairs = list(zip(outputs, members, strict=True))
+    logits = np.mean([logits / member.scale for (logits, _), member in pairs], axis=0)
+    scores = np.stack([neighbours.ood_scores(member.training, features) for (_, features), member in pairs])
+    limits = np.array([[member.training.limit] for member in members])
+    return logits, np.median(scores, axis=0), (scores > limits).mean(0) > 0.5
+
+
+def seen_by(model: TrainedModel) -> known_pictures.Hashes:
+    """Return the hashes of the images that the model was trained or chosen on; all members saw the same."""
+    return model.members[0].training.seen
 
 
 def _row(id: str, seen: Seen, p: float, ood_score: float, flags: tuple[str, ...], calibration: Calibration) -> Row:

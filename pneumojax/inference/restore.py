@@ -18,7 +18,7 @@ class Trained(NamedTuple):
     Attributes:
       model: the module.
       variables: its `{"params": ..., "batch_stats": ...}`.
-      calibration: of its logits, at the config's prevalence.
+      calibration: of its logits, as fitted on val.
       epoch: the epoch after which it was saved.
     """
 
@@ -37,7 +37,4 @@ def load(workdir: epath.Path, config: ConfigDict, layout: sharding.Layout) -> Tr
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
     variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
-    calibration = calibrations.stored(facts["calibration"])
-    if config.evaluation.prevalence:
-        calibration = calibrations.at_prevalence(calibration, config.evaluation.prevalence)
-    return Trained(model, variables, calibration, facts["epoch"])
+    return Trained(model, variables, calibrations.stored(facts["calibration"]), facts["epoch"])

@@ -1,8 +1,11 @@
 """The CNN family as tables of blocks: M1, M2 and M3 (Huynh et al., Figs. 1, 4, 6).
 
-To add a model, add its table to `FAMILY` and a config `configs/<name>.py` that names it.
+To add a model, add its table to `FAMILY` and a config `configs/<name>.py` that names it. A network of your own needs
+neither: the config field `model.blocks` holds its table.
 """
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -25,3 +28,27 @@ FAMILY: dict[str, tuple[Block, ...]] = {
 }
 HEAD_UNITS = 128
 HEAD_DROPOUT = 0.2
+_BLOCK = re.compile(r"\s*(\d{1,4})(?::(0?\.\d{1,4}|0))?\s*")
+MAX_BLOCKS = 12  # a square of 4096 pixels is one after as many
+
+
+def blocks_of(name: str, table: str) -> tuple[Block, ...]:
+    """Return the blocks that `table` lists; where it is empty, those of `FAMILY`.
+
+    A table is "filters:dropout" for each block, such as "32:0, 64:0.1, 128:0.2"; a dropout of 0 may be left out.
+
+    Raises:
+      KeyError: there is neither a table nor a model of this name.
+      ValueError: it is no such table.
+    """
+    if not table:
+        return FAMILY[name]
+    found = [_BLOCK.fullmatch(part) for part in table.split(",")]
+    if len(found) > MAX_BLOCKS or not all(match and int(match[1]) for match in found):
+        raise ValueError(f"{table!r} is no table of at most {MAX_BLOCKS} blocks")
+    return tuple(Block(int(match[1]), float(match[2] or 0)) for match in found if match)
+
+
+def table_of(blocks: Iterable[Block]) -> str:
+    """Return the table that `blocks_of` reads."""
+    return ",".join(f"{block.filters}:{block.dropout:g}" for block in blocks)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32
 from ml_collections import ConfigDict
 
 from pneumojax.models import block_fused, block_operations, block_reference
-from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
+from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block, blocks_of
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 Function = Callable[[jax.Array], jax.Array]
@@ -133,7 +133,8 @@ def create(name: str, **attributes: Any) -> Classifier:
 def create_model(config: ConfigDict) -> Classifier:
     """Create the config's model."""
     c = config.model
-    return create(c.name, batch_norm_momentum=c.batch_norm_momentum, dtype=jnp.dtype(c.dtype))
+    blocks = blocks_of(c.name, c.blocks)
+    return Classifier(blocks, batch_norm_momentum=c.batch_norm_momentum, dtype=jnp.dtype(c.dtype))
 
 
 def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) -> Variables:

@@ -1,4 +1,4 @@
-"""Errors that a user can correct, and the exit statuses of the command line."""
+"""The errors that PneumoJAX raises, and the exit statuses of the command line."""
 
 import difflib
 import enum
@@ -19,11 +19,15 @@ class ExitStatus(enum.IntEnum):
     LOST_PROCESS = 76  # another process of the job ended, or did not come: the same command continues
 
 
-class UserError(Exception):
-    """A mistake that the user can correct: the message is one line that says what is wrong, then what to do."""
+class PneumoJAXError(Exception):
+    """Any error that PneumoJAX reports: the message is one line."""
 
     def __init__(self, message: str):
         super().__init__(one_line(message))
+
+
+class UserError(PneumoJAXError):
+    """A mistake that the user can correct: the message says what is wrong, then what to do."""
 
 
 def one_line(message: str) -> str:

@@ -4,7 +4,7 @@ import errno
 import os
 import resource
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -225,13 +225,19 @@ def _best(manager: Manager, workdir: epath.Path, model: ConfigDict) -> tuple[int
             continue
         if damaged:
             run_log.console.print(f"{damaged[0]}: that of step {step} is used")
-        saved, expected = (f"{m['name']} at {m['image_size']} pixels" for m in (facts["model"], model))
+        saved, expected = (_in_words(one) for one in (facts["model"], model))
         if saved != expected:
             raise UserError(f"{workdir} holds a checkpoint of {saved}, not of {expected}: leave --config out")
         return step, facts
     if damaged:
         raise UserError(f"{damaged[0]}, and there is no other to use: train again in another --workdir")
     raise _nothing(workdir)
+
+
+def _in_words(model: Mapping[str, Any] | ConfigDict) -> str:
+    """Return what distinguishes the checkpoints of models, by the config's fields; 0.1 had no `blocks`."""
+    blocks = f" ({blocks})" if (blocks := model.get("blocks", "")) else ""
+    return f"{model['name']}{blocks} at {model['image_size']} pixels"
 
 
 def _facts(manager: Manager, step: int) -> dict[str, Any]:

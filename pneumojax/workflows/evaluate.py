@@ -13,7 +13,8 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.source import Source, Split, from_source
 from pneumojax.data.sources import open_source
 from pneumojax.evaluation import corruptions, forward, known_pictures, neighbours, results
-from pneumojax.inference import report_pictures, worst_errors
+from pneumojax.evaluation.calibration import Calibration, at_prevalence
+from pneumojax.inference import predictions, report_pictures, worst_errors
 from pneumojax.inference.explainer import explainer
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
@@ -23,10 +24,12 @@ from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import expanded, read_json
 from pneumojax.workflows import run_folder
 from pneumojax.workflows.prepare import remarks_on
 from pneumojax.workflows.run_config import read_config
+from pneumojax.workflows.trained_models import load_model
 
 
 def evaluate_run(config: ConfigDict, workdir: epath.Path, data: str | None) -> list[str]:
@@ -78,6 +81,7 @@ def evaluate_splits(
     layout = sharding.layout()
     with jax.set_mesh(layout.mesh):
         trained = load(workdir, config, layout)
+        calibration = at_prevalence(trained.calibration, config.evaluation.prevalence)
         evaluator = forward.Evaluator(trained.model, layout, config.evaluation.batch_size)
         origin = {"source": source.location, "epoch": trained.epoch, "run": configs.identity(workdir).id}
         origin |= {"notice": source.notice} if source.notice else {}
@@ -90,11 +94,11 @@ def evaluate_splits(
                 if not prefix:
                     (workdir / workdirs.REPORT).unlink(missing_ok=True)  # written last: all before it is done then
                 facts = origin | ({} if index is None else _strange(index, features[name], hashed[name]))
-                written = results.write(workdir, prefix + name, split, logits, trained.calibration, facts)
+                written = results.write(workdir, prefix + name, split, logits, calibration, facts)
                 run_log.console.print(results.describe(prefix + name, written))
         if config.evaluation.corruptions:
             name = splitting.foremost(splits)
-            _evaluate_corruptions(workdir, prefix + name, splits[name], evaluator, trained)
+            _evaluate_corruptions(workdir, prefix + name, splits[name], evaluator, trained, calibration)
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
     if distributed.first():
         if not prefix:
@@ -109,6 +113,45 @@ def evaluate_splits(
             _write_report(config, workdir, pictures)
 
 
+def evaluate_model(config: ConfigDict, folder: epath.Path, workdir: epath.Path, data: str | None) -> list[str]:
+    """Evaluate the model in a folder on a source as it is; write the files of its evaluation into the workdir.
+
+    Return the stems of the files in evaluation/.
+
+    Raises:
+      UserError: there is no data, an image has no label, or the model cannot be loaded.
+    """
+    if data is None:
+        raise UserError("give --data: a folder of images with labels, to evaluate the model on")
+    source = open_source(data, data_settings.source_options(config))
+    splitting.require_labels(source.records)
+    for sentence in remarks_on(source):
+        run_log.console.print(sentence)
+    records = splitting.as_given(source.records)
+    layout = sharding.layout()
+    stems = []
+    with jax.set_mesh(layout.mesh):
+        model = load_model(config, folder, layout)
+        evaluators = [forward.Evaluator(one.model, layout, config.evaluation.batch_size) for one in model.members]
+        origin = {"source": source.location, "epoch": None, "model": model.name, "digest": model.digest}
+        origin |= {"notice": source.notice} if source.notice else {}
+        for name, members in records.items():
+            split = from_source(source, name, members, config.model.image_size)
+            hashed, outputs = known_pictures.hashing(split), []
+            with run_log.images_bar(f"evaluate {name}", len(split.ids) * len(evaluators)) as advance:
+                for evaluator, member in zip(evaluators, model.members, strict=True):
+                    outputs.append(evaluator.outputs(member.variables, hashed.split, after_batch=advance))
+            logits, _, unlike = predictions.together(outputs, model.members)
+            known = known_pictures.known(predictions.seen_by(model), known_pictures.complete(hashed))
+            facts = origin | {"unlike_training": int(unlike.sum()), "known_images": int(known.sum())}
+            stems.append(run_folder.name_of(workdir, workdirs.EVALUATION, f"{source.name}-{name}", source.location))
+            if distributed.first():
+                written = results.write(workdir, stems[-1], split, logits, model.calibration, facts)
+                run_log.console.print(results.describe(stems[-1], written))
+    run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
+    return stems
+
+
 def _strange(index: neighbours.Index, features: np.ndarray, hashed: known_pictures.Hashing) -> dict[str, int]:
     """Count the images of another source that the model has seen, and those that are unlike all that it has seen.
 
@@ -121,13 +164,18 @@ def _strange(index: neighbours.Index, features: np.ndarray, hashed: known_pictur
 
 
 def _evaluate_corruptions(
-    workdir: epath.Path, stem: str, split: Split, evaluator: forward.Evaluator, trained: Trained
+    workdir: epath.Path,
+    stem: str,
+    split: Split,
+    evaluator: forward.Evaluator,
+    trained: Trained,
+    calibration: Calibration,
 ) -> None:
     """Evaluate the split as it is, and under each of `corruptions.CORRUPTIONS`."""
     seen = {corruptions.CLEAN: split}
     seen |= {name: corruptions.corrupted(split, name) for name in corruptions.CORRUPTIONS}
     logits = {name: evaluator.outputs(trained.variables, changed).logits for name, changed in seen.items()}
-    summaries = {name: results.summarize(split.labels, logits[name], trained.calibration) for name in seen}
+    summaries = {name: results.summarize(split.labels, logits[name], calibration) for name in seen}
     run_log.console.print(results.corruptions_table(stem, summaries))
     if distributed.first():
         results.write_corruptions(workdir, stem, summaries)

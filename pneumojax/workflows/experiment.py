@@ -109,8 +109,7 @@ def _evaluate_ensemble(
     workdir: epath.Path, stem: str, evaluations: Sequence[dict], names: Sequence[str], prevalence: float
 ) -> None:
     labels, odds, fitted = comparison.ensemble(evaluations, stem)
-    if prevalence:
-        fitted = calibration.at_prevalence(fitted, prevalence)
+    fitted = calibration.at_prevalence(fitted, prevalence)
     one = evaluations[0][stem]
     stem = run_folder.name_of(workdir, workdirs.EVALUATION, stem, one["source"])
     split = Split(stem, one["ids"], labels, read=_no_images)

@@ -20,10 +20,11 @@ from pneumojax.data.source import read_images
 from pneumojax.data.sources import open_source, phantom
 from pneumojax.data.sources.unlabelled import open_inputs
 from pneumojax.evaluation import forward, metrics, results
+from pneumojax.evaluation.calibration import Calibration
 from pneumojax.inference import faithfulness, worst_errors
 from pneumojax.inference.explainer import Explainer, explainer, methods
 from pneumojax.inference.overlay import overlay, smoothed
-from pneumojax.inference.restore import Trained
+from pneumojax.inference.trained_model import Member
 from pneumojax.models.classifier import init_variables
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import run_log, sharding
@@ -32,8 +33,9 @@ from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import expanded, write_arrays, write_whole, write_whole_bytes
 from pneumojax.runtime.tables import csv_table, markdown_table
 from pneumojax.runtime.wording import counted
+from pneumojax.training import checkpoint
 from pneumojax.workflows import run_folder
-from pneumojax.workflows.trained_models import load_models
+from pneumojax.workflows.trained_models import load_model
 
 LogitsOf = Callable[[np.ndarray], np.ndarray]  # images (k, size, size) uint8 -> (k,)
 
@@ -48,8 +50,12 @@ class Chosen(NamedTuple):
     labels: np.ndarray | None  # (n,); None where nobody knows them
 
 
-def explain_images(config: ConfigDict, workdir: epath.Path, data: str | None) -> None:
-    """Explain the first images at `data`; without it, the worst errors on the run's foremost split.
+def explain_images(
+    config: ConfigDict, workdir: epath.Path, data: str | None, *, model: epath.Path | None = None
+) -> None:
+    """Explain the first images at `data`, by the model in a folder, or else the workdir's.
+
+    Without `data`, explain the worst errors on the foremost split of the workdir's run.
 
     explanations/<name>/ gets a picture of each image and method, the maps in maps.npz, and explained.csv, which lists
     the pictures.
@@ -60,26 +66,30 @@ def explain_images(config: ConfigDict, workdir: epath.Path, data: str | None) ->
       UserError: there is no such method, layer, image or model.
     """
     names = methods(config)
-    if workdirs.is_experiment(workdir) and (data is None or config.explanation.checks):
-        raise UserError(f"{workdir} holds an experiment: give --data, and leave explanation.checks to one of its runs")
-    if not workdirs.is_experiment(workdir) and data is not None and _is_moved_to(config, workdir, data):
+    own_images = model is None and not workdirs.is_experiment(workdir)
+    if not own_images and (data is None or config.explanation.checks):
+        holder = model or workdir
+        raise UserError(
+            f"{holder} holds no single run: give --data, and leave explanation.checks to the --workdir of one"
+        )
+    if own_images and data is not None and _is_moved_to(config, workdir, data):
         config, data = configs.with_fields(config, {"data.source": data}), None
     layout = sharding.layout(jax.local_devices()[:1])
     with jax.set_mesh(layout.mesh):
-        models = load_models(config, workdir, layout)
+        trained = load_model(config, model or workdir, layout)
         chosen = _worst_errors(config, workdir) if data is None else _given(config, data)
         explained = []
-        for trained, member in zip(models.trained, models.members, strict=True):
-            compiled = {name: explainer(name, trained.model, config) for name in names}
-            logits_of = _logits_of(layout, trained)
+        for member in trained.members:
+            compiled = {name: explainer(name, member.model, config) for name in names}
+            logits_of = _logits_of(layout, member)
             logits = np.concatenate([logits_of(image[None]) for image in chosen.images])
-            maps = _maps(compiled, trained, chosen.images)
+            maps = _maps(compiled, member, chosen.images)
             explained.append((logits / member.scale, {name: own / member.scale for name, own in maps.items()}))
             if config.explanation.checks:
-                _check(config, workdir, trained, compiled, logits_of)
+                _check(config, workdir, member, trained.calibration, compiled, logits_of)
     logits = np.mean([own for own, _ in explained], axis=0)
     maps = {name: np.mean([own[name] for _, own in explained], axis=0) for name in names}
-    calibration = models.calibration
+    calibration = trained.calibration
     probabilities = metrics.probabilities(logits, calibration.temperature, calibration.offset)
     folder = _write(workdir, chosen, maps, probabilities)
     run_log.console.print(f"{counted(len(chosen.ids), 'image')} explained by {', '.join(names)}.")
@@ -87,18 +97,18 @@ def explain_images(config: ConfigDict, workdir: epath.Path, data: str | None) ->
     run_log.console.print(f"Written: {folder}")
 
 
-def _logits_of(layout: sharding.Layout, trained: Trained) -> LogitsOf:
-    compute = forward.compile_eval(layout, trained.model)
-    return lambda images: np.asarray(compute(trained.variables, images[..., None])[0])
+def _logits_of(layout: sharding.Layout, member: Member) -> LogitsOf:
+    compute = forward.compile_eval(layout, member.model)
+    return lambda images: np.asarray(compute(member.variables, images[..., None])[0])
 
 
-def _maps(compiled: dict[str, Explainer], trained: Trained, images: np.ndarray) -> dict[str, np.ndarray]:
+def _maps(compiled: dict[str, Explainer], member: Member, images: np.ndarray) -> dict[str, np.ndarray]:
     """Return each method's maps, (n, size, size) float32."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in compiled}
     with run_log.images_bar("explain", len(images) * len(compiled)) as advance:
         for name, method in compiled.items():
             for image in images:
-                found[name].append(method(trained.variables, image))
+                found[name].append(method(member.variables, image))
                 advance(1)
     return {name: np.stack(own) for name, own in found.items()}
 
@@ -174,7 +184,12 @@ def _read_own(config: ConfigDict, workdir: epath.Path, split: str, ids: np.ndarr
 
 
 def _check(
-    config: ConfigDict, workdir: epath.Path, trained: Trained, compiled: dict[str, Explainer], logits_of: LogitsOf
+    config: ConfigDict,
+    workdir: epath.Path,
+    member: Member,
+    calibration: Calibration,
+    compiled: dict[str, Explainer],
+    logits_of: LogitsOf,
 ) -> None:
     """Measure the methods on images of the foremost split that the model predicts correctly; write what they score."""
     split, evaluation = _foremost(workdir)
@@ -185,8 +200,7 @@ def _check(
     if not len(places):
         raise UserError(f"the model predicts no image of {split} correctly: there is nothing to check explanations on")
     ids, images = _read_own(config, workdir, split, evaluation["ids"][places])
-    start = jax.jit(lambda seed: init_variables(trained.model, config.model.image_size, seed))
-    calibration = trained.calibration
+    start = jax.jit(lambda seed: init_variables(member.model, config.model.image_size, seed))
 
     def probabilities_of(batch: np.ndarray) -> np.ndarray:
         return metrics.probabilities(logits_of(batch), calibration.temperature, calibration.offset)
@@ -198,13 +212,14 @@ def _check(
         return drawn(method, start(config.seed + 1 + number), image)
 
     found = faithfulness.check(
-        {name: partial(drawn, method, trained.variables) for name, method in compiled.items()},
+        {name: partial(drawn, method, member.variables) for name, method in compiled.items()},
         {name: partial(untrained, method) for name, method in compiled.items()},
         images,
         probabilities_of,
         _lesions(config, ids, labels[places]),
     )
-    checks = {"split": split, "images": len(ids), "epoch": trained.epoch, "methods": found}
+    epoch = checkpoint.best_facts(workdir, config.model)["epoch"]
+    checks = {"split": split, "images": len(ids), "epoch": epoch, "methods": found}
     write_whole(workdir / workdirs.EXPLANATION_CHECKS, json.dumps(checks, indent=2) + "\n")
     run_log.console.print(markdown_table(*faithfulness.table(checks)))
     run_log.console.print(f"Written: {workdir / workdirs.EXPLANATION_CHECKS}")

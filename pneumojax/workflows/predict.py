@@ -28,7 +28,7 @@ from pneumojax.runtime.signals import deferred
 from pneumojax.runtime.tables import csv_row
 from pneumojax.runtime.wording import counted
 from pneumojax.workflows import run_folder
-from pneumojax.workflows.trained_models import load_models
+from pneumojax.workflows.trained_models import load_model
 
 SHOWN = 20  # rows on the terminal
 
@@ -37,9 +37,14 @@ Outputs = tuple[jax.Array, jax.Array]  # logits and features
 
 
 def predict_images(
-    config: ConfigDict, workdir: epath.Path, data: str | None, after_row: Callable[[Row], None] = lambda row: None
+    config: ConfigDict,
+    workdir: epath.Path,
+    data: str | None,
+    *,
+    model: epath.Path | None = None,
+    after_row: Callable[[Row], None] = lambda row: None,
 ) -> ExitStatus:
-    """Predict every image at `data`, see `unlabelled.open_inputs`.
+    """Predict every image at `data`, see `unlabelled.open_inputs`, by the model in a folder, or else the workdir's.
 
     Rows go to predictions/<name>.csv in the workdir, or where `prediction.output` says: .csv, or .jsonl with a line of
     JSON for each. Each process of a job, and each `prediction.shard`, has its own part of the images and its own file.
@@ -58,13 +63,13 @@ def predict_images(
     inputs = open_inputs(data)
     layout = sharding.layout(jax.local_devices())
     with jax.set_mesh(layout.mesh):
-        models = load_models(config, workdir, layout)
-        evaluators = [Evaluator(one.model, layout, config.evaluation.batch_size) for one in models.trained]
+        trained = load_model(config, model or workdir, layout)
+        evaluators = [Evaluator(member.model, layout, config.evaluation.batch_size) for member in trained.members]
         seen = _look(inputs, shard, config.model.image_size, config.data.workers)
 
         def compute(images: np.ndarray) -> list[Outputs]:
-            pairs = zip(evaluators, models.trained, strict=True)
-            return [evaluator.batch(trained.variables, images) for evaluator, trained in pairs]
+            pairs = zip(evaluators, trained.members, strict=True)
+            return [evaluator.batch(member.variables, images) for evaluator, member in pairs]
 
         batches = _computed(seen, compute, evaluators[0].batch_size)
         output = _output(config, workdir, inputs.name, data, *shard)
@@ -77,14 +82,14 @@ def predict_images(
         ):
             write = _writer(file, output.suffix)
             for batch, outputs in batches:
-                for row in rows(batch, outputs, models.calibration, models.members):
+                for row in rows(batch, outputs, trained):
                     write(row)
                     _show(row, counts)
                     after_row(row)
                 advance(len(batch))
                 if interrupted():
                     raise KeyboardInterrupt  # and leave no part of the rows behind
-    run_log.console.print("\n".join(_summary(counts, models.calibration)))
+    run_log.console.print("\n".join(_summary(counts, trained.calibration)))
     for remark in inputs.left_out.remarks():
         run_log.console.print(one_line(remark))
     run_log.console.print(f"Written: {output}")

@@ -1,37 +1,25 @@
-"""The trained model of a run's workdir, or those of an experiment's, which answer together."""
+"""Trained models wherever they are: shipped with the package, exported, a run's, or those of an experiment's runs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation import comparison, experiment_runs, neighbours, results
-from pneumojax.inference.predictions import Member
-from pneumojax.inference.restore import Trained, load
-from pneumojax.models.architectures import HEAD_UNITS
+from pneumojax.inference import bundle, trained_model
+from pneumojax.inference.restore import load
+from pneumojax.inference.trained_model import Member, TrainedModel
+from pneumojax.models.architectures import HEAD_UNITS, Block, table_of
 from pneumojax.runtime import config as configs
+from pneumojax.runtime import sharding
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import read_text
+from pneumojax.runtime.errors import UserError, unknown
+from pneumojax.runtime.files import expanded, read_text
 from pneumojax.runtime.sharding import Layout
-from pneumojax.workflows import run_folder
+from pneumojax.workflows import run_config, run_folder
 from pneumojax.workflows.run_config import read_config
-
-
-class Models(NamedTuple):
-    """One model, or the members of an ensemble.
-
-    Attributes:
-      trained: the models.
-      members: what turns their outputs into scores.
-      calibration: of the mean log-odds.
-    """
-
-    trained: Sequence[Trained]
-    members: Sequence[Member]
-    calibration: calibrations.Calibration
 
 
 def ensemble_folders(workdir: epath.Path) -> list[epath.Path]:
@@ -63,27 +51,90 @@ def val_evaluations(workdir: epath.Path, folders: Sequence[epath.Path]) -> list[
     return evaluations
 
 
-def load_models(config: ConfigDict, workdir: epath.Path, layout: Layout) -> Models:
-    """Load the model of a run, or every model of an experiment. Call this within the layout's mesh.
+def locate(model: str) -> epath.Path:
+    """Return where the model is that `--model` names: NAME of a shipped one, or an exported folder or a workdir.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = bundle.shipped().get(model) or expanded(model)
+    if bundle.is_bundle(folder) or workdirs.is_run(folder) or workdirs.is_experiment(folder):
+        return folder
+    if folder.exists():
+        raise UserError(f"no model in {model}: give an exported folder, or the workdir of a run")
+    raise unknown("model", model, [*bundle.shipped(), "a folder"])
+
+
+def config_of(folder: epath.Path) -> ConfigDict:
+    """Return the config with which the model in the folder is used: a run's own; of an exported one, the defaults.
+
+    Raises:
+      UserError: there is no model.
+    """
+    if not bundle.is_bundle(folder):
+        return run_config.given(None, folder)
+    description = bundle.describe(folder)
+    network = description["networks"][0]
+    blocks = table_of(Block(**block) for block in network["blocks"])
+    fields = {"name": description["name"], "blocks": blocks, "dtype": network["dtype"]}
+    fields |= {"image_size": description["preprocessing"]["image_size"]}
+    config = configs.load(f"{configs.SHARED}:recommended")
+    return configs.with_fields(config, {f"model.{name}": value for name, value in fields.items()})
+
+
+def refuse_other_model(config: ConfigDict, folder: epath.Path) -> None:
+    """Raise UserError if the config describes another network than that in the folder."""
+    changed = [line for line in configs.differences(config, config_of(folder)) if line.startswith("model.")]
+    if changed:
+        raise UserError(f"the model in {folder} is trained as it is ({'; '.join(changed)}): leave that out")
+
+
+def load_alone(model: str) -> TrainedModel:
+    """Load the model that `locate` finds, calibrated as on val, on this process's own devices.
+
+    Raises:
+      UserError: as `locate` and `load_model`.
+    """
+    folder = locate(model)
+    workdirs.refuse_links(folder)
+    layout = sharding.layout(jax.local_devices())
+    with jax.set_mesh(layout.mesh):
+        loaded = load_model(config_of(folder), folder, layout)
+    members = [member._replace(variables=jax.device_get(member.variables)) for member in loaded.members]
+    return loaded._replace(members=members)
+
+
+def load_model(config: ConfigDict, folder: epath.Path, layout: Layout) -> TrainedModel:
+    """Load the model in the folder; an experiment's runs form an ensemble. Call this within the layout's mesh.
+
+    Probabilities hold at the config's prevalence, or at val's.
 
     Raises:
       UserError: there is none, one is damaged, or the models of an experiment do not form an ensemble.
     """
-    if not workdirs.is_experiment(workdir):
-        run_folder.require_trained(workdir)
-        index = neighbours.read(workdir, HEAD_UNITS)
-        trained = load(workdir, config, layout)
-        return Models([trained], [Member(index, 1.0)], trained.calibration)
+    if bundle.is_bundle(folder):
+        model = bundle.read(folder)
+    elif workdirs.is_experiment(folder):
+        model = _ensemble(config, folder, layout)
+    else:
+        run_folder.require_trained(folder)
+        index = neighbours.read(folder, HEAD_UNITS)
+        trained = load(folder, config, layout)
+        members = [Member(trained.model, trained.variables, index)]
+        model = trained_model.of_members(config.model.name, members, trained.calibration, config.model.image_size)
+    return model._replace(calibration=calibrations.at_prevalence(model.calibration, config.evaluation.prevalence))
+
+
+def _ensemble(config: ConfigDict, workdir: epath.Path, layout: Layout) -> TrainedModel:
     folders = ensemble_folders(workdir)
     fitted = comparison.ensemble(val_evaluations(workdir, folders), "val")[2]
-    if config.evaluation.prevalence:
-        fitted = calibrations.at_prevalence(fitted, config.evaluation.prevalence)
     own = [configs.with_fields(config, {"model": read_config(folder).model}) for folder in folders]
     if len({one.model.image_size for one in own}) > 1:
         raise UserError(f"the runs in {workdir} take images of different sizes: give the --workdir of one of them")
     every = [load(folder, one, layout) for folder, one in zip(folders, own, strict=True)]
     members = [
-        Member(neighbours.read(folder, HEAD_UNITS), trained.calibration.temperature)
+        Member(trained.model, trained.variables, neighbours.read(folder, HEAD_UNITS), trained.calibration.temperature)
         for folder, trained in zip(folders, every, strict=True)
     ]
-    return Models(every, members, fitted)
+    name = "+".join(one.model.name for one in own)
+    return trained_model.of_members(name, members, fitted, own[0].model.image_size)

@@ -12,6 +12,7 @@ from etils import epath
 from PIL import Image
 from support import pneumojax, read_json, read_rows
 
+from pneumojax import __version__
 from pneumojax.evaluation import neighbours
 from pneumojax.inference.predictions import Row
 from pneumojax.runtime import workdir as workdirs
@@ -119,6 +120,8 @@ def test_unreadable_images_have_rows_and_do_not_affect_others(work, whole, chest
     for name in broken:
         assert by_name[name].pop("id") == str(data / name)
         assert by_name[name].pop("error") == "neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"
+        made_by = {by_name[name].pop(key) for key in ("model", "version", "digest")}
+        assert made_by == {whole[0][key] for key in ("model", "version", "digest")} > {"m1", __version__}
         assert set(by_name[name].values()) == {""}
     assert probabilities(by_name[name] for name in sound) == pytest.approx(probabilities(whole[:12]), rel=1e-5)
     assert {by_name[name]["error"] for name in sound} == {""}
@@ -145,7 +148,9 @@ def test_lines_of_json_equal_the_rows(work, whole, chests, tmp_path):
     for line, row in zip(lines, rows, strict=True):
         assert list(line) == list(row)
         assert {name: value for name, value in line.items() if isinstance(value, str)} == {
-            name: row[name] for name in ("id", "decision", "decision_at_sens95", "error") if row[name]
+            name: row[name]
+            for name in ("id", "decision", "decision_at_sens95", "error", "model", "version", "digest")
+            if row[name]
         }
         for name in ("probability", "threshold", "threshold_sens95", "ood_score"):
             assert line[name] == (float(row[name]) if row[name] else None)

@@ -115,6 +115,27 @@ def look(path: Path, size: int) -> Picture:
     return Picture(square, guessed)
 
 
+def from_array(pixels: np.ndarray, size: int, bits: int | None = None, inverted: bool = False) -> Picture:
+    """Make a picture of pixels as a file's would be made.
+
+    Args:
+      pixels: (height, width) uint8 or uint16, grey.
+      size: pixels per side of the square.
+      bits: how many bits of uint16 are used, from 8 to 16; if None, as many as the largest value has.
+      inverted: whether 0 is white, as in DICOM's MONOCHROME1.
+
+    Raises:
+      UnreadableImage: the pixels have another shape or type, or are too many.
+    """
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 2 or not pixels.size:
+        shape = "x".join(map(str, pixels.shape)) or "no axis"
+        raise UnreadableImage(f"an array of {pixels.dtype} of shape {shape}: give (height, width), uint8 or uint16")
+    refuse_large(pixels.shape[1], pixels.shape[0], pixels.itemsize)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    square = resize(grey(image, bits=bits), size)
+    return Picture(255 - square if inverted else square, is_guessed(image, bits))
+
+
 def format_of(head: bytes) -> tuple[str, Format | None]:
     """Recognise a file's format by its first `HEAD` bytes.
 

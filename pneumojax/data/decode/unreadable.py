@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from pneumojax.runtime.errors import one_line
+from pneumojax.runtime.errors import PneumoJAXError
 
 MAX_PIXELS = 100_000_000  # a radiograph has up to about 20 million; more than this is a decompression bomb
 MAX_FILE_BYTES = 3 * MAX_PIXELS
@@ -19,11 +19,8 @@ MAX_PARTS = 200_000  # of a file: each costs microseconds; PNG writers make a ch
 SCAN = b"\xff\xda"  # the marker at the start of a JPEG scan
 
 
-class UnreadableImage(Exception):
-    """The file holds no image that can be decoded; the message is the reason, in one line."""
-
-    def __init__(self, reason: str):
-        super().__init__(one_line(reason))
+class UnreadableImage(PneumoJAXError):
+    """The file holds no image that can be decoded; the message is the reason."""
 
 
 def reason_of(error: Exception) -> str:

@@ -127,6 +127,12 @@ def look_at_file(id: str, size: int) -> Seen:
     return _seen(lambda: images.look(Path(id), size), declared(Path(id)))
 
 
+def look_at_array(pixels: np.ndarray, size: int, bits: int | None = None, inverted: bool = False) -> Seen:
+    """Check an image in memory; the arguments are those of `images.from_array`."""
+    height, width = pixels.shape[:2] if pixels.ndim == 2 else (None, None)
+    return _seen(lambda: images.from_array(pixels, size, bits, inverted), Declared(width=width, height=height))
+
+
 def _look_in(source: Source, id: str, size: int) -> Seen:
     return _seen(lambda: Picture(source.read(Record(id, None, id, WHOLE), size)), Declared())
 

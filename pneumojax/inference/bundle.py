@@ -1,0 +1,174 @@
+"""A trained model in a folder that needs no run: weights as safetensors, and all else as JSON."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from pneumojax import __version__
+from pneumojax.evaluation.calibration import Calibration
+from pneumojax.evaluation.neighbours import Index, K
+from pneumojax.inference.trained_model import Member, TrainedModel, flat, of_members, tensors, variables_of
+from pneumojax.models.architectures import HEAD_UNITS, Block
+from pneumojax.models.block_reference import EPSILON
+from pneumojax.models.classifier import Classifier, init_variables
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import read_json
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "config.json"
+FORMAT = "PneumoJAX model, version 1"
+MAX_BYTES = 1 << 30  # of the weights: ten times those of M3 with their index
+_FEATURES, _SEEN = "training.features", "training.seen"
+
+
+def contents(model: TrainedModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a bundle by name; their calibration is that of val.
+
+    Neither ids nor labels of training images are kept: of them, the features and the hashes serve the flags
+    "unlike_training" and "in_training".
+
+    Args:
+      model: what predicts, calibrated as on val.
+      facts: more JSON values for the description, such as how the model was trained.
+    """
+    arrays: dict[str, np.ndarray] = {_SEEN: model.members[0].training.seen}
+    for prefix, member in _prefixed(model):
+        arrays |= {prefix + name: value for name, value in tensors(member.variables).items()}
+        arrays[prefix + _FEATURES] = member.training.features
+    weights = safetensors.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    files = {"weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()}}
+    description = description_of(model) | files | dict(facts)
+    return {WEIGHTS: weights, DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
+
+
+def description_of(model: TrainedModel) -> dict[str, Any]:
+    """Return what the description of a model's bundle says of the model itself."""
+    networks = [
+        {
+            "prefix": prefix,
+            "scale": member.scale,
+            "ood_limit": member.training.limit,
+            "blocks": [block._asdict() for block in member.model.blocks],
+            "dtype": jnp.dtype(member.model.dtype or jnp.float32).name,
+        }
+        for prefix, member in _prefixed(model)
+    ]
+    return {
+        "format": FORMAT,
+        "name": model.name,
+        "digest": model.digest,
+        "written_by": f"PneumoJAX {__version__}",
+        "preprocessing": {
+            "image_size": model.image_size,
+            "channels": 1,
+            "resize": "bilinear, antialiased, to the square; the aspect ratio is not kept",
+            "scale": "grey levels from 0 to 255, divided by 255",
+        },
+        "networks": networks,
+        "hidden_units": HEAD_UNITS,
+        "batch_norm_epsilon": EPSILON,
+        "calibration": model.calibration._asdict(),
+        "ood_score": f"distance to the {K}th nearest training image, between features of unit length",
+    }
+
+
+def _prefixed(model: TrainedModel) -> list[tuple[str, Member]]:
+    """Return each network with what the names of its tensors begin with: nothing if it is alone."""
+    if len(model.members) == 1:
+        return [("", model.members[0])]
+    return [(f"{number}.", member) for number, member in enumerate(model.members)]
+
+
+def is_bundle(folder: epath.Path) -> bool:
+    """Whether the folder holds a bundle."""
+    return (folder / WEIGHTS).exists()
+
+
+def shipped() -> dict[str, epath.Path]:
+    """Return the folder of each model that comes with the package, by its name."""
+    folder = epath.Path(__file__).parents[1] / "weights"
+    return {path.name: path for path in sorted(folder.glob("*")) if is_bundle(path)}
+
+
+def describe(folder: epath.Path) -> dict[str, Any]:
+    """Read the description of a bundle.
+
+    Raises:
+      UserError: there is none, or it is of another format.
+    """
+    path = folder / DESCRIPTION
+    try:
+        description = read_json(path)
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+    except FileNotFoundError:
+        raise _damaged(path, "it is missing") from None
+    except (RecursionError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    return description
+
+
+def read(folder: epath.Path) -> TrainedModel:
+    """Read the model of a bundle, calibrated as on its val.
+
+    Raises:
+      UserError: a file is missing, damaged, or of another bundle.
+    """
+    description, path = describe(folder), folder / WEIGHTS
+    try:
+        if path.stat().length > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        weights = path.read_bytes()
+        if hashlib.sha256(weights).hexdigest() != description["weights"]["sha256"]:
+            raise ValueError(f"it is not the one that {DESCRIPTION} describes")
+        model = _model(description, safetensors.load(weights))
+    except (ArithmeticError, AttributeError, KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    return model
+
+
+def _damaged(path: epath.Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): export the model again, or bring the file back")
+
+
+def _model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> TrainedModel:
+    """Return the model that a description and its tensors make, or raise an error of many kinds."""
+    size = description["preprocessing"]["image_size"]
+    calibration = Calibration(**{name: float(value) for name, value in description["calibration"].items()})
+    if not np.isfinite(calibration).all() or calibration.temperature <= 0:
+        raise ValueError("its calibration is out of range")
+    members = [_member(network, arrays, size) for network in description["networks"]]
+    model = of_members(str(description["name"]), members, calibration, size)
+    if model.digest != description["digest"]:
+        raise ValueError(f"its digest is {model.digest}, not {description['digest']}")
+    return model
+
+
+def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: int) -> Member:
+    blocks = tuple(Block(int(block["filters"]), float(block["dropout"])) for block in network["blocks"])
+    model = Classifier(blocks, dtype=jnp.dtype(network["dtype"]))
+    prefix = network["prefix"]
+    expected = dict(flat(jax.eval_shape(lambda: init_variables(model, size, 0))))
+    found = {name: arrays[prefix + name] for name in expected}
+    for name, value in found.items():
+        if (value.shape, value.dtype) != (expected[name].shape, np.float32):
+            raise ValueError(f"{prefix}{name} has another shape or type")
+    features = arrays[prefix + _FEATURES]
+    if features.dtype != np.float32 or features.shape[1:] != (HEAD_UNITS,) or not np.isfinite(features).all():
+        raise ValueError(f"{prefix}{_FEATURES} holds no features")
+    count = len(features)
+    ids, labels = np.arange(count).astype(str), np.zeros(count, np.uint8)
+    return Member(
+        model,
+        variables_of(found),
+        Index(ids, labels, features, float(network["ood_limit"]), arrays[_SEEN]),
+        float(network["scale"]),
+    )
