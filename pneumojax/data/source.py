@@ -1,8 +1,10 @@
 """Sources and splits: lists of records, each with a function that reads their images."""
 
+import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -145,10 +147,25 @@ def file_fingerprint(paths: Iterable[Path]) -> str:
 
 
 def read_csv(path: Path, advice: str) -> bytes:
-    """Read the content of a CSV; raise UserError with this advice if it has more than `MAX_CSV_BYTES`."""
-    if path.stat().st_size > MAX_CSV_BYTES:
+    """Read the content of a CSV, also one that is compressed, as PhysioNet has them.
+
+    Raises:
+      UserError: it has more than `MAX_CSV_BYTES`, and the message gives this advice; or it is damaged.
+    """
+    compressed = path.suffix.lower() == ".gz"
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            content = file.read(MAX_CSV_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is no whole gzip file ({error}): bring it back as it was") from None
+    if len(content) > MAX_CSV_BYTES:
         raise UserError(f"{path} is larger than {MAX_CSV_BYTES:,} bytes: {advice}")
-    return path.read_bytes()
+    return content
+
+
+def is_csv(name: str) -> bool:
+    """Return whether a file's name is that of a CSV, perhaps a compressed one."""
+    return name.lower().endswith((".csv", ".csv.gz"))
 
 
 def of_files(location: Path, records: Iterable[Record], fingerprint: str, remarks: Iterable[str] = ()) -> Source:

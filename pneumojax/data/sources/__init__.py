@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pneumojax.data.decode import images
 from pneumojax.data.patients import is_dicom, named_by
-from pneumojax.data.source import CLASSES, DEFAULTS, Options, Source
+from pneumojax.data.source import CLASSES, DEFAULTS, Options, Source, is_csv
 from pneumojax.data.sources import label_table
 from pneumojax.data.sources.chexpert import open_chexpert
 from pneumojax.data.sources.films import open_single, open_unlabelled
@@ -85,6 +85,6 @@ def _open_labelled(root: Path, options: Options) -> Source | None:
 def _lacking(root: Path) -> str:
     """Return what is wrong with the first CSV below a folder; empty if there is none."""
     for found in below(root):
-        if found.name.lower().endswith(".csv"):
+        if is_csv(found.name):
             return label_table.lacking(root / found.name)
     return ""

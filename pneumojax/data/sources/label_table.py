@@ -14,7 +14,9 @@ from pneumojax.data.source import (
     Record,
     Source,
     file_fingerprint,
+    is_csv,
     of_files,
+    read_csv,
 )
 from pneumojax.data.sources.csv_table import Table, joined, parse
 from pneumojax.data.sources.listing import Kind, below, hidden, left_out
@@ -76,7 +78,7 @@ def _lacking(table: Table) -> str:
 
 def _csvs(root: Path) -> list[Path]:
     """List the CSVs in `root`, or else in its folder of annotations, as VinDr-CXR has one."""
-    paths = (path for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv")
+    paths = (path for path in sorted(root.iterdir()) if is_csv(path.name))
     found = [path for path in paths if path.is_file() and not hidden(path.name)]
     annotations = root / "annotations"
     return found or (_csvs(annotations) if annotations.is_dir() else [])
@@ -89,29 +91,41 @@ def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
         if not path.is_file():
             raise UserError(f"no such file: {options.labels}; give the path of a CSV of labels")
         table = parse(path, COLUMNS, max_records)
+        if STUDY in table.titles and table.column(("dicomid",)) is None:
+            others = [other for other in _csvs(path.parent) if other.name != path.name]
+            table = joined([table, *(parse(other, COLUMNS, max_records) for other in others)], "dicomid", STUDY)[0]
         form = form_of(table)
         if form is None:
             raise UserError(f"{_lacking(table)}: rename one of its columns")
-        return read(table, form, options)
+        return _with_splits(root, read(table, form, options))
     readings: list[Reading] = []
-    problems: list[UserError] = []
+    problems: dict[int, UserError] = {}  # by the place of the table's form in `FORMS`
     for table in joined([parse(path, COLUMNS, max_records) for path in _csvs(root)], "dicomid", STUDY):
         if form := form_of(table):
             try:
                 readings.append(read(table, form, options))
             except UserError as error:
-                problems.append(error)
+                problems.setdefault(FORMS.index(form), error)
     own = [reading for reading in readings if not reading.form.name]
     if len(own) > 1:
         names = ", ".join(reading.paths[0].name for reading in own)
         raise UserError(f"{root} holds several CSVs with labels, {names}: choose by --config.data.labels=FILE")
     if own:
         return own[0]
-    if readings:
-        return _merged(readings)
-    if problems:
-        raise problems[0]
-    return None
+    foremost = min((FORMS.index(reading.form) for reading in readings), default=len(FORMS))
+    if problems and min(problems) <= foremost:  # else the tables that count are whole
+        raise problems[min(problems)]
+    return _with_splits(root, _merged(readings)) if readings else None
+
+
+def _with_splits(root: Path, reading: Reading) -> Reading:
+    """Add the splits that a public set's lists of images give."""
+    rows = dict(reading.rows)
+    for name, split in reading.form.lists.items():
+        if (path := root / name).is_file():
+            listed = read_csv(path, "bring back the set's own").decode(errors="replace").split()
+            rows |= {image: rows[image]._replace(split=split) for image in listed if image in rows}
+    return reading._replace(rows=rows)
 
 
 def _merged(readings: Sequence[Reading]) -> Reading:
@@ -123,7 +137,8 @@ def _merged(readings: Sequence[Reading]) -> Reading:
         for name, row in reading.rows.items():
             if rows.setdefault(name, row) != row:
                 raise UserError(
-                    f"{reading.name}: {name!r:.100} conflicts with a row of another CSV: remove one of them"
+                    f"{reading.name}: {name!r:.100} conflicts with a row of another CSV: choose one of them by"
+                    " --config.data.labels=FILE"
                 )
     return first._replace(paths=tuple(path for reading in same for path in reading.paths), rows=rows)
 

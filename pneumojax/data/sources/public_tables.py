@@ -4,7 +4,7 @@ Columns are in small letters and digits, without spaces and punctuation.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pneumojax.data.sources.labels import LABELS, RULES, finding_of, label_of
@@ -20,6 +20,8 @@ STUDY = "studyid"
 
 _COVID = {"covid 19", "sars", "mers cov", "ards", "pneumocystis", "streptococcus", "klebsiella", "legionella", "e coli"}
 _COVID |= {"chlamydophila", "mycoplasma", "influenza", "varicella", "lipoid", "tuberculosis", "no finding"}
+
+_NIH_LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 
 
 class Unclear(Exception):
@@ -38,6 +40,7 @@ class Form(NamedTuple):
       patients: the same for its patient.
       by_rule: whether a label depends on the label rule.
       boxes: whether an image has a row for each of its findings, and is positive if one of them is.
+      lists: file beside the table that lists the images of a split -> that split.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Form(NamedTuple):
     patients: tuple[str, ...] = PATIENT_COLUMNS
     by_rule: bool = True
     boxes: bool = False
+    lists: Mapping[str, str] = {}
 
 
 def _by_rule(rule: str, no_finding: int, pneumonia: int) -> int | None:
@@ -128,7 +132,7 @@ def _covid(text: str, rule: str) -> int | None:
 FORMS = (
     Form("", ("target",), "target", plain, by_rule=False),
     Form("", ("label",), "label", plain, by_rule=False),
-    Form("NIH ChestX-ray14", ("imageindex", "findinglabels"), "findinglabels", _nih, ("imageindex",)),
+    Form("NIH ChestX-ray14", ("imageindex", "findinglabels"), "findinglabels", _nih, ("imageindex",), lists=_NIH_LISTS),
     Form("PadChest", ("imageid", "labels"), "labels", _padchest, ("imageid",)),
     Form("MIMIC-CXR", ("dicomid", "nofinding"), "", finding),
     Form("MIMIC-CXR", ("dicomid", "pneumonia"), "", finding),

@@ -1,6 +1,7 @@
 """The tables of public sets, as they come: labels by each rule, patients, views, splits, and what is left out."""
 
 import csv
+import gzip
 import io
 
 import pytest
@@ -78,6 +79,13 @@ def test_nih(nih):
     )
 
 
+def test_the_lists_of_nih_give_the_splits(nih):
+    """As the set comes: two lists of names beside the table."""
+    (nih / "train_val_list.txt").write_text("00000001_000.png\n00000001_001.png\n00000003_000.png\n")
+    (nih / "test_list.txt").write_text("00000002_000.png\r\n00000002_001.png\r\n00000098_000.png\r\n")
+    assert [record.split for record in opened(nih).records] == ["train", "train", "test", "test", "train"]
+
+
 def test_nih_views(nih):
     source = opened(nih, views="frontal")
     assert [record.id[-16:-4] for record in source.records] == [
@@ -146,6 +154,36 @@ def test_the_tables_of_mimic_are_joined_by_study(tmp_path):
     records = opened(tmp_path).records
     assert [record.split for record in records] == ["train"] * 4 + ["val"] * 2
     assert len({record.patient for record in records}) == 2
+
+
+def test_compressed_tables_are_read(tmp_path):
+    """PhysioNet's are. One that is cut short is named."""
+    test_the_tables_of_mimic_are_joined_by_study(tmp_path)
+    whole = opened(tmp_path).records
+    for path in list(tmp_path.glob("*.csv")):
+        path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert opened(tmp_path).records == whole
+    path = tmp_path / "mimic-cxr-2.0.0-split.csv.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "mimic-cxr-2.0.0-split.csv.gz is no whole gzip file" in refusal(tmp_path)
+
+
+def test_one_of_two_labellers_is_chosen(tmp_path):
+    """MIMIC has the findings of two programs. The chosen one is joined with the lists of images as well."""
+    test_the_tables_of_mimic_are_joined_by_study(tmp_path)
+    write(tmp_path, "mimic-cxr-2.0.0-negbio.csv", "subject_id,study_id,No Finding,Pneumonia", *(
+        (10000000 + n // 2, 50000000 + n, "", "1.0") for n in range(3)
+    ))  # fmt: skip
+    assert "choose one of them by --config.data.labels=FILE" in refusal(tmp_path)
+    chosen = labels(tmp_path, labels=str(tmp_path / "mimic-cxr-2.0.0-negbio.csv"))
+    assert chosen == {"f0": 1, "l0": 1, "f1": 1, "l1": 1, "f2": 1, "l2": 1}
+
+
+def test_a_damaged_table_of_the_same_form_is_not_passed_over(nih):
+    """Another table that can be read would hide it."""
+    write(nih, "Data_Entry_2018.csv", "Image Index,Finding Labels", ("00000001_000.png", ""))
+    assert "Data_Entry_2018.csv, line 2" in refusal(nih)
 
 
 def vindr(root, *votes, name="image_labels_train.csv", folder="train", column="rad_id"):
