@@ -1,0 +1,73 @@
+"""A wrong graph is found and refused, whatever computes it."""
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from random_models import phantoms, random_member, random_model
+
+from pneumojax.export import parity
+from pneumojax.export.onnx_graph import batch_model, film_model
+from pneumojax.runtime.errors import UserError
+
+SIZE = 16
+FILM = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model([random_member("8:0,16:0.1", SIZE, 0)], SIZE)
+
+
+def with_constant(proto, name, change):
+    """Return a copy of a graph in which one constant is changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    [constant] = [constant for constant in copy.graph.initializer if constant.name == name]
+    constant.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(constant)), name))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("constant", "change", "reported"),
+    [
+        ("network.dense_2.bias", lambda value: value + np.float32(1e-3), "logit"),
+        ("network.conv_1.kernel", lambda value: value[:, :, ::-1].copy(), "logit"),
+        ("network.grad_cam.gradients", lambda value: -value, "map"),
+        ("network.ood.training_squares", lambda value: value * np.float32(1.1), "ood score"),
+        ("batch.offset", lambda value: value + np.float32(0.01), "probability"),
+        ("batch.decision.lowest_logit", lambda value: np.float32(-np.inf), "decisions turned"),
+        ("batch.decision_at_sens95.lowest_logit", lambda value: np.float32(np.inf), "decisions turned"),
+        ("resize.across.odd", lambda value: value - 2, "square"),
+    ],
+)
+def test_a_changed_constant_is_found(model, constant, change, reported):
+    """Each kind of difference, whether it is in the graph of films or of batches."""
+    protos = {"film_proto": film_model(model), "batch_proto": batch_model(model)}
+    squares = phantoms(20, SIZE, seed=8)
+    parity.refuse(parity.measure(model, squares=squares, films=[FILM], **protos))
+    for name, proto in protos.items():
+        if constant in {each.name for each in proto.graph.initializer}:
+            changed = protos | {name: with_constant(proto, constant, change)}
+            films = list(squares) if "decision" in constant else [FILM]
+            found = parity.measure(model, squares=squares, films=films, **changed)
+            with pytest.raises(UserError, match=rf"differs from the model in onnxruntime .*{reported} .*allowed"):
+                parity.refuse(found)
+
+
+@pytest.mark.parametrize("name", parity.TOLERANCES)
+def test_what_is_not_a_number_is_refused(name):
+    parity.refuse(dict.fromkeys(parity.TOLERANCES, 0) | {"runtime": "any"})
+    with pytest.raises(UserError, match=name.replace("_", " ")):
+        parity.refuse(dict.fromkeys(parity.TOLERANCES, 0) | {"runtime": "any", name: float("nan")})
+
+
+def test_the_reference_implementation_agrees(model, monkeypatch):
+    """It stands in where ONNX Runtime is not installed."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = parity.measure(model, film_model(model), batch_model(model), phantoms(3, SIZE), [FILM])
+    parity.refuse(found)
+    assert found["runtime"].startswith("onnx.reference ")
+    assert (found["square"], found["squares"], found["films"]) == (0, 3, 1)
