@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -15,10 +14,10 @@ from safetensors import numpy as safetensors
 from pneumojax import __version__
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.neighbours import Index, K
-from pneumojax.inference.trained_model import Member, TrainedModel, flat, of_members, tensors, variables_of
-from pneumojax.models.architectures import HEAD_UNITS, Block
+from pneumojax.inference.trained_model import Member, TrainedModel, of_members, tensors, variables_of
+from pneumojax.models.architectures import HEAD_UNITS, Block, shapes_of
 from pneumojax.models.block_reference import EPSILON
-from pneumojax.models.classifier import Classifier, init_variables
+from pneumojax.models.classifier import Classifier
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import read_json
 
@@ -156,10 +155,10 @@ def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: 
     blocks = tuple(Block(int(block["filters"]), float(block["dropout"])) for block in network["blocks"])
     model = Classifier(blocks, dtype=jnp.dtype(network["dtype"]))
     prefix = network["prefix"]
-    expected = dict(flat(jax.eval_shape(lambda: init_variables(model, size, 0))))
+    expected = shapes_of(blocks, size)
     found = {name: arrays[prefix + name] for name in expected}
     for name, value in found.items():
-        if (value.shape, value.dtype) != (expected[name].shape, np.float32):
+        if (value.shape, value.dtype) != (expected[name], np.float32):
             raise ValueError(f"{prefix}{name} has another shape or type")
     features = arrays[prefix + _FEATURES]
     if features.dtype != np.float32 or features.shape[1:] != (HEAD_UNITS,) or not np.isfinite(features).all():
