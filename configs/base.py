@@ -95,8 +95,12 @@ def recommended() -> ConfigDict:
                 "square_step": 0.065,  # occlusion: distance from one square to the next, as a share of the side
             },
             "prediction": {
-                "output": "",  # file to write; empty: predictions/<name>.csv in the workdir
+                "output": "",  # file to write; -: standard output; empty: predictions/<name>.csv in the workdir
                 "shard": "",  # part of the images to predict, such as 0/4 for the first of 4; empty: one per process
+            },
+            "export": {
+                "formats": "safetensors,onnx,stablehlo",  # formats to write
+                "output": "",  # folder to write; empty: export/ in the workdir
             },
             "experiment": {
                 "models": "",  # configs to train, such as "m1,m2,m3"; empty: that of --config, or all shipped ones

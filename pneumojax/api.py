@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8, UInt16
 
-from pneumojax.data.decode.unreadable import UnreadableImage
+from pneumojax.data.decode.unreadable import UnreadableImage, reason_of
 from pneumojax.data.sources.unlabelled import Seen, look_at_array, look_at_file
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation.forward import eval_step
@@ -22,7 +22,7 @@ from pneumojax.inference.trained_model import Member, TrainedModel
 from pneumojax.models.classifier import Variables
 from pneumojax.runtime import allocator, cache
 from pneumojax.runtime import config as configs
-from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.runtime.files import expanded
 
 Path = str | os.PathLike[str]
@@ -47,12 +47,21 @@ class Map(NamedTuple):
     method: str
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a picture: the map over the film, red for pneumonia and blue against it. The suffix sets the format."""
+        """Write a picture: the map over the film, red for pneumonia and blue against it. The suffix sets the format.
+
+        Raises:
+          UserError: the suffix names no format, or the file cannot be written.
+        """
         from PIL import Image
 
         from pneumojax.inference.overlay import overlay
 
-        Image.fromarray(overlay(self.image, self.values)).save(path)
+        try:
+            Image.fromarray(overlay(self.image, self.values)).save(path)
+        except (OSError, ValueError) as error:  # the latter is Pillow's for a suffix that it does not know
+            raise UserError(
+                f"cannot write {os.fspath(path)} ({reason_of(error)}): give a path such as map.png"
+            ) from None
 
 
 class Model:
@@ -93,10 +102,14 @@ class Model:
           position.
 
         Raises:
-          UserError: something is neither a path nor an array.
+          UserError: something is neither a path nor an array, or `bits` is out of range. An iterator raises it where it
+            comes to the thing.
         """
+        _require_bits(bits)
         if isinstance(films, (str, os.PathLike, np.ndarray)):
             return next(self._rows([films], bits, inverted))
+        if isinstance(films, (bytes, bytearray)) or not isinstance(films, Iterable):
+            raise _no_film(films)
         found = self._rows(films, bits, inverted)
         return list(found) if isinstance(films, Sequence) else found
 
@@ -107,12 +120,13 @@ class Model:
 
         Raises:
           UnreadableImage: the film cannot be read.
-          UserError: there is no such method.
+          UserError: there is no such method, or this is neither a path nor an array.
         """
+        _require_bits(bits)
+        explainers = self._explainers_of(method)
         seen = self._look(film, bits, inverted)
         if seen.image is None:
             raise UnreadableImage(f"{film}: {seen.problem}" if _is_path(film) else seen.problem)
-        explainers = self._explainers_of(method)
         maps = [
             explain(variables, seen.image) / member.scale
             for explain, variables, member in zip(explainers, self._variables, self._trained.members, strict=True)
@@ -151,7 +165,7 @@ class Model:
         if isinstance(film, np.ndarray):
             return look_at_array(film, self._trained.image_size, bits, inverted)
         if not _is_path(film):
-            raise UserError(f"{type(film).__name__} is no film: give a path, or a NumPy array (height, width)")
+            raise _no_film(film)
         return look_at_file(os.fspath(film), self._trained.image_size)
 
     def _outputs(self, images: UInt8[np.ndarray, "n size size 1"]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -171,8 +185,11 @@ class Model:
     def _explainers_of(self, method: str) -> list[Explainer]:
         """Return the method for each member; compile it the first time."""
         if method not in self._explainers:
+            from pneumojax.inference.attribution import METHODS  # not at the top: predicting should start soon
             from pneumojax.inference.explainer import explainer
 
+            if method not in METHODS:
+                raise unknown("method", method, METHODS)
             config = configs.load(f"{configs.SHARED}:recommended")
             config = configs.with_fields(config, {"model.image_size": self._trained.image_size})
             self._explainers[method] = [explainer(method, one.model, config) for one in self._trained.members]
@@ -181,6 +198,15 @@ class Model:
 
 def _is_path(film: object) -> TypeGuard[Path]:
     return isinstance(film, (str, os.PathLike))
+
+
+def _no_film(thing: object) -> UserError:
+    return UserError(f"{type(thing).__name__} is no film: give a path, or a NumPy array (height, width)")
+
+
+def _require_bits(bits: int | None) -> None:
+    if bits is not None and not 8 <= bits <= 16:
+        raise UserError(f"{bits} bits are out of range: give from 8 to 16, or leave that out")
 
 
 def _compiled(member: Member) -> Callable[[Variables, np.ndarray], tuple[jax.Array, jax.Array]]:

@@ -195,6 +195,14 @@ def _explain(command: Command) -> None:
         explain_images(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
+def _export(command: Command) -> None:
+    config = _model_config(command)
+    with _computing(config, command):
+        from pneumojax.workflows.export import export_model
+
+        export_model(config, _run_workdir(command, config), command.data, model=_model_folder(command))
+
+
 def _experiment(command: Command) -> None:
     from pneumojax.runtime import config as configs
     from pneumojax.workflows import run_config
@@ -264,6 +272,12 @@ MODES = {
     ),
     "explain": Mode(
         "draw where predictions come from", "--workdir=RUN|--model=MODEL [--data=FILES]", _explain, takes_model=True
+    ),
+    "export": Mode(
+        "write a trained model into a folder that needs no run",
+        "--workdir=RUN|--model=MODEL [--data=FILES]",
+        _export,
+        takes_model=True,
     ),
     "experiment": Mode("train models and recipes on folds, and compare them", "--data=FOLDER", _experiment),
     "audit": Mode("look for what is wrong with images and splits", "--data=FOLDER", _audit),

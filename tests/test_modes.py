@@ -40,7 +40,7 @@ def workdir(tmp_path):
 
 def test_every_mode_says_what_it_does_and_with_which_flags():
     assert list(modes.MODES) == [
-        "train", "evaluate", "predict", "explain", "experiment", "audit", "prepare", "benchmark",
+        "train", "evaluate", "predict", "explain", "export", "experiment", "audit", "prepare", "benchmark",
     ]  # fmt: skip
     assert all(mode.summary and "--" in mode.usage for mode in modes.MODES.values())
 
@@ -152,7 +152,7 @@ def test_the_config_that_the_others_are_made_of_is_not_one_to_run(mode):
         modes.run(mode, Command(spec="base", data="phantom"))
 
 
-@pytest.mark.parametrize("mode", ["explain", "experiment", "audit", "prepare", "benchmark"])
+@pytest.mark.parametrize("mode", ["explain", "export", "experiment", "audit", "prepare", "benchmark"])
 def test_a_mode_for_one_process_refuses_a_job_of_several(mode):
     with pytest.raises(UserError, match=f"--mode={mode} is for one process"):
         modes.run(mode, Command(spec="m1", data="phantom", job={}))

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit
 
 from pneumojax.evaluation import metrics
 
@@ -68,7 +67,8 @@ def fit_scaling(labels: ArrayLike, logits: ArrayLike) -> tuple[float, float]:
     trains for a prevalence of one half. Labels are smoothed by Platt's rule to (n + 1) / (n + 2) for a class of n
     cases: otherwise the temperature would be zero where the logits separate the classes perfectly.
     """
-    from scipy.optimize import minimize  # not at the top: it is slow to import
+    from scipy.optimize import minimize  # not at the top: they are slow to import
+    from scipy.special import expit
 
     metrics.bce(labels, logits)  # raises if these are no cases
     positive, scores = np.asarray(labels) == 1, np.asarray(logits, np.float64)
@@ -128,6 +128,8 @@ def at_prevalence(calibration: Calibration, prevalence: float) -> Calibration:
         return calibration
     if not 0 < prevalence < 1:
         raise ValueError(f"prevalence must be between 0 and 1, got {prevalence}")
+    from scipy.special import expit, logit  # not at the top: it is slow to import
+
     shift = float(logit(prevalence) - logit(calibration.prevalence))
 
     def shifted(threshold: float) -> float:

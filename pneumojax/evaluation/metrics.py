@@ -8,13 +8,14 @@ that cases are independent.
 """
 
 import math
+import sys
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Integer
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit, ndtri
 
 ECE_BINS = 15
+_LARGEST = math.log(sys.float_info.max)  # whose exponential is finite
 
 Mask = Bool[np.ndarray, " n"]
 Values = Float64[np.ndarray, " n"]
@@ -34,11 +35,22 @@ def probabilities(logits: ArrayLike, temperature: float = 1.0, offset: float = 0
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    return np.asarray(expit(_finite(logits, "logits") / temperature + offset))
+    return _sigmoid(_finite(logits, "logits") / temperature + offset)
+
+
+def _sigmoid(odds: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Compute `scipy.special.expit`, to the last bit; importing that takes as long as importing NumPy."""
+
+    def one(value: float) -> float:
+        return 1 / (1 + (math.exp(-value) if -value <= _LARGEST else math.inf))
+
+    return np.vectorize(one, otypes=[np.float64])(odds)
 
 
 def log_odds(probabilities: ArrayLike) -> Float64[np.ndarray, "..."]:
     """Compute log(p / (1 - p)) of probabilities of any shape; finite also where they are rounded to 0 or 1."""
+    from scipy.special import logit  # not at the top: it is slow to import
+
     tiny = np.finfo(np.float64).eps
     return np.asarray(logit(np.clip(probabilities, tiny, 1 - tiny)))
 
@@ -81,6 +93,8 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
         # at most AUC (1 - AUC) / min(n1, n0) (Birnbaum and Klose 1957), so Wilson's interval for that many trials is
         # conservative.
         return wilson(area * min(n1, n0), min(n1, n0), confidence)
+    from scipy.special import expit, logit  # not at the top: it is slow to import
+
     margin = _z(confidence) * math.sqrt(variance) / (area * (1 - area))
     low, high = expit(logit(area) + np.array([-margin, margin]))
     return float(low), float(high)
@@ -215,6 +229,8 @@ def _count_at_least(values: Values, cuts: Float64[np.ndarray, " m"]) -> tuple[In
 def _z(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    from scipy.special import ndtri  # not at the top: it is slow to import
+
     return float(ndtri((1 + confidence) / 2))
 
 

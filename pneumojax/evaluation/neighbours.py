@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Float32, Integer, Shaped, UInt8
-from scipy.special import bdtrc
 
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import UserError
@@ -92,7 +91,11 @@ def warnings(what: str, n: int, known: int, unlike: int) -> list[str]:
             f"{known:,} of {what} show pictures that the model was trained or chosen on: scores on them are too good."
             " Leave them out."
         )
-    if unlike > 1 and bdtrc(unlike - 1, n, 1 - VAL_SHARE) < 0.001:
+    if unlike <= 1:
+        return found
+    from scipy.special import bdtrc  # not at the top: it is slow to import
+
+    if bdtrc(unlike - 1, n, 1 - VAL_SHARE) < 0.001:
         found.append(
             f"{unlike:,} of {what} are unlike the training images ({unlike / n:.0%}; of val, 1% is): probabilities and"
             " thresholds may not hold here."

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -14,11 +13,11 @@ from safetensors import numpy as safetensors
 
 from pneumojax import __version__
 from pneumojax.evaluation.calibration import Calibration
-from pneumojax.evaluation.neighbours import Index, K
-from pneumojax.inference.trained_model import Member, TrainedModel, flat, of_members, tensors, variables_of
-from pneumojax.models.architectures import HEAD_UNITS, Block
+from pneumojax.evaluation.neighbours import NONE_SEEN, Index, K
+from pneumojax.inference.trained_model import Member, TrainedModel, of_members, tensors, variables_of
+from pneumojax.models.architectures import HEAD_UNITS, Block, shapes_of
 from pneumojax.models.block_reference import EPSILON
-from pneumojax.models.classifier import Classifier, init_variables
+from pneumojax.models.classifier import Classifier
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import read_json
 
@@ -26,6 +25,7 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "config.json"
 FORMAT = "PneumoJAX model, version 1"
 MAX_BYTES = 1 << 30  # of the weights: ten times those of M3 with their index
+MAX_SIDE = 4096  # pixels of the square
 _FEATURES, _SEEN = "training.features", "training.seen"
 
 
@@ -111,7 +111,7 @@ def describe(folder: epath.Path) -> dict[str, Any]:
             raise ValueError(f"its format is not {FORMAT!r}")
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
-    except (RecursionError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise _damaged(path, str(error)) from None
     return description
 
@@ -142,9 +142,14 @@ def _damaged(path: epath.Path, reason: str) -> UserError:
 def _model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> TrainedModel:
     """Return the model that a description and its tensors make, or raise an error of many kinds."""
     size = description["preprocessing"]["image_size"]
+    if type(size) is not int or not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"its image_size is not from 1 to {MAX_SIDE}")
     calibration = Calibration(**{name: float(value) for name, value in description["calibration"].items()})
-    if not np.isfinite(calibration).all() or calibration.temperature <= 0:
+    shares = (calibration.threshold, calibration.threshold_sens95, calibration.prevalence)
+    if not np.isfinite(calibration).all() or calibration.temperature <= 0 or not all(0 <= p <= 1 for p in shares):
         raise ValueError("its calibration is out of range")
+    if not description["networks"]:
+        raise ValueError("it has no network")
     members = [_member(network, arrays, size) for network in description["networks"]]
     model = of_members(str(description["name"]), members, calibration, size)
     if model.digest != description["digest"]:
@@ -154,21 +159,26 @@ def _model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
 
 def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: int) -> Member:
     blocks = tuple(Block(int(block["filters"]), float(block["dropout"])) for block in network["blocks"])
+    if network["dtype"] not in ("float32", "bfloat16"):
+        raise ValueError(f"it computes in {network['dtype']!r}")
     model = Classifier(blocks, dtype=jnp.dtype(network["dtype"]))
     prefix = network["prefix"]
-    expected = dict(flat(jax.eval_shape(lambda: init_variables(model, size, 0))))
+    expected = shapes_of(blocks, size)
     found = {name: arrays[prefix + name] for name in expected}
     for name, value in found.items():
-        if (value.shape, value.dtype) != (expected[name].shape, np.float32):
+        if (value.shape, value.dtype) != (expected[name], np.float32):
             raise ValueError(f"{prefix}{name} has another shape or type")
-    features = arrays[prefix + _FEATURES]
-    if features.dtype != np.float32 or features.shape[1:] != (HEAD_UNITS,) or not np.isfinite(features).all():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{prefix}{name} holds numbers that are not finite")
+    features, seen = arrays[prefix + _FEATURES], arrays[_SEEN]
+    shaped = features.ndim == 2 and len(features) and features.shape[1] == HEAD_UNITS
+    if features.dtype != np.float32 or not shaped or not np.isfinite(features).all():
         raise ValueError(f"{prefix}{_FEATURES} holds no features")
+    if seen.dtype != np.uint8 or seen.ndim != 2 or seen.shape[1:] != NONE_SEEN.shape[1:]:
+        raise ValueError(f"{_SEEN} holds no hashes")
+    scale, limit = float(network["scale"]), float(network["ood_limit"])
+    if not (0 < scale < np.inf and 0 <= limit <= 2.01):
+        raise ValueError("its scale or ood_limit is out of range")
     count = len(features)
     ids, labels = np.arange(count).astype(str), np.zeros(count, np.uint8)
-    return Member(
-        model,
-        variables_of(found),
-        Index(ids, labels, features, float(network["ood_limit"]), arrays[_SEEN]),
-        float(network["scale"]),
-    )
+    return Member(model, variables_of(found), Index(ids, labels, features, limit, seen), scale)

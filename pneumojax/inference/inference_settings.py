@@ -19,12 +19,12 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     for name in ("square", "square_step"):
         yield Rule(f"explanation.{name}", 0 < c[name] <= 1, "above 0 and at most 1")
     yield Rule("explanation.noise", 0 <= c.noise <= 1, "at least 0 and at most 1")
-    yield Rule("prediction.output", _is_output(config.prediction.output), "empty, or end in .csv or .jsonl")
+    yield Rule("prediction.output", _is_output(config.prediction.output), "empty, -, or end in .csv or .jsonl")
     yield Rule("prediction.shard", _is_shard(config.prediction.shard), "empty, or like 0/4")
 
 
 def _is_output(text: str) -> bool:
-    return not text or text.endswith((".csv", ".jsonl"))
+    return text in ("", "-") or text.endswith((".csv", ".jsonl"))
 
 
 def _is_shard(text: str) -> bool:

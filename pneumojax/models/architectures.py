@@ -5,7 +5,7 @@ neither: the config field `model.blocks` holds its table.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -47,6 +47,24 @@ def blocks_of(name: str, table: str) -> tuple[Block, ...]:
     if len(found) > MAX_BLOCKS or not all(match and int(match[1]) for match in found):
         raise ValueError(f"{table!r} is no table of at most {MAX_BLOCKS} blocks")
     return tuple(Block(int(match[1]), float(match[2] or 0)) for match in found if match)
+
+
+def shapes_of(blocks: Sequence[Block], image_size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter and statistic of the network, by names such as "params.conv_1.kernel".
+
+    All are float32. Flax would have to trace the network for them, which takes a third of a second.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels, side = 1, image_size
+    for number, block in enumerate(blocks, start=1):
+        shapes[f"params.conv_{number}.kernel"] = (3, 3, channels, block.filters)
+        channels, side = block.filters, -(-side // 2)
+        names = ("params.conv_{}.bias", "params.batch_norm_{}.scale", "params.batch_norm_{}.bias")
+        names += ("batch_stats.batch_norm_{}.mean", "batch_stats.batch_norm_{}.var")
+        shapes |= {name.format(number): (channels,) for name in names}
+    for number, (inputs, units) in enumerate(((side * side * channels, HEAD_UNITS), (HEAD_UNITS, 1)), start=1):
+        shapes |= {f"params.dense_{number}.kernel": (inputs, units), f"params.dense_{number}.bias": (units,)}
+    return shapes
 
 
 def table_of(blocks: Iterable[Block]) -> str:

@@ -83,17 +83,17 @@ def becoming(path: epath.Path) -> Iterator[epath.Path]:
             os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield unfinished
         if is_local(path):
-            _sync(unfinished)
+            sync(unfinished)
         unfinished.replace(path)
         if is_local(path):
             with suppress(OSError):  # some file systems cannot for folders
-                _sync(path.parent)
+                sync(path.parent)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 
 
-def _sync(path: epath.Path) -> None:
+def sync(path: epath.Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

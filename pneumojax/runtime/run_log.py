@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from etils import epath
 from rich.console import Console
@@ -33,6 +33,11 @@ class _Console(Console):
 
 
 console = _Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def console_on(file: IO[str]) -> Console:
+    """Return a console like `console`, for another stream."""
+    return _Console(file=file, highlight=False, markup=False, soft_wrap=True, quiet=console.quiet)
 
 
 def training_bar() -> Progress:
@@ -70,7 +75,7 @@ def reading_watch() -> Callable[[Iterable[Result], int], Iterator[Result]]:
 
     It prints on the standard output of now, whatever `sys.stdout` is later: TFDS is kept from printing to that.
     """
-    out = _Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, quiet=console.quiet)
+    out = console_on(sys.stdout)
 
     def watch(results: Iterable[Result], total: int) -> Iterator[Result]:
         started = time.perf_counter()

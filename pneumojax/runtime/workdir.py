@@ -27,6 +27,7 @@ NEIGHBOURS = "neighbours.npz"
 PREDICTIONS = "predictions"
 PLACES = "places"  # a file for each name of other images in the folders here: their place
 EXPLANATIONS = "explanations"
+EXPORT = "export"
 EXPLANATION_CHECKS = f"{EXPLANATIONS}/checks.json"
 REPORT = "report/index.html"
 REPORT_PICTURES = "report/pictures.npz"  # what the report shows of the run's own images
@@ -48,7 +49,7 @@ UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 _TOP = (
     CONFIG, SPLITS, FINGERPRINT, REMARKS, UNREADABLE, LOCK, CHECKPOINTS, METRICS, TENSORBOARD, EVALUATION, CORRUPTIONS,
-    NEIGHBOURS, PREDICTIONS, PLACES, EXPLANATIONS, "report", AUDIT, EXPERIMENT, EXPERIMENT_TABLES, BENCHMARK,
+    NEIGHBOURS, PREDICTIONS, PLACES, EXPLANATIONS, EXPORT, "report", AUDIT, EXPERIMENT, EXPERIMENT_TABLES, BENCHMARK,
     BENCHMARK_TABLES,
 )  # fmt: skip
 

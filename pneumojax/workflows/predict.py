@@ -2,16 +2,18 @@
 
 import json
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import IO
 
 import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.parallel import in_parallel
@@ -31,6 +33,7 @@ from pneumojax.workflows import run_folder
 from pneumojax.workflows.trained_models import load_model
 
 SHOWN = 20  # rows on the terminal
+STANDARD_OUTPUT = "-"
 
 Batch = list[tuple[str, Seen]]
 Outputs = tuple[jax.Array, jax.Array]  # logits and features
@@ -46,8 +49,9 @@ def predict_images(
 ) -> ExitStatus:
     """Predict every image at `data`, see `unlabelled.open_inputs`, by the model in a folder, or else the workdir's.
 
-    Rows go to predictions/<name>.csv in the workdir, or where `prediction.output` says: .csv, or .jsonl with a line of
-    JSON for each. Each process of a job, and each `prediction.shard`, has its own part of the images and its own file.
+    Rows go to predictions/<name>.csv in the workdir, or where `prediction.output` says: .csv, .jsonl with a line of
+    JSON for each, or - for CSV on the standard output; all else then goes to the standard error. Each process of a job,
+    and each `prediction.shard`, has its own part of the images and its own file.
     `after_row` is called after each row that is written.
 
     Returns:
@@ -73,26 +77,27 @@ def predict_images(
 
         batches = _computed(seen, compute, evaluators[0].batch_size)
         output = _output(config, workdir, inputs.name, data, *shard)
+        console = run_log.console if output else run_log.console_on(sys.stderr)
         counts: Counter[str] = Counter()
         with (
             deferred() as interrupted,
-            becoming(output) as unfinished,
-            unfinished.open("w", encoding="utf-8") as file,
-            run_log.images_bar("predict", None) as advance,
+            _opened(output) as write_text,
+            run_log.images_bar("predict", None, console) as advance,
         ):
-            write = _writer(file, output.suffix)
+            write = _writer(write_text, output.suffix if output else ".csv")
             for batch, outputs in batches:
                 for row in rows(batch, outputs, trained):
                     write(row)
-                    _show(row, counts)
+                    _show(row, counts, console)
                     after_row(row)
                 advance(len(batch))
                 if interrupted():
-                    raise KeyboardInterrupt  # and leave no part of the rows behind
-    run_log.console.print("\n".join(_summary(counts, trained.calibration)))
+                    raise KeyboardInterrupt  # and leave no part of the rows in a file
+    console.print("\n".join(_summary(counts, trained.calibration)))
     for remark in inputs.left_out.remarks():
-        run_log.console.print(one_line(remark))
-    run_log.console.print(f"Written: {output}")
+        console.print(one_line(remark))
+    if output:
+        console.print(f"Written: {output}")
     return ExitStatus.FINDINGS if counts["unreadable"] else ExitStatus.DONE
 
 
@@ -104,13 +109,35 @@ def _shard(config: ConfigDict) -> tuple[int, int]:
     return part, parts
 
 
-def _output(config: ConfigDict, workdir: epath.Path, name: str, data: str, part: int, parts: int) -> epath.Path:
+def _output(config: ConfigDict, workdir: epath.Path, name: str, data: str, part: int, parts: int) -> epath.Path | None:
+    """Return the file to write; None for the standard output."""
+    if config.prediction.output == STANDARD_OUTPUT:
+        return None
     if config.prediction.output:
         path = expanded(config.prediction.output)
     else:
         name = run_folder.name_of(workdir, workdirs.PREDICTIONS, name, str(expanded(data).resolve()))
         path = workdir / workdirs.PREDICTIONS / f"{name}.csv"
     return path.with_name(f"{path.stem}-{part:05d}-of-{parts:05d}{path.suffix}") if parts > 1 else path
+
+
+@contextmanager
+def _opened(output: epath.Path | None) -> Iterator[Callable[[str], object]]:
+    """Yield a function that writes text, to a file that is whole at the end, or line by line to the standard output."""
+    if output is None:
+        yield _print
+        return
+    with becoming(output) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        yield file.write
+
+
+def _print(text: str) -> None:
+    """Write UTF-8 to the standard output, whatever the terminal's encoding; nothing once its reader has left."""
+    try:
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # such as in `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _look(inputs: Inputs, shard: tuple[int, int], size: int, workers: int) -> Iterator[tuple[str, Seen]]:
@@ -158,29 +185,29 @@ def _batches(seen: Iterable[tuple[str, Seen]], size: int) -> Iterator[Batch]:
         yield batch
 
 
-def _writer(file: IO[str], suffix: str) -> Callable[[Row], object]:
-    """Return a function that writes a row."""
+def _writer(write: Callable[[str], object], suffix: str) -> Callable[[Row], object]:
+    """Return a function that writes a row by `write`."""
 
     def printable(id: str) -> str:  # names may hold bytes that are no UTF-8
         return os.fsencode(id).decode(errors="replace")
 
     if suffix == ".jsonl":
-        return lambda row: file.write(json.dumps(row._replace(id=printable(row.id))._asdict()) + "\n")
-    file.write(csv_row(Row._fields))
-    return lambda row: file.write(csv_row(row._replace(id=printable(row.id), flags=";".join(row.flags))))
+        return lambda row: write(json.dumps(row._replace(id=printable(row.id))._asdict()) + "\n")
+    write(csv_row(Row._fields))
+    return lambda row: write(csv_row(row._replace(id=printable(row.id), flags=";".join(row.flags))))
 
 
-def _show(row: Row, counts: Counter[str]) -> None:
+def _show(row: Row, counts: Counter[str], console: Console) -> None:
     """Count the row; print it if it is one of the first, or has an error."""
     counts["images"] += 1
     counts[row.decision or "unreadable"] += 1
     counts["flagged"] += bool(row.flags)
     counts.update(row.flags)
     if row.error:
-        run_log.console.print(one_line(f"unreadable: {row.id}: {row.error}"))
+        console.print(one_line(f"unreadable: {row.id}: {row.error}"))
     elif counts["images"] <= SHOWN:
         flags = f"  flags: {', '.join(row.flags)}" if row.flags else ""
-        run_log.console.print(f"{row.probability:.3f}  {row.decision:<9}  {one_line(row.id)}{flags}")
+        console.print(f"{row.probability:.3f}  {row.decision:<9}  {one_line(row.id)}{flags}")
 
 
 def _summary(counts: Counter[str], calibration: Calibration) -> Iterator[str]:

@@ -97,9 +97,14 @@ def load_alone(model: str) -> TrainedModel:
     """
     folder = locate(model)
     workdirs.refuse_links(folder)
+    return load_here(config_of(folder), folder)
+
+
+def load_here(config: ConfigDict, folder: epath.Path) -> TrainedModel:
+    """Load the model as `load_model` does, into this process's memory."""
     layout = sharding.layout(jax.local_devices())
     with jax.set_mesh(layout.mesh):
-        loaded = load_model(config_of(folder), folder, layout)
+        loaded = load_model(config, folder, layout)
     members = [member._replace(variables=jax.device_get(member.variables)) for member in loaded.members]
     return loaded._replace(members=members)
 

@@ -30,6 +30,14 @@ def test_probability_one_and_empty_bins_stay_in_range():
     np.testing.assert_array_equal(fraction, [0.0, np.nan, np.nan, 1.0])
 
 
+def test_probabilities_are_scipys_to_the_last_bit():
+    """A stored threshold must part the same cases, whichever of the two computed it."""
+    rng = np.random.default_rng(0)
+    odds = np.concatenate([rng.normal(0, 8, 20_000), rng.uniform(-760, 760, 20_000), [0, -0.0, 1e308, -1e308]])
+    np.testing.assert_array_equal(metrics.probabilities(odds), expit(odds))
+    assert metrics.probabilities(np.zeros((0, 3))).shape == (0, 3)
+
+
 def test_calibration_error_equals_a_loop_over_the_bins():
     labels, logits = with_ties(3, digits=6)
     p, error = expit(logits), 0.0

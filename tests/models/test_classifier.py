@@ -13,7 +13,9 @@ import optax
 import pytest
 from jaxtyping import TypeCheckError
 
+from pneumojax.inference.trained_model import flat
 from pneumojax.models import classifier, summary
+from pneumojax.models.architectures import FAMILY, Block, blocks_of, shapes_of
 
 SIDE = 28
 # Name, type, output shape without the batch, trainable parameters, running statistics (Figs. 1, 4, 6).
@@ -165,6 +167,15 @@ def test_table_has_columns():
     lines = summary.layer_table(classifier.create("m1"), 28).splitlines()
     assert "conv_2 (Conv2D)                     (None, 14, 14, 64)            18,496" in lines
     assert "batch_norm_5 (BatchNormalization)   (None, 2, 2, 256)              1,024" in lines
+
+
+@pytest.mark.parametrize("size", [1, 33, 150])
+@pytest.mark.parametrize("blocks", [*FAMILY.values(), (Block(5, 0.5),), blocks_of("", "8,16:0.1,3")])
+def test_shapes_by_the_table_are_flaxs(blocks, size):
+    """They stand in for a trace where a model is loaded, so that it loads quickly."""
+    variables = jax.eval_shape(lambda: classifier.init_variables(classifier.Classifier(blocks), size, 0))
+    traced = {name: leaf.shape for name, leaf in flat(variables)}
+    assert shapes_of(blocks, size) == traced
 
 
 @family

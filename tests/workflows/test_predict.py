@@ -268,7 +268,7 @@ def test_without_data_the_command_line_is_refused(work, tmp_path):
         ([], "nowhere", "^no image at .*nowhere"),
         (["prediction.shard=2/2"], "test", "'prediction.shard' must be empty, or like 0/4, not '2/2'"),
         (["prediction.shard=0"], "test", "'prediction.shard' must be"),
-        (["prediction.output=out.txt"], "test", "'prediction.output' must be empty, or end in .csv or .jsonl"),
+        (["prediction.output=out.txt"], "test", "'prediction.output' must be empty, -, or end in .csv or .jsonl"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_written(work, chests, overrides, data, message):

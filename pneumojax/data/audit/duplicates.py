@@ -7,8 +7,6 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage, sparse
-from scipy.sparse import csgraph
 
 Item = TypeVar("Item")
 
@@ -24,6 +22,9 @@ MAX_DISTANCE = 32  # bits: copies differ in 20 at most, different pictures in 35
 MIN_LIKENESS = 0.97  # copies reach 0.98 at least, different pictures 0.89 at most, 0.95 at 16 px
 MIN_DETAIL = 2.0  # grey levels: radiographs have 5 at least, uniform grey encoded as JPEG below 1
 
+_SIDE = 16  # frequencies of a hash, in each direction
+_COSINES = 2 * np.cos(np.pi * np.outer(np.arange(_SIDE), 2 * np.arange(THUMBNAIL) + 1) / (2 * THUMBNAIL))
+_NOISE = 1e-3  # grey levels, times `THUMBNAIL` squared: what rounding leaves of a frequency that an image lacks
 BLOCK = 4096  # hashes that are compared with as many others at a time: 64 MiB
 
 
@@ -33,10 +34,14 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hash(image: np.ndarray) -> bytes:
-    """Return 256 bits that copies of an (s, s) uint8 image, s >= 16, nearly share: signs of its lowest frequencies."""
-    low = np.asarray(fft.dctn(_shrink(image)))[:16, :16]
-    low[0, 0] = 0  # the brightness
-    return np.packbits(low > 0).tobytes()
+    """Return 256 bits that copies of an (s, s) uint8 image, s >= 16, nearly share: signs of its lowest frequencies.
+
+    Frequencies are those of the cosine transform (DCT-II) of its thumbnail, without the brightness.
+    """
+    small = _shrink(image).astype(np.float64)
+    low = _COSINES @ (small - small.mean()) @ _COSINES.T
+    low[0, 0] = 0
+    return np.packbits(low > _NOISE).tobytes()
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
@@ -56,6 +61,9 @@ def components(count: int, pairs: np.ndarray) -> list[int]:
     """Return the connected component of each of `count` nodes of a graph with the edges `pairs`, (k, 2) int."""
     if not len(pairs):
         return list(range(count))
+    from scipy import sparse  # not at the top: they are slow to import, and predicting needs the hash alone
+    from scipy.sparse import csgraph
+
     first, second = pairs.T
     graph = sparse.coo_array((np.ones(len(pairs), bool), (first, second)), shape=(count, count))
     return csgraph.connected_components(graph, directed=False)[1].tolist()
@@ -101,6 +109,8 @@ def _detail(thumbnail: np.ndarray) -> np.ndarray:
     What all radiographs share, a bright middle between dark lungs, is subtracted. Contrast is evened out, so that a
     frame or a letter burnt into many images does not outweigh the anatomy.
     """
+    from scipy import ndimage  # not at the top: it is slow to import
+
     thumbnail = thumbnail.astype(np.float32)
     detail = thumbnail - ndimage.gaussian_filter(thumbnail, 1.5, mode="nearest")
     if detail.std() < MIN_DETAIL:

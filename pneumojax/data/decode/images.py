@@ -87,6 +87,16 @@ def read(path: Path, size: int) -> np.ndarray:
 
 def look(path: Path, size: int) -> Picture:
     """Read an image file as `read` does, and say what was uncertain."""
+    return _decoded(path, size)
+
+
+def whole(path: Path) -> np.ndarray:
+    """Decode an image file at its full size, (height, width) uint8, grey and upright. Errors are those of `read`."""
+    return _decoded(path, None).square
+
+
+def _decoded(path: Path, size: int | None) -> Picture:
+    """Return what `look` returns; without a size, all pixels, which are no square."""
     # Not `Image.open`, which has a limit of its own.
     try:
         with open_file(path) as file:
@@ -96,14 +106,14 @@ def look(path: Path, size: int) -> Picture:
                 from pneumojax.data.decode import dicom  # importing pydicom takes a second
 
                 image = dicom.decode(path)
-                return Picture(resize(grey(image, bits=16), size), clipped=image.info.get(CLIPPED, False))
+                return Picture(_resized(grey(image, bits=16), size), clipped=image.info.get(CLIPPED, False))
             if known is None:
                 raise UnreadableImage(f"neither {KNOWN} nor DICOM" if head else "the file is empty")
             found = stripped_of(file, known)
             image = opened(found, known)
-            box = _scale_down(image, size)
+            box = None if size is None else _scale_down(image, size)
             image.load()
-            square = resize(grey(image, bits=found.bits), size, box)
+            square = _resized(grey(image, bits=found.bits), size, box)
             guessed = is_guessed(image, found.bits)
     except UnreadableImage:
         raise
@@ -113,6 +123,10 @@ def look(path: Path, size: int) -> Picture:
     square = 255 - square if found.inverted else square
     square = square if turn is None else np.asarray(Image.fromarray(square).transpose(turn))
     return Picture(square, guessed)
+
+
+def _resized(image: Image.Image, size: int | None, box: Box | None = None) -> np.ndarray:
+    return np.asarray(image) if size is None else resize(image, size, box)
 
 
 def from_array(pixels: np.ndarray, size: int, bits: int | None = None, inverted: bool = False) -> Picture:

@@ -11,7 +11,6 @@ from pneumojax.data.sources.films import open_single, open_unlabelled
 from pneumojax.data.sources.folders import open_folders, subfolders
 from pneumojax.data.sources.listing import below
 from pneumojax.data.sources.npz import open_npz
-from pneumojax.data.sources.phantom import open_phantom
 from pneumojax.runtime.errors import UserError
 
 
@@ -28,13 +27,13 @@ def open_source(location: str, options: Options = DEFAULTS, labelled: bool = Tru
       UserError: there is nothing there, or nothing that is recognised.
     """
     if location == "phantom" and not options.patient_pattern:
-        return open_phantom()
+        return _phantoms()
     return named_by(_open(location, options, labelled), options.patient_pattern)
 
 
 def _open(location: str, options: Options, labelled: bool) -> Source:
     if location == "phantom":
-        return open_phantom()
+        return _phantoms()
     if location.startswith("tfds:"):
         from pneumojax.data.sources.tfds_dataset import open_tfds  # it imports TensorFlow
 
@@ -52,6 +51,12 @@ def _open(location: str, options: Options, labelled: bool) -> Source:
         raise UserError(f"the name of {location!r} is not UTF-8, or the locale is not: rename it") from None
     except (OSError, RuntimeError) as error:  # such as no permission, or no such home as in ~nobody
         raise UserError(f"cannot open {location}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _phantoms() -> Source:
+    from pneumojax.data.sources.phantom import open_phantom  # it imports SciPy, which takes as long as NumPy
+
+    return open_phantom()
 
 
 def _open_file(path: Path) -> Source:

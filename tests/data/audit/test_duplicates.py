@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import fft
 
 from pneumojax.data.audit import duplicates
 from pneumojax.data.audit.duplicates import identical, near_equal, perceptual_hash, thumbnail
@@ -44,6 +45,17 @@ COPIES = {
     "less contrast": lambda image: contrast(image, 0.95),
     "all at once": lambda image: encoded(contrast(scaled(image, 0.7, 0.7), 1.05), 50),
 }
+
+
+def test_a_hash_is_that_of_scipys_transform(phantoms):
+    """A run's index holds hashes that SciPy's cosine transform made before."""
+    rng = np.random.default_rng(0)
+    flat = [np.full((60, 60), level, np.uint8) for level in (0, 7, 128, 255)]
+    for image in [*map(np.asarray, phantoms), *rng.integers(0, 256, (20, 60, 60), np.uint8), *flat]:
+        small = Image.fromarray(image).convert("F").resize((32, 32), Image.Resampling.BOX)
+        low = np.asarray(fft.dctn(np.asarray(small)))[:16, :16]
+        low[0, 0] = 0
+        assert perceptual_hash(image) == np.packbits(low > 0).tobytes()
 
 
 def groups(squares, **options):
