@@ -98,6 +98,9 @@ def recommended() -> ConfigDict:
                 "output": "",  # file to write; empty: predictions/<name>.csv in the workdir
                 "shard": "",  # part of the images to predict, such as 0/4 for the first of 4; empty: one per process
             },
+            "export": {
+                "about": ""  # TOML or JSON file with what the model card cannot know, such as licenses; empty: none
+            },
             "experiment": {
                 "models": "",  # configs to train, such as "m1,m2,m3"; empty: that of --config, or all shipped ones
                 "recipes": "recommended,notebook,paper",  # recipes, also with changed fields, such as paper+epochs=20

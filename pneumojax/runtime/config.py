@@ -25,11 +25,11 @@ from pneumojax.runtime.workdir import CONFIG
 
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
-    r"(benchmark|checkpoint|evaluation|experiment|explanation|prediction)\."
+    r"(benchmark|checkpoint|evaluation|experiment|explanation|export|prediction)\."
     r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|on_error|resident|workers)"
 )
 # Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
-LOCAL = ("data.beam_options", "data.beam_runner", "data.cache_dir", "prediction.output")
+LOCAL = ("data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "prediction.output")
 _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
 # Fields with an effect that 0.1 did not have: what they would have said then.
 _ADDED = {"data.patient_pattern": "", "model.blocks": ""}
@@ -294,6 +294,20 @@ def read(path: epath.Path) -> ConfigDict:
         elif not _WITHOUT_EFFECT.match(field):
             raise UserError(f"{path} lacks {field}, on which results depend: {advice}")
     return with_fields(config, values)
+
+
+def effective(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config that `write` wrote on which its run's results depend, by dotted name.
+
+    Where the images lie is left out, since it says nothing about them and much about the machine.
+    """
+    flat = _flat(dict(saved), "")
+    hidden = (*LOCAL, "data.source", "data.labels")
+    return {
+        field: value
+        for field, value in sorted(flat.items())
+        if not (_WITHOUT_EFFECT.match(field) or field in hidden or field.startswith(f"{IDENTITY}."))
+    }
 
 
 def _flat(tree: Any, prefix: str) -> dict[str, Any]:
