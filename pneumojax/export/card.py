@@ -101,10 +101,14 @@ def majority_class(evaluation: Evaluation) -> str:
     return "pneumonia" if 2 * evaluation.get("positives", 0) >= evaluation.get("n", 0) else "normal"
 
 
-def beats_majority(evaluation: Evaluation) -> bool:
-    """Whether the interval of the accuracy lies above that of always answering with the larger class."""
+def against_majority(evaluation: Evaluation) -> str:
+    """Return how the accuracy's interval compares with the accuracy of always answering with the larger class."""
     ends, majority = evaluation.get("accuracy_ci"), evaluation.get("majority_accuracy")
-    return bool(ends) and is_number(majority) and majority < ends[0]
+    if not ends or not is_number(majority):
+        return "not compared with"
+    return (
+        "better than" if majority < ends[0] else "worse than" if ends[1] < majority else "not shown to be better than"
+    )
 
 
 @functools.cache
@@ -124,7 +128,7 @@ def _environment() -> jinja2.Environment:
         claim=checklists.CLAIM,
         tripod=checklists.TRIPOD_AI,
         answers=checklists.answers,
-        beats_majority=beats_majority,
+        against_majority=against_majority,
         majority_class=majority_class,
         metric=metric,
         share=share,
