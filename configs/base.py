@@ -101,6 +101,7 @@ def recommended() -> ConfigDict:
             "export": {
                 "formats": "safetensors,onnx,stablehlo",  # formats to write
                 "output": "",  # folder to write; empty: export/ in the workdir
+                "about": "",  # TOML or JSON file with what the model card cannot know, such as licenses; empty: none
             },
             "experiment": {
                 "models": "",  # configs to train, such as "m1,m2,m3"; empty: that of --config, or all shipped ones

@@ -32,9 +32,14 @@ class UserError(PneumoJAXError):
 
 def one_line(message: str) -> str:
     """Return the message on one line that is safe to print: line breaks and control characters are escaped."""
-    shown = "".join(char if _is_printable(char) else ascii(char)[1:-1] for char in message)
+    shown = printable(message)
     half = (MAX_LINE - len(" ... ")) // 2
     return shown if len(shown) <= MAX_LINE else f"{shown[:half]} ... {shown[-half:]}"
+
+
+def printable(text: str) -> str:
+    """Return the text in full, on one line: line breaks and control characters are escaped."""
+    return "".join(char if _is_printable(char) else ascii(char)[1:-1] for char in text)
 
 
 def _is_printable(char: str) -> bool:

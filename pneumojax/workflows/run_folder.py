@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 
 from etils import epath
@@ -16,6 +16,7 @@ from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError, one_line
 from pneumojax.runtime.files import claim as claim_file
 from pneumojax.runtime.files import is_local, locked, read_text, write_whole
+from pneumojax.runtime.tables import read_csv_table
 from pneumojax.workflows.prepare import content_of
 from pneumojax.workflows.run_config import read_config
 
@@ -110,6 +111,25 @@ def composition(workdir: epath.Path) -> dict[str, dict]:
     except ValueError:
         return {}
     return {name: splitting.composition(labels[name]) for name in sorted(labels, key=splitting.importance)}
+
+
+def labels_by_site(workdir: epath.Path, sites: Collection[str]) -> dict[str, dict[str, list[int]]]:
+    """Read the labels of the run's splits, the foremost first, by site: split -> site -> labels.
+
+    Ids of several sites start with "<site>/", one of `sites`. If any id does not, there is one site, "". Nothing is
+    read of a damaged table.
+    """
+    try:
+        rows = [(id, int(label), split) for id, label, split in read_csv_table(_splits_table(workdir) or "")[1:]]
+    except ValueError:
+        return {}
+    named = bool(sites) and all(id.partition("/")[0] in sites for id, _, _ in rows)
+    labels: dict[str, dict[str, list[int]]] = {}
+    for id, label, split in rows:
+        if split:
+            site = id.partition("/")[0] if named else ""
+            labels.setdefault(split, {}).setdefault(site, []).append(label)
+    return {split: labels[split] for split in sorted(labels, key=splitting.importance)}
 
 
 def remarks(workdir: epath.Path) -> list[str]:

@@ -342,12 +342,9 @@ def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
     path = epath.Path(tmp_path) / "config.json"
     values = dict.fromkeys(configs.LOCAL, "elsewhere.csv")
     assert set(values) == {
-        "data.beam_options",
-        "data.beam_runner",
-        "data.cache_dir",
-        "export.output",
+        "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output",
         "prediction.output",
-    }
+    }  # fmt: skip
     configs.write(configs.with_fields(configs.load("m1"), values), path)
     assert "elsewhere" not in path.read_text()
     tree = json.loads(path.read_text())
