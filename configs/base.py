@@ -53,7 +53,7 @@ def recommended() -> ConfigDict:
                 "noise": 0.03,  # largest standard deviation of added noise, on the scale from 0 to 1
             },
             "data": {
-                "source": "phantom",  # a folder, an .npz file, tfds:NAME or phantom; --data sets this
+                "source": "phantom",  # folder, .npz file, tfds:NAME, phantom, or sites NAME=PLACE,...; --data sets it
                 "label_rule": "abnormal",  # rule from a table's findings to labels; abnormal: 1 without "No Finding"
                 "views": "all",  # which views to use, where a table of findings names them
                 "labels": "",  # CSV with the labels of a folder of DICOM or other files; empty: find it in the folder

@@ -34,12 +34,14 @@ class Record(NamedTuple):
       patient: images of one patient must stay in one split. It is the image's id where nothing tells the patient. It is
         never written to any file.
       split: "train", "val", "test" or `WHOLE`.
+      site: where the image is from, by the name that the user gave the site; empty where there is one unnamed site.
     """
 
     id: str
     label: int | None
     patient: str
     split: str
+    site: str = ""
 
 
 class Options(NamedTuple):
@@ -66,6 +68,7 @@ class Source(NamedTuple):
       root: the folder in which a record's id is the path of its file; None where images are not files.
       notice: what every output made from this source must say, if anything.
       remarks: what the user must know about how labels and images were chosen, in sentences.
+      parts: (name, source without records) of each named site; empty for a single unnamed one.
     """
 
     name: str
@@ -76,6 +79,13 @@ class Source(NamedTuple):
     root: Path | None = None
     notice: str | None = None
     remarks: tuple[str, ...] = ()
+    parts: tuple[tuple[str, "Source"], ...] = ()
+
+    def file_of(self, record: Record) -> Path | None:
+        """Return the path of a record's image; None where images are not files."""
+        if part := dict(self.parts).get(record.site):
+            return part.file_of(within_site(record))
+        return None if self.root is None else self.root / record.id
 
 
 class Split(NamedTuple):
@@ -127,6 +137,11 @@ class UnreadableImages(UserError):
     def __init__(self, message: str, reasons: Mapping[str, str]):
         super().__init__(message)
         self.reasons = reasons
+
+
+def within_site(record: Record) -> Record:
+    """Return a record of a named site as the site's own source has it."""
+    return record._replace(id=record.id.removeprefix(f"{record.site}/"), site="")
 
 
 def name_of(location: str) -> str:

@@ -145,8 +145,8 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
 
     A missing val is carved from train, and on request a test split or folds; images are held out before that.
     A val split with fewer than `MIN_PER_CLASS` images of either class becomes `val_given`: it is evaluated, but no
-    model is chosen by it. Carving keeps each patient's images together, takes the same share of either class, and
-    depends only on the patients' names and the seed. `require_trainable` must accept the records.
+    model is chosen by it. Carving keeps each patient's images together, takes the same share of either class at each
+    site, and depends only on the patients' names and the seed. `require_trainable` must accept the records.
 
     Raises:
       UserError: train or a carved split would have one class only.
@@ -175,6 +175,8 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
             _require_both_classes(name, splits[name], advice)
             _require_both_classes("train", splits["train"], advice)
             notes.append(_carving_note(name, splits[name], grouping))
+    if missing := sorted({record.site for record in splits["train"]} - {record.site for record in splits["val"]}):
+        notes.append(f"val has no image of {' and '.join(missing)}: the model is not chosen by that site.")
     return splits, notes
 
 
@@ -218,9 +220,14 @@ def _fold(records: Sequence[Record], folds: int, fold: int) -> set[str]:
 
 
 def _strata(records: Sequence[Record]) -> list[dict[str, int]]:
-    """Return patient -> number of images, for the patients without and for those with a positive image."""
+    """Return patient -> number of images, for each site's patients without and for those with a positive image."""
     images, positive = Counter(r.patient for r in records), {r.patient for r in records if r.label}
-    return [{name: n for name, n in images.items() if (name in positive) == sick} for sick in (False, True)]
+    sites = {r.patient: r.site for r in reversed(records)}  # copies of a picture can tie patients of several sites
+    return [
+        {name: n for name, n in images.items() if (sites[name], name in positive) == (site, sick)}
+        for site in sorted(set(sites.values()))
+        for sick in (False, True)
+    ]
 
 
 def _carve(records: Sequence[Record], share: float, salt: str) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
