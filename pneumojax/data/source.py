@@ -35,6 +35,8 @@ class Record(NamedTuple):
         never written to any file.
       split: "train", "val", "test" or `WHOLE`.
       site: where the image is from, by the name that the user gave the site; empty where there is one unnamed site.
+      metadata: (column, value) of what a CSV tells besides the label, such as ("view", "PA"); no value is empty.
+      weight: of the label in training, in [0, 1]. An image with less than 1 judges no model, one with 0 is left out.
     """
 
     id: str
@@ -42,6 +44,8 @@ class Record(NamedTuple):
     patient: str
     split: str
     site: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    weight: float = 1.0
 
 
 class Options(NamedTuple):
@@ -51,6 +55,7 @@ class Options(NamedTuple):
     views: str = "all"
     labels: str = ""
     patient_pattern: str = ""
+    columns: str = ""
 
 
 DEFAULTS = Options()
@@ -96,12 +101,14 @@ class Split(NamedTuple):
       ids: (n,) str.
       labels: (n,) uint8, 1 is pneumonia.
       read: indices (k,) int -> images (k, size, size, 1) uint8.
+      weights: (n,) float64, of the labels in training; None if all are 1.
     """
 
     name: str
     ids: np.ndarray
     labels: np.ndarray
     read: Callable[[np.ndarray], np.ndarray]
+    weights: np.ndarray | None = None
 
 
 class Prepared(NamedTuple):
@@ -185,7 +192,9 @@ def from_source(source: Source, name: str, records: Sequence[Record], size: int)
 def split_of(name: str, records: Sequence[Record], read: Callable[[np.ndarray], np.ndarray]) -> Split:
     """Return the split of `records`, in their order."""
     ids = np.array([record.id for record in records])
-    return Split(name, ids, np.array([record.label for record in records], np.uint8), read)
+    weights = np.array([record.weight for record in records])
+    labels = np.array([record.label for record in records], np.uint8)
+    return Split(name, ids, labels, read, None if (weights == 1).all() else weights)
 
 
 def read_images(source: Source, records: Sequence[Record], size: int) -> np.ndarray:

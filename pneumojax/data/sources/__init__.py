@@ -12,6 +12,7 @@ from pneumojax.data.sources.chexpert import open_chexpert
 from pneumojax.data.sources.films import open_single, open_unlabelled
 from pneumojax.data.sources.folders import open_folders, subfolders
 from pneumojax.data.sources.listing import below
+from pneumojax.data.sources.metadata import described
 from pneumojax.data.sources.npz import open_npz
 from pneumojax.data.sources.phantom import open_phantom
 from pneumojax.runtime.errors import UserError
@@ -92,7 +93,7 @@ def _open_folder(root: Path, options: Options, labelled: bool) -> Source:
             f"{root} holds no images in folders named {' and '.join(CLASSES)}, with or without train, val, test above,"
             f" and no CSV with ids and labels{lacking and f' ({lacking})'}: arrange it in one of these ways"
         )
-    return source
+    return described(source, options)
 
 
 def _open_labelled(root: Path, options: Options) -> Source | None:

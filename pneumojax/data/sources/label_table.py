@@ -17,7 +17,7 @@ from pneumojax.data.source import (
     of_files,
 )
 from pneumojax.data.sources.csv_table import Table, joined, parse
-from pneumojax.data.sources.listing import Kind, below, hidden, left_out
+from pneumojax.data.sources.listing import Kind, below, csvs_in, left_out
 from pneumojax.data.sources.matching import Files, may_be_equal
 from pneumojax.data.sources.public_tables import COLUMNS, FORMS, ID_COLUMNS, LABEL_COLUMNS, STUDY
 from pneumojax.data.sources.table_rows import Reading, Row, form_of, read
@@ -74,14 +74,6 @@ def _lacking(table: Table) -> str:
     return f"{table.path} has none of the columns {', '.join(columns)}"
 
 
-def _csvs(root: Path) -> list[Path]:
-    """List the CSVs in `root`, or else in its folder of annotations, as VinDr-CXR has one."""
-    paths = (path for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv")
-    found = [path for path in paths if path.is_file() and not hidden(path.name)]
-    annotations = root / "annotations"
-    return found or (_csvs(annotations) if annotations.is_dir() else [])
-
-
 def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
     """Read the CSV that counts: the user's choice, one of people's own form, or those of a public set."""
     if options.labels:
@@ -95,7 +87,7 @@ def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
         return read(table, form, options)
     readings: list[Reading] = []
     problems: list[UserError] = []
-    for table in joined([parse(path, COLUMNS, max_records) for path in _csvs(root)], "dicomid", STUDY):
+    for table in joined([parse(path, COLUMNS, max_records) for path in csvs_in(root)], "dicomid", STUDY):
         if form := form_of(table):
             try:
                 readings.append(read(table, form, options))

@@ -101,6 +101,14 @@ def is_mask(path: str) -> bool:
     return any(map(_MASK.fullmatch, os.path.splitext(path)[0].split("/")))
 
 
+def csvs_in(root: Path) -> list[Path]:
+    """List the CSVs in `root`, or else in its folder of annotations, as VinDr-CXR has one."""
+    paths = (path for path in sorted(root.iterdir()) if path.suffix.lower() == ".csv")
+    found = [path for path in paths if path.is_file() and not hidden(path.name)]
+    annotations = root / "annotations"
+    return found or (csvs_in(annotations) if annotations.is_dir() else [])
+
+
 def refuse_other_encodings(root: Path, names: Iterable[str]) -> None:
     """Raise UserError if a file's name cannot be written down as text."""
     for name in names:
