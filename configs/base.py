@@ -53,11 +53,14 @@ def recommended() -> ConfigDict:
                 "noise": 0.03,  # largest standard deviation of added noise, on the scale from 0 to 1
             },
             "data": {
-                "source": "phantom",  # a folder, an .npz file, tfds:NAME or phantom; --data sets this
+                "source": "phantom",  # folder, .npz file, tfds:NAME, phantom, or sites NAME=PLACE,...; --data sets it
                 "label_rule": "abnormal",  # rule from a table's findings to labels; abnormal: 1 without "No Finding"
                 "views": "all",  # which views to use, where a table of findings names them
                 "labels": "",  # CSV with the labels of a folder of DICOM or other files; empty: find it in the folder
                 "patient_pattern": "",  # pattern whose first group in an image's id is its patient; empty: known names
+                "columns": "view,age,sex,read_by",  # columns of CSVs by which evaluations are divided into groups
+                "trust": "",  # weights of labels by who gave them, such as text=0.3,box=1; others weigh 1
+                "trust_column": "read_by",  # column of a CSV whose values data.trust names
                 "subset": "all",  # how many images of the train split to use, drawn by split_seed
                 "on_error": "fail",  # unreadable images before training; fail: stop; skip: leave them out
                 "allow_leakage": False,  # train even if a patient or picture is in several of the given splits

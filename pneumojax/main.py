@@ -20,7 +20,9 @@ flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
 flags.DEFINE_string("config", None, "A name (m1), a name and recipe (m1:paper), or a path to a Python file.")
 flags.DEFINE_string("workdir", None, "The folder of the run; default: runs/<config>-<recipe>-<source>, or similar.")
 flags.DEFINE_string("model", None, "A trained model: the name of a shipped one, an exported folder, or a workdir.")
-flags.DEFINE_string("data", None, "A folder, an .npz file, tfds:NAME, or phantom.")
+flags.DEFINE_string(
+    "data", None, "A folder, an .npz file, tfds:NAME, or phantom; or several sites, as NAME=PLACE,NAME=PLACE."
+)
 flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where a job has several: see launch/.")
 flags.DEFINE_string("processes", None, "How many the job has; auto: as JAX finds out on Cloud TPUs and clusters.")
 flags.DEFINE_integer("process", None, "Which of them this is, from 0.")

@@ -112,7 +112,7 @@ def _checked(command: Command, config: "ConfigDict", source: str | None = None) 
 
 def _workdir(command: Command, start: str, config: "ConfigDict") -> epath.Path:
     """Return the command's workdir; by default one whose name begins with `start`."""
-    from pneumojax.data.source import name_of
+    from pneumojax.data.sources.sites import name_of
 
     if command.workdir is not None:
         return command.workdir

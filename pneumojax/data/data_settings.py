@@ -1,11 +1,12 @@
 """The config's section on data: how to read a source, how to divide train, how many images to draw."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
-from pneumojax.data.source import Options
+from pneumojax.data import trust
+from pneumojax.data.source import Options, Record
 from pneumojax.data.sources import labels
 from pneumojax.data.splits import PAPERS_SUBSET, Carving
 from pneumojax.runtime.config import Rule
@@ -29,6 +30,10 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     short = len(c.patient_pattern) <= 1000
     rule = "a regular expression of at most 1,000 characters"
     yield Rule("data.patient_pattern", short and _is_pattern(c.patient_pattern), rule)
+    yield Rule("data.columns", len(c.columns) <= 1000, "names of columns with commas between them")
+    trusted = not c.trust or bool(trust.FORM.fullmatch(c.trust))
+    yield Rule("data.trust", trusted, "VALUE=WEIGHT,... with weights from 0 to 1, such as text=0.3,box=1")
+    yield Rule("data.trust_column", bool(re.fullmatch(r"[^,]*\w[^,]*", c.trust_column)), "the name of a column")
     yield Rule("data.val_fraction", 0 < c.val_fraction < 1, "above 0 and below 1")
     yield Rule("data.test_fraction", 0 <= c.test_fraction < 1 - c.val_fraction, "at least 0, and below 1 with val")
 
@@ -43,7 +48,13 @@ def _is_pattern(text: str) -> bool:
 
 def source_options(config: ConfigDict) -> Options:
     """Return how to read the source."""
-    return Options(**{name: config.data[name] for name in Options._fields})
+    options = Options(**{name: config.data[name] for name in Options._fields})
+    return options._replace(columns=f"{options.columns},{config.data.trust_column}") if config.data.trust else options
+
+
+def weighted(config: ConfigDict, records: Sequence[Record]) -> tuple[Record, ...]:
+    """Return the records with the weights that `data.trust` gives them."""
+    return trust.weighted(records, trust.weights_in(config.data.trust), config.data.trust_column)
 
 
 def carving(config: ConfigDict) -> Carving:

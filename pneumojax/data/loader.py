@@ -8,7 +8,8 @@ import numpy as np
 from pneumojax.data.source import Split
 from pneumojax.data.tensorflow_import import import_tensorflow
 
-Batch = tuple[np.ndarray, np.ndarray]  # images (rows, size, size, 1) uint8, labels (rows,) uint8
+# Images (rows, size, size, 1) uint8 and labels (rows,) uint8; where images have weights, also those, (rows,) float32.
+Batch = tuple[np.ndarray, ...]
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -35,8 +36,19 @@ def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-def feed(split: Split, *, batch_size: int, seed: int, first_step: int, last_step: int, rows: slice) -> Iterator[Batch]:
+def feed(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    rows: slice,
+    weights: np.ndarray | None = None,
+) -> Iterator[Batch]:
     """Yield this process's `rows` of the job's batches from `first_step` to before `last_step`, read ahead by tf.data.
+
+    `weights` are those of the split's images, (n,) float32, if there are any.
 
     Raises:
       Exception: whatever `split.read` raised, instead of the first batch that could not be read.
@@ -47,15 +59,15 @@ def feed(split: Split, *, batch_size: int, seed: int, first_step: int, last_step
     def load(step: np.ndarray) -> Batch:
         indices = batch_indices(int(step), examples=len(split.ids), batch_size=batch_size, seed=seed)[rows]
         try:
-            return split.read(indices), split.labels[indices]
+            arrays = (split.labels,) if weights is None else (split.labels, weights)
+            return split.read(indices), *(array[indices] for array in arrays)
         except Exception as error:
             failures.append(error)
             raise
 
+    kinds = (tf.uint8, tf.uint8) if weights is None else (tf.uint8, tf.uint8, tf.float32)
     batches = tf.data.Dataset.range(first_step, last_step).map(
-        lambda step: tf.numpy_function(load, [step], (tf.uint8, tf.uint8)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        lambda step: tf.numpy_function(load, [step], kinds), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return _unwrapped(batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(), failures, tf.errors.OpError)
 

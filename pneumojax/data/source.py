@@ -36,12 +36,18 @@ class Record(NamedTuple):
       patient: images of one patient must stay in one split. It is the image's id where nothing tells the patient. It is
         never written to any file.
       split: "train", "val", "test" or `WHOLE`.
+      site: where the image is from, by the name that the user gave the site; empty where there is one unnamed site.
+      metadata: (column, value) of what a CSV tells besides the label, such as ("view", "PA"); no value is empty.
+      weight: of the label in training, in [0, 1]. An image with less than 1 judges no model, one with 0 is left out.
     """
 
     id: str
     label: int | None
     patient: str
     split: str
+    site: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    weight: float = 1.0
 
 
 class Options(NamedTuple):
@@ -51,6 +57,7 @@ class Options(NamedTuple):
     views: str = "all"
     labels: str = ""
     patient_pattern: str = ""
+    columns: str = ""
 
 
 DEFAULTS = Options()
@@ -68,6 +75,7 @@ class Source(NamedTuple):
       root: the folder in which a record's id is the path of its file; None where images are not files.
       notice: what every output made from this source must say, if anything.
       remarks: what the user must know about how labels and images were chosen, in sentences.
+      parts: (name, source without records) of each named site; empty for a single unnamed one.
     """
 
     name: str
@@ -78,6 +86,13 @@ class Source(NamedTuple):
     root: Path | None = None
     notice: str | None = None
     remarks: tuple[str, ...] = ()
+    parts: tuple[tuple[str, "Source"], ...] = ()
+
+    def file_of(self, record: Record) -> Path | None:
+        """Return the path of a record's image; None where images are not files."""
+        if part := dict(self.parts).get(record.site):
+            return part.file_of(within_site(record))
+        return None if self.root is None else self.root / record.id
 
 
 class Split(NamedTuple):
@@ -88,12 +103,14 @@ class Split(NamedTuple):
       ids: (n,) str.
       labels: (n,) uint8, 1 is pneumonia.
       read: indices (k,) int -> images (k, size, size, 1) uint8.
+      weights: (n,) float64, of the labels in training; None if all are 1.
     """
 
     name: str
     ids: np.ndarray
     labels: np.ndarray
     read: Callable[[np.ndarray], np.ndarray]
+    weights: np.ndarray | None = None
 
 
 class Prepared(NamedTuple):
@@ -129,6 +146,11 @@ class UnreadableImages(UserError):
     def __init__(self, message: str, reasons: Mapping[str, str]):
         super().__init__(message)
         self.reasons = reasons
+
+
+def within_site(record: Record) -> Record:
+    """Return a record of a named site as the site's own source has it."""
+    return record._replace(id=record.id.removeprefix(f"{record.site}/"), site="")
 
 
 def name_of(location: str) -> str:
@@ -187,7 +209,9 @@ def from_source(source: Source, name: str, records: Sequence[Record], size: int)
 def split_of(name: str, records: Sequence[Record], read: Callable[[np.ndarray], np.ndarray]) -> Split:
     """Return the split of `records`, in their order."""
     ids = np.array([record.id for record in records])
-    return Split(name, ids, np.array([record.label for record in records], np.uint8), read)
+    weights = np.array([record.weight for record in records])
+    labels = np.array([record.label for record in records], np.uint8)
+    return Split(name, ids, labels, read, None if (weights == 1).all() else weights)
 
 
 def read_images(source: Source, records: Sequence[Record], size: int) -> np.ndarray:

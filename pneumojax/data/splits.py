@@ -80,9 +80,15 @@ def require_trainable(records: Sequence[Record]) -> None:
 
 
 def to_csv(splits: Splits, records: Sequence[Record]) -> str:
-    """Format a table of id, label and split of all `records` of a source; the split is empty for those in none."""
+    """Format a table of id, label and split of all `records` of a source; the split is empty for those in none.
+
+    Where an image in a split has another weight than 1, there is a column of weights too.
+    """
     chosen = {record.id: name for name, members in splits.items() for record in members}
-    return csv_table(("id", "label", "split"), ((r.id, r.label, chosen.get(r.id, "")) for r in records))
+    weights = {record.id: record.weight for members in splits.values() for record in members}
+    header = ("id", "label", "split", "weight")[: 4 if set(weights.values()) - {1.0} else 3]
+    rows = ((r.id, r.label, chosen.get(r.id, ""), weights.get(r.id, "")) for r in records)
+    return csv_table(header, (row[: len(header)] for row in rows))
 
 
 def from_csv(text: str, records: Sequence[Record]) -> Splits:
@@ -92,7 +98,7 @@ def from_csv(text: str, records: Sequence[Record]) -> Splits:
       ValueError: the table has other ids or labels.
     """
     splits = defaultdict(list)
-    for (id, label, name), record in zip(read_csv_table(text)[1:], records, strict=True):
+    for (id, label, name, *_), record in zip(read_csv_table(text)[1:], records, strict=True):
         if (id, label) != (record.id, str(record.label)):
             raise ValueError(f"{record.id} is not {id}, or has another label")
         if name not in ("", *_IMPORTANCE):  # it becomes the name of files
@@ -105,7 +111,7 @@ def from_csv(text: str, records: Sequence[Record]) -> Splits:
 def labels_in_csv(text: str) -> dict[str, list[int]]:
     """Read the labels of every split's images from what `to_csv` wrote."""
     labels = defaultdict(list)
-    for _, label, name in read_csv_table(text)[1:]:
+    for _, label, name, *_ in read_csv_table(text)[1:]:
         labels[name].append(int(label))
     labels.pop("", None)
     return dict(labels)
@@ -145,13 +151,16 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
 
     A missing val is carved from train, and on request a test split or folds; images are held out before that.
     A val split with fewer than `MIN_PER_CLASS` images of either class becomes `val_given`: it is evaluated, but no
-    model is chosen by it. Carving keeps each patient's images together, takes the same share of either class, and
-    depends only on the patients' names and the seed. `require_trainable` must accept the records.
+    model is chosen by it. Carving keeps each patient's images together, takes the same share of either class at each
+    site, and depends only on the patients' names and the seed. Images of weight 0 are in no split, and those of less
+    than 1 in train alone: where their patient is in another split, they are left out. `require_trainable` must accept
+    the records.
 
     Raises:
       UserError: train or a carved split would have one class only.
     """
-    splits, notes, grouping = as_given(records), [], _grouping(records)
+    records = [record for record in records if record.weight]
+    splits, notes, grouping = _judging_by_trust(as_given(records)), [], _grouping(records)
     if WHOLE in splits:
         splits["train"] = splits.get("train", ()) + splits.pop(WHOLE)
     if carving.folds or carving.leave_out:
@@ -169,12 +178,17 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
     whole = splits["train"]
     for name, fraction in (("val", carving.val_fraction), ("test", carving.test_fraction)):
         if fraction and name not in splits:
-            share = fraction * len(whole) / len(splits["train"])
+            share = fraction * len(_trusted(whole)) / max(len(_trusted(splits["train"])), 1)
             splits["train"], splits[name] = _carve(splits["train"], share, f"{carving.seed}:{name}")
             advice = f": train has too few patients to carve {name} from: add images"
             _require_both_classes(name, splits[name], advice)
             _require_both_classes("train", splits["train"], advice)
             notes.append(_carving_note(name, splits[name], grouping))
+    if left := len(records) - sum(map(len, splits.values())):
+        images = counted(left, "image")
+        notes.append(f"Only trusted labels judge: {images} of less than full weight left out beside train.")
+    if missing := sorted({record.site for record in splits["train"]} - {record.site for record in splits["val"]}):
+        notes.append(f"val has no image of {' and '.join(missing)}: the model is not chosen by that site.")
     return splits, notes
 
 
@@ -202,11 +216,21 @@ def _hold_out(records: Sequence[Record], carving: Carving) -> tuple[tuple[Record
         rest = [record for record in records if record.patient not in out]
         members, touched = _fold(rest, carving.folds, carving.fold), {record.label for record in named}
         out |= {record.patient for record in rest if record.patient in members and record.label not in touched}
-    return _divide(records, out)
+    return _divided(records, out)
+
+
+def _trusted(records: Sequence[Record]) -> tuple[Record, ...]:
+    return tuple(record for record in records if record.weight == 1)
+
+
+def _judging_by_trust(splits: Splits) -> Splits:
+    """Return the splits with images of less than full weight in those to train on alone."""
+    judging = {name: members if name in ("train", WHOLE) else _trusted(members) for name, members in splits.items()}
+    return {name: members for name, members in judging.items() if members}
 
 
 def _fold(records: Sequence[Record], folds: int, fold: int) -> set[str]:
-    """Return the patients of one of `folds` parts with about equal numbers of images of each stratum, see `_strata`."""
+    """Return the patients of one of `folds` parts with about equal numbers of trusted images of each stratum."""
     members = set()
     for stratum in _strata(records):
         total, before = sum(stratum.values()), 0
@@ -218,13 +242,22 @@ def _fold(records: Sequence[Record], folds: int, fold: int) -> set[str]:
 
 
 def _strata(records: Sequence[Record]) -> list[dict[str, int]]:
-    """Return patient -> number of images, for the patients without and for those with a positive image."""
+    """Return patient -> number of trusted images, for each site's patients without and with a positive one."""
+    records = _trusted(records)
     images, positive = Counter(r.patient for r in records), {r.patient for r in records if r.label}
-    return [{name: n for name, n in images.items() if (name in positive) == sick} for sick in (False, True)]
+    sites = {r.patient: r.site for r in reversed(records)}  # copies of a picture can tie patients of several sites
+    return [
+        {name: n for name, n in images.items() if (sites[name], name in positive) == (site, sick)}
+        for site in sorted(set(sites.values()))
+        for sick in (False, True)
+    ]
 
 
 def _carve(records: Sequence[Record], share: float, salt: str) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Return (kept, taken): takes patients in the order of a salted hash, up to `share` of each stratum's images."""
+    """Return (kept, taken): takes patients in the order of a salted hash, up to `share` of each stratum's images.
+
+    The images are the trusted ones.
+    """
     taken = set()
     for stratum in _strata(records):
         target, count = share * sum(stratum.values()), 0
@@ -233,14 +266,14 @@ def _carve(records: Sequence[Record], share: float, salt: str) -> tuple[tuple[Re
             if abs(count + stratum[name] - target) < abs(count - target):
                 taken.add(name)
                 count += stratum[name]
-    return _divide(records, taken)
+    return _divided(records, taken)
 
 
-def _divide(records: Sequence[Record], patients: Collection[str]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Return (records of other patients, records of `patients`), both in order."""
+def _divided(records: Sequence[Record], patients: Collection[str]) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Return (records of other patients, trusted records of `patients`), both in order."""
     return (
         tuple(record for record in records if record.patient not in patients),
-        tuple(record for record in records if record.patient in patients),
+        tuple(record for record in _trusted(records) if record.patient in patients),
     )
 
 

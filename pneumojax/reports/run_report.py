@@ -10,6 +10,7 @@ from etils import epath
 
 from pneumojax.data import splits as splitting
 from pneumojax.data.audit import findings
+from pneumojax.data.sources import sites
 from pneumojax.evaluation import results
 from pneumojax.evaluation.results import Evaluation
 from pneumojax.inference import faithfulness, worst_errors
@@ -108,7 +109,7 @@ def _header(config: Mapping[str, Any], history: figures.History) -> dict[str, st
     name, recipe = config.get("name", "model").upper(), config.get("recipe", "default")
     done = max((epoch for epochs in history.values() for epoch in epochs), default=0)
     return {
-        "title": f"{name} ({recipe}) on {source.rstrip('/').rpartition('/')[2]}",
+        "title": f"{name} ({recipe}) on {sites.title_of(source)}",
         "facts": f"Pneumonia or normal on chest radiographs · source {source} · seed {config.get('seed', 'unknown')} · "
         f"{done} of {config.get('epochs', 'unknown')} epochs",
     }

@@ -26,7 +26,7 @@ from pneumojax.runtime.workdir import CONFIG
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
     r"(benchmark|checkpoint|evaluation|experiment|explanation|export|prediction)\."
-    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|on_error|resident|workers)"
+    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|columns|on_error|resident|workers)"
 )
 # Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
 LOCAL = (
@@ -34,7 +34,7 @@ LOCAL = (
 )  # fmt: skip
 _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
 # Fields with an effect that 0.1 did not have: what they would have said then.
-_ADDED = {"data.patient_pattern": "", "model.blocks": ""}
+_ADDED = {"data.patient_pattern": "", "data.trust": "", "data.trust_column": "read_by", "model.blocks": ""}
 IDENTITY = "run"  # what `write` adds to the fields
 SHARED = "base"  # the config that the others are made of, not one to run
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -38,27 +38,36 @@ class Dispatch(NamedTuple):
 
 
 def choose(
-    config: ConfigDict, split: Split, layout: sharding.Layout, *, first_step: int, last_step: int, **fixed: Any
+    config: ConfigDict,
+    split: Split,
+    layout: sharding.Layout,
+    *,
+    first_step: int,
+    last_step: int,
+    weights_of_images: np.ndarray | None = None,
+    **fixed: Any,
 ) -> Dispatch:
     """Choose how the steps from `first_step` to before `last_step` get their batches, as `config.data.resident` says.
 
-    The batches are the same either way. On one CPU, so are the bits of what is computed from them. `fixed` are the
-    arguments of `train_step` after state and batch.
+    The batches are the same either way. On one CPU, so are the bits of what is computed from them. `weights_of_images`
+    are those of the split's images in the loss, (n,) float32, see `step.image_weights`. `fixed` are the arguments of
+    `train_step` after state and batch.
 
     Raises:
       UserError: the split does not fit into memory, and TensorFlow or TFDS, which would feed it, is not installed.
     """
     order = {"batch_size": config.batch_size, "seed": config.seed}
     if config.data.resident == "always" or config.data.resident == "auto" and fits(split, layout):
-        return _resident(split, layout, order, fixed)
+        return _resident(split, weights_of_images, layout, order, fixed)
     if not installed():
         raise UserError(
             "the train split takes more than a device's share of memory (--config.data.resident=always puts it there"
             f" nevertheless), and what would feed it is not installed: {INSTALL}"
         )
     rows = sharding.own_rows(layout, config.batch_size)
-    batches = loader.feed(split, first_step=first_step, last_step=last_step, rows=rows, **order)
-    return _fed(batches, layout, fixed)
+    steps = {"first_step": first_step, "last_step": last_step}
+    batches = loader.feed(split, rows=rows, weights=weights_of_images, **steps, **order)
+    return _fed(batches, layout, fixed | {"weighted": weights_of_images is not None})
 
 
 def fits(split: Split, layout: sharding.Layout) -> bool:
@@ -74,7 +83,7 @@ def fits(split: Split, layout: sharding.Layout) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(size <= room))))
 
 
-def _fed(batches: Iterator[tuple[np.ndarray, np.ndarray]], layout: sharding.Layout, fixed: dict[str, Any]) -> Dispatch:
+def _fed(batches: Iterator[loader.Batch], layout: sharding.Layout, fixed: dict[str, Any]) -> Dispatch:
     step = compile_step(layout, **fixed)
 
     def run(state: TrainState, first: int, count: int) -> tuple[TrainState, jax.Array]:
@@ -84,12 +93,15 @@ def _fed(batches: Iterator[tuple[np.ndarray, np.ndarray]], layout: sharding.Layo
     return Dispatch(run, most=1)
 
 
-def _resident(split: Split, layout: sharding.Layout, order: dict[str, int], fixed: dict[str, Any]) -> Dispatch:
+def _resident(
+    split: Split, weights: np.ndarray | None, layout: sharding.Layout, order: dict[str, int], fixed: dict[str, Any]
+) -> Dispatch:
     whole = layout.replicated
     images, labels = (sharding.place_whole(whole, array) for array in (_read_all(split), split.labels))
+    further = [] if weights is None else [sharding.place_whole(whole, weights)]
     steps = jax.jit(
         partial(resident_steps, layout=layout, **fixed),
-        in_shardings=(whole, whole, whole, layout.steps_batch_sharded),
+        in_shardings=(whole, whole, whole, layout.steps_batch_sharded, *[whole] * len(further)),
         out_shardings=whole,
         donate_argnums=0,
     )
@@ -97,7 +109,8 @@ def _resident(split: Split, layout: sharding.Layout, order: dict[str, int], fixe
     def run(state: TrainState, first: int, count: int) -> tuple[TrainState, jax.Array]:
         numbers = range(first, first + count)
         rows = [loader.batch_indices(number, examples=len(split.ids), **order) for number in numbers]
-        return steps(state, images, labels, sharding.place_whole(layout.steps_batch_sharded, np.array(rows, np.int32)))
+        indices = sharding.place_whole(layout.steps_batch_sharded, np.array(rows, np.int32))
+        return steps(state, images, labels, indices, *further)
 
     # Loops are slow on CPUs (see `resident_steps`), and a CPU's steps are long enough to dispatch each alone.
     return Dispatch(run, most=1 if jax.default_backend() == "cpu" else STEPS)
@@ -116,17 +129,19 @@ def resident_steps(
     images: UInt8[Array, "n height width 1"],
     labels: UInt8[Array, " n"],
     indices: Int32[Array, "steps batch"],
+    weights_of_images: Float32[Array, " n"] | None = None,
     *,
     layout: sharding.Layout,
     **fixed: Any,
 ) -> tuple[TrainState, Float32[Array, "steps batch"]]:
     """Take a `train_step` for each row of `indices`; `fixed` are its arguments after state and batch.
 
-    Images and labels are those of the whole split, replicated; each device takes its own rows.
+    Images, labels and weights, if any, are those of the whole split, replicated; each device takes its own rows.
     """
+    arrays = (images, labels) if weights_of_images is None else (images, labels, weights_of_images)
 
     def step(state: TrainState, rows: Int32[Array, " batch"]) -> tuple[TrainState, Float32[Array, " batch"]]:
-        batch = (jnp.take(whole, rows, axis=0, mode="clip") for whole in (images, labels))
+        batch = (jnp.take(whole, rows, axis=0, mode="clip") for whole in arrays)
         sharded = (jax.lax.with_sharding_constraint(part, layout.batch_sharded) for part in batch)
         return train_step(state, *sharded, **fixed)
 

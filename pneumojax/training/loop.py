@@ -21,7 +21,7 @@ from pneumojax.runtime.signals import deferred
 from pneumojax.training import checkpoint, progress, selection
 from pneumojax.training.batches import Dispatch, choose
 from pneumojax.training.optimizer import after_epoch, create_optimizer, learning_rate
-from pneumojax.training.step import TrainState, class_weights, init_state
+from pneumojax.training.step import TrainState, class_weights, image_weights, init_state
 
 GRACE_S = 10.0
 
@@ -136,6 +136,7 @@ def _dispatch(run: _Run, first: int) -> Dispatch:
     config, split = run.config, run.splits["train"]
     fixed = {"model": run.model, "optimizer": run.optimizer, "strength": config.augment, "seed": config.seed}
     fixed |= {"weights": class_weights(config, split.labels), "smoothing": config.loss.label_smoothing}
+    fixed |= {"weights_of_images": image_weights(config, split)}
     return choose(config, split, run.layout, first_step=first, last_step=config.epochs * run.per_epoch, **fixed)
 
 

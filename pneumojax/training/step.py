@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Float32, Key, UInt8
 from ml_collections import ConfigDict
 
+from pneumojax.data.source import Split
 from pneumojax.models.classifier import Classifier, Variables
 from pneumojax.runtime import sharding
 from pneumojax.training.augment import augment
@@ -60,12 +61,27 @@ def class_weights(config: ConfigDict, labels: UInt8[np.ndarray, " n"]) -> tuple[
     return 0.5 / (1 - positive), 0.5 / positive
 
 
+def image_weights(config: ConfigDict, split: Split) -> Float32[np.ndarray, " n"] | None:
+    """Return the loss weight of each image of the train split, with a mean of 1.
+
+    None where `class_weights` says it all: all labels have the same weight.
+    """
+    if split.weights is None:
+        return None
+    weights = split.weights.copy()
+    if config.loss.class_weights != "none":
+        for label in (0, 1):
+            weights[split.labels == label] /= weights[split.labels == label].sum()
+    return (weights / weights.mean()).astype(np.float32)
+
+
 def loss_and_logits(
     params: dict[str, Any],
     batch_stats: dict[str, Any],
     images: Float[Array, "batch height width 1"],
     labels: UInt8[Array, " batch"],
     key: Key[Array, ""],
+    weights_of_images: Float32[Array, " batch"] | None = None,
     *,
     model: Classifier,
     weights: tuple[float, float],
@@ -73,14 +89,16 @@ def loss_and_logits(
 ) -> tuple[Float32[Array, ""], tuple[dict[str, Any], Float32[Array, " batch"]]]:
     """Return the mean binary cross-entropy in training mode, and the new batch_stats with the logits.
 
-    Images are in [0, 1], and labels are 1 for pneumonia. The key is for dropout. The weights are those of a normal and
-    of a pneumonia. The share `smoothing` of the labels, in [0, 1), is spread over both classes (Szegedy et al. 2016).
+    Images are in [0, 1], and labels are 1 for pneumonia. The key is for dropout. `weights` are those of a normal and of
+    a pneumonia; the images' own replace them, where there are any. The share `smoothing` of the labels, in [0, 1), is
+    spread over both classes (Szegedy et al. 2016).
     """
     variables = {"params": params, "batch_stats": batch_stats}
     logits, updates = model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
     targets = labels.astype(logits.dtype) * (1 - smoothing) + smoothing / 2
     losses = optax.sigmoid_binary_cross_entropy(logits, targets)
-    loss = jnp.mean(losses * jnp.where(labels == 1, weights[1], weights[0]))
+    factors = jnp.where(labels == 1, weights[1], weights[0]) if weights_of_images is None else weights_of_images
+    loss = jnp.mean(losses * factors)
     return loss, (dict(updates["batch_stats"]), logits)
 
 
@@ -88,6 +106,7 @@ def train_step(
     state: TrainState,
     images: UInt8[Array, "batch height width 1"],
     labels: UInt8[Array, " batch"],
+    weights_of_images: Float32[Array, " batch"] | None = None,
     *,
     model: Classifier,
     optimizer: optax.GradientTransformation,
@@ -102,6 +121,7 @@ def train_step(
       state: before the step.
       images: grey values.
       labels: 1 for pneumonia, 0 for normal.
+      weights_of_images: in the loss, see `image_weights`; None where the class alone decides.
       model, optimizer: from `create_model` and `create_optimizer`.
       strength: of the augmentation, the config's `augment`.
       weights, smoothing: see `class_weights` and `loss_and_logits`.
@@ -113,21 +133,24 @@ def train_step(
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
     inputs = augment(augment_key, images.astype(jnp.float32) / 255, strength)
     gradient = jax.grad(partial(loss_and_logits, model=model, weights=weights, smoothing=smoothing), has_aux=True)
-    grads, (batch_stats, logits) = gradient(state.params, state.batch_stats, inputs, labels, dropout_key)
+    grads, (batch_stats, logits) = gradient(
+        state.params, state.batch_stats, inputs, labels, dropout_key, weights_of_images
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda update: update * state.plateau.rate, updates)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state, state.plateau), logits
 
 
-def compile_step(layout: sharding.Layout, **fixed: Any) -> jax.stages.Wrapped:
+def compile_step(layout: sharding.Layout, weighted: bool = False, **fixed: Any) -> jax.stages.Wrapped:
     """Compile `train_step` over the mesh, as a function from (state, images, labels) to (state, logits).
 
-    `fixed` are its arguments after state and batch. The old state is donated.
+    If `weighted`, it takes the images' weights too, after the labels. `fixed` are its arguments after state and batch.
+    The old state is donated.
     """
     return jax.jit(
         partial(train_step, **fixed),
-        in_shardings=(layout.replicated, layout.batch_sharded, layout.batch_sharded),
+        in_shardings=(layout.replicated, *[layout.batch_sharded] * (3 if weighted else 2)),
         out_shardings=layout.replicated,
         donate_argnums=0,
     )

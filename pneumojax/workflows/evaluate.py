@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Source, Split, from_source
-from pneumojax.data.sources import open_source
+from pneumojax.data.sources import open_source, sites
 from pneumojax.evaluation import corruptions, forward, known_pictures, neighbours, results
 from pneumojax.evaluation.calibration import Calibration, at_prevalence
 from pneumojax.inference import predictions, report_pictures, worst_errors
@@ -25,7 +25,7 @@ from pneumojax.runtime import config as configs
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
-from pneumojax.runtime.files import expanded, read_json
+from pneumojax.runtime.files import read_json
 from pneumojax.workflows import run_folder
 from pneumojax.workflows.prepare import remarks_on
 from pneumojax.workflows.run_config import read_config
@@ -68,7 +68,7 @@ def _open(saved: ConfigDict, config: ConfigDict, data: str | None) -> Source:
     options = data_settings.source_options(config)
     if data is None:
         return run_folder.open_own(saved.data.source, options)
-    elsewhere = str(expanded(data).resolve()) != saved.data.source
+    elsewhere = sites.absolute(data) != saved.data.source
     if elsewhere and options.labels == saved.data.labels:  # they are the labels of the run's own images
         options = options._replace(labels="")
     return open_source(data, options)

@@ -30,7 +30,8 @@ def table(runs: Mapping[Run, ConfigDict], finished: set[Run], source: Source) ->
     speeds: dict[tuple, float] = {}
     rows, total = [], 0.0
     for run, config in runs.items():
-        images = len(splitting.for_training(source.records, data_settings.carving(config))[0]["train"])
+        records = data_settings.weighted(config, source.records)
+        images = len(splitting.for_training(records, data_settings.carving(config))[0]["train"])
         kind = (config.model.name, config.model.image_size, config.model.dtype, config.batch_size)
         if run not in finished and kind not in speeds:
             speeds[kind] = seconds_per_image(config)

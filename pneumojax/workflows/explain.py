@@ -17,7 +17,7 @@ from PIL import Image
 from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import read_images
-from pneumojax.data.sources import open_source, phantom
+from pneumojax.data.sources import open_source, phantom, sites
 from pneumojax.data.sources.unlabelled import open_inputs
 from pneumojax.evaluation import forward, metrics, results
 from pneumojax.evaluation.calibration import Calibration
@@ -132,7 +132,7 @@ def _write(workdir: epath.Path, chosen: Chosen, maps: dict[str, np.ndarray], pro
 
 def _is_moved_to(config: ConfigDict, workdir: epath.Path, data: str) -> bool:
     """Whether the run's own images are not where they were, but at `data`."""
-    if config.data.source == "phantom" or ":" in config.data.source or epath.Path(config.data.source).exists():
+    if sites.is_there(config.data.source):
         return False
     try:
         source = open_source(data, data_settings.source_options(config))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
-from pneumojax.data import data_settings, tensorflow_import
+from pneumojax.data import data_settings, tensorflow_import, trust
 from pneumojax.data import splits as splitting
 from pneumojax.data.audit import duplicates, leakage
 from pneumojax.data.parallel import Watched, in_parallel
@@ -122,6 +122,11 @@ def watching() -> Iterator[Watched]:
 def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tuple[splitting.Splits, list[str]]:
     """Choose the splits to train with; also return what the user must know of images, labels and splits."""
     records: Sequence[Record] = [record for record in source.records if record.id in prepared.places]
+    records = data_settings.weighted(config, records)
+    trusted = trust.note(records)
+    if config.data.trust:
+        records = [record for record in records if record.weight]
+        splitting.require_trainable(records)
     if wanted := data_settings.subset_counts(config):
         records = splitting.subset(records, wanted, config.data.split_seed)
     records = leakage.tied(records, [*prepared.identical, *prepared.near_equal])
@@ -129,7 +134,7 @@ def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tup
     if not config.data.allow_leakage:
         leakage.refuse(crossing)
     splits, notes = splitting.for_training(records, data_settings.carving(config))
-    return splits, [*remarks_on(source), _headline(prepared, crossing), *notes]
+    return splits, [*remarks_on(source), _headline(prepared, crossing), *trusted, *notes]
 
 
 def remarks_on(source: Source) -> list[str]:

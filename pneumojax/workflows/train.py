@@ -8,6 +8,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Prepared, Source
 from pneumojax.evaluation import neighbours, results
@@ -40,7 +41,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.Path) -> None:
     """Train, or continue; then evaluate the best checkpoint on every split there is, and write the report."""
     config, source = prepare.open_own(config)
     run_folder.refuse_other_run(workdir, config, source)
-    splitting.require_trainable(source.records)
+    splitting.require_trainable([record for record in data_settings.weighted(config, source.records) if record.weight])
     prepared = prepare.prepare_to_train(config, source)
     records, notes = prepare.choose_splits(config, source, prepared)
     if prepared.unreadable:

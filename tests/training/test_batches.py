@@ -36,14 +36,18 @@ def fixed_parts(config):
     }
 
 
-def run(config, resident, layout, first, counts, state=None):
-    """Take steps in dispatches of `counts`, from `state` or the initial state; return the last state and all logits."""
+def run(config, resident, layout, first, counts, state=None, weights=None):
+    """Take steps in dispatches of `counts`, from `state` or the initial state; return the last state and all logits.
+
+    `weights` are those of the images in the loss.
+    """
     config = configs.with_fields(config, {"data.resident": resident})
     fixed = fixed_parts(config)
     with jax.set_mesh(layout.mesh):
         state = state or init_state(init_variables(fixed["model"], SIZE, 0), fixed["optimizer"])
         state = jax.device_put(state, layout.replicated)
-        steps = batches.choose(config, drawn(), layout, first_step=first, last_step=first + sum(counts), **fixed)
+        span = {"first_step": first, "last_step": first + sum(counts)}
+        steps = batches.choose(config, drawn(), layout, weights_of_images=weights, **span, **fixed)
         logits = []
         for count in counts:
             state, batch_logits = steps.run(state, first, count)
@@ -65,6 +69,17 @@ def test_resident_and_fed_batches_give_the_same_bits(config):
     state, before = run(config, "always", layout, 0, [1] * 3)
     state, after = run(config, "always", layout, 3, [1] * 3, state)
     assert_same((state, np.concatenate([before, after])), fed)
+
+
+def test_an_image_keeps_its_weight_wherever_batches_come_from(config):
+    """Weights are taken by the same indices as images; one that was given to another image would change the result."""
+    layout = sharding.layout(jax.devices()[:1])
+    weights = np.random.default_rng(1).uniform(0, 2, EXAMPLES).astype(np.float32)
+    fed = run(config, "never", layout, 0, [1] * 3, weights=weights)
+    assert_same(run(config, "always", layout, 0, [1] * 3, weights=weights), fed)
+    _, unweighted = run(config, "always", layout, 0, [1] * 3)
+    np.testing.assert_array_equal(fed[1][0], unweighted[0], err_msg="the logits before the first step")
+    assert np.abs(fed[1][1:] - unweighted[1:]).max() > 1e-4
 
 
 def test_several_steps_in_a_dispatch_equal_single_steps(config):

@@ -11,13 +11,14 @@ import pytest
 from jaxtyping import TypeCheckError
 from support import SIZE
 
+from pneumojax.data.source import Split
 from pneumojax.evaluation import metrics
 from pneumojax.evaluation.forward import eval_step
 from pneumojax.models import classifier, kernels
 from pneumojax.models.classifier import create_model, init_variables
 from pneumojax.runtime import sharding
 from pneumojax.training.optimizer import Plateau, after_epoch, create_optimizer, learning_rate
-from pneumojax.training.step import class_weights, compile_step, init_state, loss_and_logits, train_step
+from pneumojax.training.step import class_weights, compile_step, image_weights, init_state, loss_and_logits, train_step
 
 
 def fixed_parts(config):
@@ -171,6 +172,46 @@ def test_class_weights_balance_the_classes_and_keep_the_loss_scale(config):
     assert np.mean(np.where(labels == 1, pneumonia, normal)) == pytest.approx(1)
     config.loss.class_weights = "none"
     assert class_weights(config, labels) == (1.0, 1.0)
+
+
+def weighted_split(labels, weights):
+    return Split("train", np.arange(len(labels)).astype(str), labels, lambda places: places, weights)
+
+
+def test_weights_of_labels_balance_the_classes_by_what_they_weigh(config):
+    """Distrusted labels of one class must not make that class count less as a whole."""
+    labels, trust = np.array([0, 0, 1, 1, 1], np.uint8), np.array([1.0, 0.5, 1.0, 0.2, 0.2])
+    weights = image_weights(config, weighted_split(labels, trust))
+    assert weights.dtype == np.float32 and weights.mean() == pytest.approx(1)
+    assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+    assert weights[0] == pytest.approx(2 * weights[1]) and weights[2] == pytest.approx(5 * weights[3])
+    config.loss.class_weights = "none"
+    plain = image_weights(config, weighted_split(labels, trust))
+    np.testing.assert_allclose(plain, trust / trust.mean(), rtol=1e-6)
+
+
+def test_without_weights_of_labels_the_class_alone_decides(config):
+    """So the program of the step, and its numbers, are those of a run without weights."""
+    assert image_weights(config, weighted_split(np.array([0, 1], np.uint8), None)) is None
+
+
+def test_the_weights_of_images_multiply_their_losses(config):
+    """The same weights, given for each image or for each class, lead to the same step; a weight of 0 hides a label."""
+    fixed = fixed_parts(config)
+    start = init_state(init_variables(fixed["model"], SIZE, 0), fixed["optimizer"])
+    [(images, labels)] = random_batches(1)
+    step = jax.jit(functools.partial(train_step, **fixed))
+    by_class, _ = step(start, images, labels)
+    weights = np.where(labels == 1, 0.75, 1.5).astype(np.float32)
+    by_image, _ = step(start, images, labels, weights)
+    jax.tree.map(np.testing.assert_array_equal, by_image.params, by_class.params)
+    weights[3] = 0
+    hidden, flipped = labels.copy(), labels.copy()
+    flipped[3] = 1 - flipped[3]
+    ours, theirs = (step(start, images, chosen, weights)[0].params for chosen in (hidden, flipped))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (ours, by_class.params)), strict=True)]
+    assert max(moved) > 1e-4
 
 
 def test_the_learning_rate_rises_and_falls_as_the_config_says(config):

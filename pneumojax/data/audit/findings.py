@@ -143,9 +143,10 @@ class Facts(NamedTuple):
 
 def examine(source: Source, record: Record) -> Facts:
     """Return the facts of one image; can be sent to another process."""
-    known: dict[str, Any] = {} if source.root is None else _file_facts(source.root / record.id)
+    file = source.file_of(record)
+    known: dict[str, Any] = {} if file is None else _file_facts(file)
     try:
-        picture = _look(source, record)
+        picture = Picture(source.read(record, SIDE)) if file is None else look(file, SIDE)
     except UnreadableImage as reason:
         return Facts(str(reason), **known)
     square = picture.square
@@ -155,12 +156,6 @@ def examine(source: Source, record: Record) -> Facts:
     known |= {"constant": constant, "inverted": inverted, "clipped": picture.clipped}
     known["dark"] = picture.guessed and is_dark(square)
     return Facts("", **known, hash=perceptual_hash(square), thumbnail=small)
-
-
-def _look(source: Source, record: Record) -> Picture:
-    if source.root is None:
-        return Picture(source.read(record, SIDE))
-    return look(source.root / record.id, SIDE)
 
 
 def _file_facts(path: Path) -> dict[str, Any]:

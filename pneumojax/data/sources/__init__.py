@@ -1,15 +1,18 @@
 """Recognise and open whatever lies at a location."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pneumojax.data.decode import images
 from pneumojax.data.patients import is_dicom, named_by
 from pneumojax.data.source import CLASSES, DEFAULTS, Options, Source, is_csv
-from pneumojax.data.sources import label_table
+from pneumojax.data.sources import label_table, sites
 from pneumojax.data.sources.chexpert import open_chexpert
 from pneumojax.data.sources.films import open_single, open_unlabelled
 from pneumojax.data.sources.folders import open_folders, subfolders
 from pneumojax.data.sources.listing import below
+from pneumojax.data.sources.metadata import described
 from pneumojax.data.sources.npz import open_npz
 from pneumojax.runtime.errors import UserError
 
@@ -19,16 +22,36 @@ def open_source(location: str, options: Options = DEFAULTS, labelled: bool = Tru
 
     Args:
       location: "phantom"; "tfds:NAME"; or a path to an NPZ file with MedMNIST's keys, to one image file, or to a
-        folder: a CheXpert tree, class folders, or images with a CSV of labels.
+        folder: a CheXpert tree, class folders, or images with a CSV of labels. Or several of these, each with the name
+        of a site: NAME=PLACE,NAME=PLACE.
       options: the user's choices, for sources that leave any.
       labelled: whether a folder of images must have labels.
 
     Raises:
       UserError: there is nothing there, or nothing that is recognised.
     """
+    if places := sites.places(location):
+        return _open_sites(places, options, labelled)
     if location == "phantom" and not options.patient_pattern:
         return _phantoms()
     return named_by(_open(location, options, labelled), options.patient_pattern)
+
+
+def _open_sites(places: Mapping[str, str], options: Options, labelled: bool) -> Source:
+    if options.labels and len(places) > 1:
+        raise UserError("--config.data.labels is for one folder: with several sites, put each CSV into its own folder")
+    opened = {}
+    for name, place in places.items():
+        try:
+            opened[name] = _open(place, options, labelled)
+        except UserError as error:
+            raise UserError(f"site {name}: {error}") from None
+    pattern = options.patient_pattern
+    fitting = {name for name, source in opened.items() if any(re.search(pattern, r.id) for r in source.records)}
+    named = {
+        name: named_by(source, pattern if name in fitting or not fitting else "") for name, source in opened.items()
+    }
+    return sites.joined(named)
 
 
 def _open(location: str, options: Options, labelled: bool) -> Source:
@@ -75,7 +98,7 @@ def _open_folder(root: Path, options: Options, labelled: bool) -> Source:
             f"{root} holds no images in folders named {' and '.join(CLASSES)}, with or without train, val, test above,"
             f" and no CSV with ids and labels{lacking and f' ({lacking})'}: arrange it in one of these ways"
         )
-    return source
+    return described(source, options)
 
 
 def _open_labelled(root: Path, options: Options) -> Source | None:

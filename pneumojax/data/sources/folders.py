@@ -47,7 +47,8 @@ def _remarks(root: Path, ids: Iterable[str]) -> list[str]:
     used = set(map(place, ids))
     rest = [found for found in below(root) if place(found.name) not in used]
     masks = [found.name for found in rest if found.kind is Kind.MASK]
-    others = [found.name for found in rest if found.kind is not Kind.MASK]
+    # A CSV may describe the images, see `metadata`.
+    others = [found.name for found in rest if found.kind is not Kind.MASK and not found.name.lower().endswith(".csv")]
     return [*left_out(masks, "mask"), *left_out(others, "other file")]
 
 

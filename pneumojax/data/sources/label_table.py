@@ -14,12 +14,11 @@ from pneumojax.data.source import (
     Record,
     Source,
     file_fingerprint,
-    is_csv,
     of_files,
     read_csv,
 )
 from pneumojax.data.sources.csv_table import Table, joined, parse
-from pneumojax.data.sources.listing import Kind, below, hidden, left_out
+from pneumojax.data.sources.listing import Kind, below, csvs_in, left_out
 from pneumojax.data.sources.matching import Files, may_be_equal
 from pneumojax.data.sources.public_tables import COLUMNS, FORMS, ID_COLUMNS, LABEL_COLUMNS, STUDY
 from pneumojax.data.sources.table_rows import Reading, Row, form_of, read
@@ -76,14 +75,6 @@ def _lacking(table: Table) -> str:
     return f"{table.path} has none of the columns {', '.join(columns)}"
 
 
-def _csvs(root: Path) -> list[Path]:
-    """List the CSVs in `root`, or else in its folder of annotations, as VinDr-CXR has one."""
-    paths = (path for path in sorted(root.iterdir()) if is_csv(path.name))
-    found = [path for path in paths if path.is_file() and not hidden(path.name)]
-    annotations = root / "annotations"
-    return found or (_csvs(annotations) if annotations.is_dir() else [])
-
-
 def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
     """Read the CSV that counts: the user's choice, one of people's own form, or those of a public set."""
     if options.labels:
@@ -92,7 +83,7 @@ def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
             raise UserError(f"no such file: {options.labels}; give the path of a CSV of labels")
         table = parse(path, COLUMNS, max_records)
         if STUDY in table.titles and table.column(("dicomid",)) is None:
-            others = [other for other in _csvs(path.parent) if other.name != path.name]
+            others = [other for other in csvs_in(path.parent) if other.name != path.name]
             table = joined([table, *(parse(other, COLUMNS, max_records) for other in others)], "dicomid", STUDY)[0]
         form = form_of(table)
         if form is None:
@@ -100,7 +91,7 @@ def _chosen(root: Path, options: Options, max_records: int) -> Reading | None:
         return _with_splits(root, read(table, form, options))
     readings: list[Reading] = []
     problems: dict[int, UserError] = {}  # by the place of the table's form in `FORMS`
-    for table in joined([parse(path, COLUMNS, max_records) for path in _csvs(root)], "dicomid", STUDY):
+    for table in joined([parse(path, COLUMNS, max_records) for path in csvs_in(root)], "dicomid", STUDY):
         if form := form_of(table):
             try:
                 readings.append(read(table, form, options))

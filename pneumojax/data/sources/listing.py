@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pneumojax.data.decode import images
 from pneumojax.data.patients import is_dicom
+from pneumojax.data.source import is_csv
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.wording import counted
 
@@ -99,6 +100,14 @@ def hidden(path: str) -> bool:
 def is_mask(path: str) -> bool:
     """Return whether a relative path is named as a mask that shows where the lungs are, beside an image."""
     return any(map(_MASK.fullmatch, os.path.splitext(path)[0].split("/")))
+
+
+def csvs_in(root: Path) -> list[Path]:
+    """List the CSVs in `root`, or else in its folder of annotations, as VinDr-CXR has one."""
+    paths = (path for path in sorted(root.iterdir()) if is_csv(path.name))
+    found = [path for path in paths if path.is_file() and not hidden(path.name)]
+    annotations = root / "annotations"
+    return found or (csvs_in(annotations) if annotations.is_dir() else [])
 
 
 def refuse_other_encodings(root: Path, names: Iterable[str]) -> None:
