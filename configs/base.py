@@ -25,7 +25,7 @@ def recommended() -> ConfigDict:
             "batch_size": 16,  # images per training step, over all devices of all processes
             "model": {
                 "name": "m1",  # network
-                "blocks": "",  # blocks of a network of your own, filters:dropout, such as 32:0,64:0.1; empty: the named one
+                "blocks": "",  # filters:dropout of each block of your own network, as 32:0,64:0.1; empty: the named one
                 "image_size": 150,  # pixels per side; images are resized to this square
                 "dtype": "float32",  # number type to compute with; parameters are always float32
                 "batch_norm_momentum": 0.95,  # momentum of BatchNorm's running averages; short runs need less than 0.99

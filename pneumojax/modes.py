@@ -261,7 +261,7 @@ MODES = {
         "train on phantoms or your images, evaluate, and write a report", "--config=m1 [--data=FOLDER]", _train, True
     ),
     "evaluate": Mode(
-        "evaluate a run, an experiment or a model, on its own or other images",
+        "evaluate a run or a model, on its own or other images",
         "--workdir=RUN|--model=MODEL [--data=FOLDER]",
         _evaluate,
         True,
