@@ -37,7 +37,7 @@ def recommended() -> ConfigDict:
                 "warmup_epochs": 1.0,  # epochs during which the learning rate rises linearly
             },
             "loss": {
-                "class_weights": "balanced",  # balanced: both classes have the same total weight
+                "class_weights": "balanced",  # balanced: classes weigh the same; balanced_sites: those of each site
                 "label_smoothing": 0.1,  # share of each label that is spread over both classes
             },
             "augment": {

@@ -128,7 +128,8 @@ def _run_workdir(command: Command, config: "ConfigDict") -> epath.Path:
 def _run_config(command: Command, source: str | None = None) -> "ConfigDict":
     from pneumojax.workflows import run_config
 
-    return _checked(command, run_config.given(command.spec, command.workdir), source)
+    config = _checked(command, run_config.given(command.spec, command.workdir), source)
+    return config if command.spec is None else run_config.balancing_sites(config, command.overrides)
 
 
 def _model_config(command: Command) -> "ConfigDict":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from pneumojax.runtime.wording import counted
 CLASSES = ("normal", "pneumonia")  # by their labels
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLIT_NAMES |= {"val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val"}
+SITE = "site"  # the name of the groups that are sites
 WHOLE = "all"  # the split of a source that has none
 MAX_RECORDS = 2_000_000  # the largest public sets have some 400,000; this many take 1 GB
 MAX_CSV_BYTES = 1 << 28
@@ -104,6 +106,7 @@ class Split(NamedTuple):
       labels: (n,) uint8, 1 is pneumonia.
       read: indices (k,) int -> images (k, size, size, 1) uint8.
       weights: (n,) float64, of the labels in training; None if all are 1.
+      groups: column of metadata -> each image's value, (n,) str, empty where unknown. Named sites are the column `SITE`.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Split(NamedTuple):
     labels: np.ndarray
     read: Callable[[np.ndarray], np.ndarray]
     weights: np.ndarray | None = None
+    groups: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Prepared(NamedTuple):
@@ -211,7 +215,13 @@ def split_of(name: str, records: Sequence[Record], read: Callable[[np.ndarray], 
     ids = np.array([record.id for record in records])
     weights = np.array([record.weight for record in records])
     labels = np.array([record.label for record in records], np.uint8)
-    return Split(name, ids, labels, read, None if (weights == 1).all() else weights)
+    return Split(name, ids, labels, read, None if (weights == 1).all() else weights, _groups(records))
+
+
+def _groups(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    values = [dict(record.metadata) | ({SITE: record.site} if record.site else {}) for record in records]
+    columns = sorted({column for own in values for column in own}, key=lambda column: (column != SITE, column))
+    return {column: np.array([own.get(column, "") for own in values]) for column in columns}
 
 
 def read_images(source: Source, records: Sequence[Record], size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Float32, Key, UInt8
 from ml_collections import ConfigDict
 
-from pneumojax.data.source import Split
+from pneumojax.data.source import SITE, Split
 from pneumojax.models.classifier import Classifier, Variables
 from pneumojax.runtime import sharding
 from pneumojax.training.augment import augment
@@ -64,14 +64,18 @@ def class_weights(config: ConfigDict, labels: UInt8[np.ndarray, " n"]) -> tuple[
 def image_weights(config: ConfigDict, split: Split) -> Float32[np.ndarray, " n"] | None:
     """Return the loss weight of each image of the train split, with a mean of 1.
 
-    None where `class_weights` says it all: all labels have the same weight.
+    Classes that are balanced, or classes of each site, have the same sum of weights. None where `class_weights` says it
+    all: all labels are trusted, and sites are not balanced.
     """
-    if split.weights is None:
+    sites = split.groups.get(SITE, np.array([""]))
+    by_site = config.loss.class_weights == "balanced_sites" and len(np.unique(sites)) > 1
+    if split.weights is None and not by_site:
         return None
-    weights = split.weights.copy()
+    weights = np.ones(len(split.labels)) if split.weights is None else split.weights
     if config.loss.class_weights != "none":
-        for label in (0, 1):
-            weights[split.labels == label] /= weights[split.labels == label].sum()
+        site = np.unique(sites, return_inverse=True)[1] if by_site else 0
+        cells = 2 * site + split.labels.astype(int)
+        weights = weights / np.bincount(cells, weights)[cells]
     return (weights / weights.mean()).astype(np.float32)
 
 

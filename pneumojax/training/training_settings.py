@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.runtime.config import Rule
 
+CLASS_WEIGHTS = ("none", "balanced", "balanced_sites")
 SCHEDULES = ("constant", "cosine", "plateau")
 _SHARE = "at least 0 and below 1"
 
@@ -22,7 +23,7 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("optimizer.schedule", c.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
     yield Rule("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs")
     yield Rule("loss.label_smoothing", 0 <= c.loss.label_smoothing < 1, _SHARE)
-    yield Rule("loss.class_weights", c.loss.class_weights in ("none", "balanced"), "none or balanced")
+    yield Rule("loss.class_weights", c.loss.class_weights in CLASS_WEIGHTS, f"one of {', '.join(CLASS_WEIGHTS)}")
     yield Rule("augment.rotation", 0 <= c.augment.rotation <= 180, "from 0 to 180")
     for name, strength in c.augment.items():
         if name != "rotation":

@@ -75,7 +75,7 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
     config = configs.override(run_config.named(f"{run.config}:{recipe}"), [*overrides, *changes])
     own = {"seed": run.seed, "data.source": source, "data.fold": run.fold or 0}
     own["evaluation.corruptions"] = config.experiment.corruptions
-    return run_config.completed(configs.with_fields(config, own))
+    return run_config.balancing_sites(run_config.completed(configs.with_fields(config, own)), [*overrides, *changes])
 
 
 def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str | None) -> None:

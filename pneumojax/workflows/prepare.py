@@ -134,6 +134,8 @@ def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tup
     if not config.data.allow_leakage:
         leakage.refuse(crossing)
     splits, notes = splitting.for_training(records, data_settings.carving(config))
+    if config.loss.class_weights == "balanced_sites":
+        notes.append("In the loss, each class of each site has the same weight in total.")
     return splits, [*remarks_on(source), _headline(prepared, crossing), *trusted, *notes]
 
 

@@ -174,8 +174,9 @@ def test_class_weights_balance_the_classes_and_keep_the_loss_scale(config):
     assert class_weights(config, labels) == (1.0, 1.0)
 
 
-def weighted_split(labels, weights):
-    return Split("train", np.arange(len(labels)).astype(str), labels, lambda places: places, weights)
+def weighted_split(labels, weights=None, sites=None):
+    groups = {} if sites is None else {"site": np.array(sites)}
+    return Split("train", np.arange(len(labels)).astype(str), labels, lambda places: places, weights, groups)
 
 
 def test_weights_of_labels_balance_the_classes_by_what_they_weigh(config):
@@ -190,9 +191,29 @@ def test_weights_of_labels_balance_the_classes_by_what_they_weigh(config):
     np.testing.assert_allclose(plain, trust / trust.mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("trust", [None, np.array([1, 1, 0.5, 1, 1, 0.1, 1])])
+def test_every_class_of_every_site_weighs_the_same(config, trust):
+    """Otherwise a large site with few positives would teach that its look is normal."""
+    config.loss.class_weights = "balanced_sites"
+    labels, sites = np.array([0, 0, 0, 1, 1, 1, 0], np.uint8), np.array(list("aaaabbb"))
+    weights = image_weights(config, weighted_split(labels, trust, sites))
+    totals = [weights[(sites == site) & (labels == label)].sum() for site in "ab" for label in (0, 1)]
+    np.testing.assert_allclose(totals, len(labels) / 4, rtol=1e-6)
+
+
+def test_one_site_is_balanced_by_class(config):
+    config.loss.class_weights = "balanced_sites"
+    labels = np.array([0, 1, 1, 1], np.uint8)
+    for sites in (None, ["a"] * 4):
+        assert image_weights(config, weighted_split(labels, sites=sites)) is None
+    normal, pneumonia = class_weights(config, labels)
+    assert normal == pytest.approx(3 * pneumonia)
+
+
 def test_without_weights_of_labels_the_class_alone_decides(config):
     """So the program of the step, and its numbers, are those of a run without weights."""
-    assert image_weights(config, weighted_split(np.array([0, 1], np.uint8), None)) is None
+    assert image_weights(config, weighted_split(np.array([0, 1], np.uint8))) is None
+    assert image_weights(config, weighted_split(np.array([0, 1], np.uint8), sites=["a", "b"])) is None
 
 
 def test_the_weights_of_images_multiply_their_losses(config):
