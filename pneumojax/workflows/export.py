@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from pneumojax.data.decode.images import resize
-from pneumojax.export import agreement, stablehlo
+from pneumojax.export import agreement, card, stablehlo
 from pneumojax.inference import bundle
 from pneumojax.inference.trained_model import TrainedModel
 from pneumojax.runtime import config as configs
@@ -25,14 +25,14 @@ from pneumojax.runtime.folders import becoming_folder, refuse_unwritable
 from pneumojax.runtime.signals import deferred
 from pneumojax.runtime.tables import markdown_table
 from pneumojax.training import checkpoint
-from pneumojax.workflows import run_folder, trained_models
+from pneumojax.workflows import model_card, run_folder, trained_models
 from pneumojax.workflows.export_films import Films, films
 from pneumojax.workflows.run_config import read_config
 
 SAFETENSORS, ONNX, STABLEHLO = FORMATS = ("safetensors", "onnx", "stablehlo")
 FILM_GRAPH, BATCH_GRAPH, FUNCTION = "model.onnx", "model-batch.onnx", "model.stablehlo"
-README, PARITY, PICTURES = "README.md", "parity.json", "pictures"
-_NAMES = {bundle.WEIGHTS, bundle.DESCRIPTION, FILM_GRAPH, BATCH_GRAPH, FUNCTION, README, PARITY, PICTURES}
+PARITY, PICTURES = "parity.json", "pictures"
+_NAMES = {bundle.WEIGHTS, bundle.DESCRIPTION, FILM_GRAPH, BATCH_GRAPH, FUNCTION, card.NAME, PARITY, PICTURES}
 _ADVICE = "choose another --config.export.output"
 
 Parity = dict[str, Any]
@@ -70,8 +70,8 @@ def export_model(
             facts |= {"formats": facts.get("formats", {}) | more}
             if interrupted():
                 raise KeyboardInterrupt  # and leave nothing
-        _describe(folder, trained, facts, parity)
-        sizes = {path.name: path.stat().length for path in sorted(folder.iterdir())}
+        _describe(folder, trained, facts, parity, model or workdir, config)
+        sizes = {path.name: path.stat().length for path in sorted(folder.iterdir()) if path.is_file()}
     run_log.console.print(_summary(sizes, parity))
     run_log.console.print(f"Exported: {output}")
     return output
@@ -165,7 +165,7 @@ def _write_onnx(folder: epath.Path, model: TrainedModel, compared: Films) -> tup
     contents = {name: proto.SerializeToString() for name, proto in protos.items()}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    wholes = compared.whole or compared.squares[:1]
+    wholes = compared.whole or list(compared.squares[:1])
     found = parity.measure(model, protos[FILM_GRAPH], protos[BATCH_GRAPH], compared.squares, wholes)
     parity.refuse(found)
     return found, {name: {"sha256": _sha256(content)} for name, content in contents.items()}
@@ -192,45 +192,26 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _describe(folder: epath.Path, model: TrainedModel, facts: Mapping[str, Any], parity: Parity) -> None:
-    """Write config.json, parity.json and README.md."""
+def _describe(
+    folder: epath.Path,
+    model: TrainedModel,
+    facts: Mapping[str, Any],
+    parity: Parity,
+    run: epath.Path,
+    config: ConfigDict,
+) -> None:
+    """Write config.json, parity.json and the model card, which tells what the files of a run say."""
     written = folder / bundle.DESCRIPTION
     description = (read_json(written) if written.exists() else bundle.description_of(model)) | dict(facts)
     (folder / bundle.DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     (folder / PARITY).write_text(json.dumps(parity, indent=2) + "\n")
-    (folder / README).write_text(_readme(description, parity))
-
-
-def _readme(description: Mapping[str, Any], parity: Parity) -> str:
-    """Return a short README: what the model is, what each file is, and how far it is from the model."""
-    calibration = description["calibration"]
-    lines = [
-        f"# {description['name']}, {description['digest']}",
-        "",
-        "A convolutional network that tells pneumonia from normal on chest radiographs.",
-        "Not a medical device: for research only.",
-        "",
-        f"Written by {description['written_by']}. Thresholds: {calibration['threshold']:.4f} (balanced),"
-        f" {calibration['threshold_sens95']:.4f} (sensitive), where {calibration['prevalence']:.1%} of the films show"
-        " pneumonia.",
-        "",
-        "```python",
-        "import pneumojax",
-        "",
-        'row = pneumojax.load("this folder").predict("film.png")',
-        "```",
-        "",
-        f"Largest differences from the model, on {parity['films']} films of {parity['source']}:",
-        "",
-        _differences_table(parity),
-    ]
-    for name, facts in description.get("formats", {}).items():
-        if "compatibility" in facts:
-            lines += [
-                "",
-                f"`{name}`: {facts['compatibility']} ({facts['exported_by']}). Later, export the model again.",
-            ]
-    return "\n".join(lines) + "\n"
+    command = f"pneumojax --mode=export --config.export.formats={config.export.formats}"
+    about = config.export.about
+    of_run = model_card.facts_of(run, model, parity=parity, commands=[command], about=about, description=description)
+    for name, content in model_card.files_of(of_run).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
 
 
 def _differences_table(parity: Parity) -> str:
