@@ -42,13 +42,16 @@ def records(sites: tuple[str, ...] = ("",)) -> list[Record]:
     ]
 
 
-def write_run(folder: Path, notice: str = "", sites: tuple[str, ...] = ("",), seed: int = 0) -> epath.Path:
+def write_run(
+    folder: Path, notice: str = "", sites: tuple[str, ...] = ("",), seed: int = 0, place: str = ""
+) -> epath.Path:
     """Write a run: real files, computed from drawn logits."""
     workdir = epath.Path(folder)
     workdir.mkdir(parents=True, exist_ok=True)
     found = records(sites)
     splits = splitting.as_given(found)
-    place = ",".join(f"{site}={folder}/images/{site}" for site in sites) if sites[0] else f"{folder}/images/chests"
+    own = ",".join(f"{site}={folder}/images/{site}" for site in sites) if sites[0] else f"{folder}/images/chests"
+    place = place or own
     fields = {"data.source": place, "data.split_seed": 3, "epochs": 7, "optimizer.learning_rate": 2e-4, "seed": seed}
     config = configs.with_fields(configs.load("m2:paper"), fields | {"model.image_size": 32})
     table = splitting.to_csv(splits, found)

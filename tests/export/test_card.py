@@ -363,7 +363,7 @@ def test_the_license_is_as_hugging_face_names_it(run, tmp_path, license, key):
 
 
 def test_synthetic_images_give_no_results_to_compare(tmp_path):
-    workdir = write_run(tmp_path / "run", notice="Synthetic phantom radiographs, not patients.")
+    workdir = write_run(tmp_path / "run", notice="Synthetic phantom radiographs, not patients.", place="phantom")
     files = model_card.files_of(facts_of(workdir))
     markdown = files["README.md"].decode()
     assert "model-index" not in markdown and "synthetic-data" in markdown
@@ -381,6 +381,19 @@ def test_films_are_shown_only_where_that_is_allowed(run, tmp_path):
     tokens = outline(files["README.md"].decode())[2]
     images = [part for token in tokens if token.type == "inline" for part in token.children if part.type == "image"]
     assert {part.attrs["src"] for part in images} == set(files) - {"README.md"}
+
+
+def test_one_synthetic_site_does_not_let_the_films_of_another_be_shown(tmp_path):
+    place, notice = f"drawn=phantom,real={tmp_path}/films", "drawn: Synthetic phantom radiographs, not patients."
+    workdir = write_run(tmp_path / "run", notice=notice, sites=("drawn", "real"), place=place)
+    assert set(model_card.files_of(facts_of(workdir))) == {"README.md"}
+
+
+@pytest.mark.parametrize("location", ["/data/a=b/c", "/data/films,b=c", "tfds:pneumonia_mnist", "phantom"])
+def test_a_plain_place_is_one_source(location, tmp_path):
+    facts = facts_of(write_run(tmp_path / "run", place=location))
+    assert len(facts.sources) == 1 and "/" not in facts.sources[0]
+    assert set(facts.composition["test"]) == {""}
 
 
 def test_no_place_on_the_machine_and_no_id_of_a_film_is_told(run, copied):
