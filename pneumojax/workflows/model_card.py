@@ -29,7 +29,7 @@ from pneumojax.runtime.files import read_json
 from pneumojax.workflows import run_folder, trained_models
 from pneumojax.workflows.run_config import read_config
 
-_NAMED_PLACE = re.compile(r"(?:^|,)([^,=/]+)=([^,]*)")  # as --data names several sites
+_SITE = re.compile(r"(?:^|,)([^\W_][\w.-]*)=")  # what starts a site's place, where --data names several
 
 
 def facts_of(
@@ -72,9 +72,8 @@ def facts_of(
         facts = _with_evaluations(facts, evaluations)
     elif workdirs.is_run(folder):
         facts = _with_evaluations(_with_run(facts, folder), results.read(folder, partial=True))
-        facts = facts._replace(
-            failures=_failures(folder, bool(facts.notice) or stated.get(abouts.SHOW_PICTURES, False))
-        )
+        shown = stated.get(abouts.SHOW_PICTURES, False) or _is_synthetic(folder)
+        facts = facts._replace(failures=_failures(folder, shown))
         trained = [_train_command(read_config(folder))]
     else:
         trained = []
@@ -95,7 +94,7 @@ def _with_run(facts: CardFacts, workdir: epath.Path) -> CardFacts:
     """Add what the files of a run say, except its evaluations and failures."""
     saved = read_json(workdir / workdirs.CONFIG)
     place = str(read_config(workdir).data.source)
-    labels = run_folder.labels_by_site(workdir, {name for name, _ in _NAMED_PLACE.findall(place)})
+    labels = run_folder.labels_by_site(workdir, _places(place))
     return facts._replace(
         config=saved,
         sources=_sources(place),
@@ -126,10 +125,22 @@ def _of_the_ensemble(folder: epath.Path, runs: Sequence[epath.Path]) -> dict[str
     return {split: results.summarize(*comparison.ensemble(members, split)) for split in sorted(shared)}
 
 
-def _sources(place: str) -> list[str]:
-    """Return the names of the sources at a place, or at several as --data names them."""
-    named = [f"{name}: {name_of(where)}" for name, where in _NAMED_PLACE.findall(place)]
-    return named or [place if place.startswith("tfds:") else name_of(place)]
+def _places(location: str) -> dict[str, str]:
+    """Return the place of each site that a location names, by the site's name; empty where it is one plain place."""
+    parts = _SITE.split(location) if _SITE.match(location) else [""]
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _sources(location: str) -> list[str]:
+    """Return the names of the sources at a location, without their folders."""
+    named = [f"{site}: {name_of(place)}" for site, place in _places(location).items()]
+    return named or [location if location.startswith("tfds:") else name_of(location)]
+
+
+def _is_synthetic(workdir: epath.Path) -> bool:
+    """Whether no image of the run is of a patient: then all may be shown."""
+    location = str(read_config(workdir).data.source)
+    return all(place == "phantom" for place in _places(location).values() or [location])
 
 
 def _without_place(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,5 +212,5 @@ def _train_command(config: ConfigDict) -> str:
 
 def _data_argument(place: str) -> str:
     """Return what --data takes where the sources lie in the current folder."""
-    named = [f"{name}={name_of(where)}" for name, where in _NAMED_PLACE.findall(place)]
+    named = [f"{site}={name_of(where)}" for site, where in _places(place).items()]
     return ",".join(named) or _sources(place)[0]

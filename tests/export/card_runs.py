@@ -13,6 +13,7 @@ from pneumojax.data.source import Record, split_of
 from pneumojax.evaluation import calibration, metrics, results
 from pneumojax.evaluation.corruptions import CLEAN, CORRUPTIONS
 from pneumojax.evaluation.neighbours import Index
+from pneumojax.export.card import card
 from pneumojax.inference import faithfulness, report_pictures
 from pneumojax.inference.report_pictures import Pictures
 from pneumojax.inference.trained_model import Member, TrainedModel
@@ -20,6 +21,7 @@ from pneumojax.inference.worst_errors import WorstError
 from pneumojax.models import create
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.workflows import model_card
 
 PARITY = {
     "films": 96,
@@ -42,13 +44,16 @@ def records(sites: tuple[str, ...] = ("",)) -> list[Record]:
     ]
 
 
-def write_run(folder: Path, notice: str = "", sites: tuple[str, ...] = ("",), seed: int = 0) -> epath.Path:
+def write_run(
+    folder: Path, notice: str = "", sites: tuple[str, ...] = ("",), seed: int = 0, place: str = ""
+) -> epath.Path:
     """Write a run: real files, computed from drawn logits."""
     workdir = epath.Path(folder)
     workdir.mkdir(parents=True, exist_ok=True)
     found = records(sites)
     splits = splitting.as_given(found)
-    place = ",".join(f"{site}={folder}/images/{site}" for site in sites) if sites[0] else f"{folder}/images/chests"
+    own = ",".join(f"{site}={folder}/images/{site}" for site in sites) if sites[0] else f"{folder}/images/chests"
+    place = place or own
     fields = {"data.source": place, "data.split_seed": 3, "epochs": 7, "optimizer.learning_rate": 2e-4, "seed": seed}
     config = configs.with_fields(configs.load("m2:paper"), fields | {"model.image_size": 32})
     table = splitting.to_csv(splits, found)
@@ -162,3 +167,22 @@ def shown(token) -> str:
 
 def wilson(part: int, whole: int) -> tuple[float, float, float]:
     return part / whole, *metrics.wilson(part, whole)
+
+
+def facts_of(workdir, **changes):
+    return model_card.facts_of(workdir, trained(workdir), **({"parity": PARITY, "commands": [EXPORT]} | changes))
+
+
+def card_of(workdir, **changes) -> str:
+    return card(facts_of(workdir, **changes))
+
+
+def content_of(workdir, name):
+    return json.loads((workdir / name).read_text())
+
+
+def tables_of(markdown: str, heading: str) -> list:
+    """Return the tables whose nearest heading is this."""
+    found = [table for table in outline(markdown)[1] if table.headings[-1] == heading]
+    assert found, heading
+    return found
