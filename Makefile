@@ -83,7 +83,7 @@ peers: .venv-bench/installed
 # Compares logits and explanations with those of Keras, PyTorch and Captum, in the same environment.
 test-peers: peers .venv-bench/captum .venv-bench/kernels
 	KERAS=all .venv-bench/bin/python -m pytest -s tests/models/test_keras_parity.py tests/benchmark/test_peers.py \
-	  tests/inference/test_captum.py
+	  tests/inference/test_captum.py tests/export/test_weights_elsewhere.py
 
 # The locked set has what Captum needs; some versions of Captum ask for older packages.
 .venv-bench/captum: .venv-bench/installed

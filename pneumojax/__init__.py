@@ -1,10 +1,10 @@
 """PneumoJAX: CNNs that tell pneumonia from normal on chest radiographs, in JAX.
 
-    import pneumojax
-
-    model = pneumojax.load("m1")
-    row = model.predict("film.dcm")
-    print(row.probability, row.decision, row.flags)
+>>> import pneumojax
+>>> model = pneumojax.load("m1")
+>>> row = model.predict("film.dcm")
+>>> row.probability, row.decision, row.flags  # such as 0.93, 'pneumonia', ()
+(...)
 
 Importing the package imports neither JAX nor anything else that takes time, and changes no setting. Every error that it
 raises is a `PneumoJAXError`: a `UserError` where the call can be corrected, an `UnreadableImage` where a film cannot be

@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 from sklearn import metrics as sk
 from support import draw_folder, pneumojax, read_json, read_rows, refused
 
+import pneumojax as pneumojax_api
 from pneumojax.evaluation import calibration, corruptions
 from pneumojax.inference.explainer import explainer
 from pneumojax.runtime import config as configs
@@ -273,3 +274,18 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
         written["integrated-gradients"][0], np.mean(own, 0), rtol=1e-3, atol=1e-4 * np.ptp(own[0])
     )
     assert "holds an experiment: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)
+
+
+def test_an_ensemble_exports_as_one_model(seeded, tmp_path):
+    """The folder has both networks, and predicts what the experiment's workdir predicts."""
+    formats = "--config.export.formats=safetensors,stablehlo"
+    done = pneumojax(
+        "--mode=export", "--workdir=work", f"--config.export.output={tmp_path / 'both'}", formats, cwd=seeded
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    description = read_json(tmp_path / "both/config.json")
+    assert [network["prefix"] for network in description["networks"]] == ["0.", "1."]
+    assert [training["settings"]["seed"] for training in description["training"]] == [0, 1]
+    films = sorted((seeded / "other").rglob("*.png"))
+    assert pneumojax_api.load(tmp_path / "both").predict(films) == pneumojax_api.load(seeded / "work").predict(films)
+    assert read_json(tmp_path / "both/parity.json")["stablehlo"]["decisions_turned"] == 0

@@ -4,13 +4,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from support import pneumojax, read_json, read_rows
+from support import ROOT, pneumojax, read_json, read_rows
 
 from pneumojax import __version__
 from pneumojax.evaluation import neighbours
@@ -251,6 +253,37 @@ def test_the_command_line_predicts(work, whole, tmp_path):
     assert "2 images: " in done.stdout
     assert "1 unreadable." in done.stdout
     assert f"Written: {output}" in done.stdout
+
+
+def test_rows_go_to_the_standard_output_and_all_else_elsewhere(work, whole, tmp_path):
+    """So that another program can read them; the workdir stays as it is."""
+    shutil.copy(whole[0]["id"], tmp_path / "sound é.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    before = sorted(work.rglob("*"))
+    flags = ("--mode=predict", f"--workdir={work}", "--data=*.png", "--config.prediction.output=-")
+    done = pneumojax(*flags, cwd=tmp_path)
+    assert done.returncode == 1
+    header, *rows = read_csv_table(done.stdout)
+    assert header == list(Row._fields)
+    assert [row[0] for row in rows] == ["broken.png", "sound é.png"]
+    assert float(rows[1][1]) == pytest.approx(float(whole[0]["probability"]), rel=1e-4)
+    assert "2 images: " in done.stderr and "unreadable: broken.png: " in done.stderr
+    assert "Written" not in done.stderr
+    assert sorted(work.rglob("*")) == before
+
+
+def test_a_reader_that_leaves_is_no_error(work, chests, tmp_path):
+    """As `head -1` does."""
+    flags = [f"--workdir={work}", f"--data={chests}/test", "--config.prediction.output=-"]
+    command = [sys.executable, "-m", "pneumojax.main", "--mode=predict", *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        printed = process.stderr.read()
+    assert process.returncode == 0, printed
+    assert "40 images: " in printed
 
 
 def test_without_data_the_command_line_is_refused(work, tmp_path):
