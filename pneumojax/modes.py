@@ -74,7 +74,8 @@ def _with_model(mode: str, command: Command) -> Command:
     if command.spec is not None:
         raise UserError("a trained model has its own config: give --model or --config, not both")
     folder = trained_models.locate(command.model)
-    workdirs.refuse_links(folder)
+    if not is_bundle(folder):
+        workdirs.refuse_links(folder)
     if is_bundle(folder) or command.workdir not in (None, folder):
         workdir = command.workdir or epath.Path(f"runs/model-{folder.name}")
         workdirs.refuse_links(workdir)

@@ -23,6 +23,7 @@ from pneumojax import PneumoJAXError, UnreadableImage, UserError, api
 from pneumojax.evaluation import calibration
 from pneumojax.inference import bundle
 from pneumojax.inference.attribution import METHODS
+from pneumojax.runtime import workdir as workdirs
 from pneumojax.workflows import predict, run_config, trained_models
 
 SIZE = 32
@@ -285,7 +286,7 @@ def flipped(content, place):
 )
 def test_damaged_weights_are_refused_in_a_line(folder, tmp_path, damage):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    path = copy / bundle.WEIGHTS
+    path = copy / workdirs.WEIGHTS
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=r"model.safetensors is damaged \(.*\): export the model again"):
         pneumojax.load(copy)

@@ -1,10 +1,14 @@
 """What a model card is made of: the contents of files, as they are."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pneumojax.data import splits as splitting
 from pneumojax.evaluation.results import Evaluation, Summary
+
+FILE = "card.json"  # in an exported folder: all facts that its other files do not hold
+_IN_OTHER_FILES = ("description", "parity", "failures")
 
 Composition = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -72,6 +76,23 @@ class CardFacts(NamedTuple):
         """The split of the run's own whose scores count most; None if none was evaluated."""
         names = own(self.evaluations)
         return splitting.foremost(names) if names else None
+
+
+def to_json(facts: CardFacts) -> str:
+    """Return the facts that an exported folder's `FILE` holds: all except its config.json, parity.json and pictures."""
+    kept = {name: value for name, value in facts._asdict().items() if name not in _IN_OTHER_FILES}
+    kept["failures"] = [failure._replace(picture=None)._asdict() for failure in facts.failures]
+    return json.dumps(kept, indent=1) + "\n"
+
+
+def from_json(content: Any, description: Mapping[str, Any], parity: Mapping[str, Any]) -> CardFacts:
+    """Return the facts of an exported folder, by what its `FILE`, config.json and parity.json hold.
+
+    Raises:
+      KeyError, TypeError or ValueError: the content is not what `to_json` writes.
+    """
+    failures = [Failure(**failure) for failure in content["failures"]]
+    return CardFacts(**{**content, "failures": failures}, description=description, parity=parity)
 
 
 def own(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:

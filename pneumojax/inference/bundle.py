@@ -20,9 +20,9 @@ from pneumojax.models.block_reference import EPSILON
 from pneumojax.models.classifier import Classifier
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import read_json
+from pneumojax.runtime.workdir import CONFIG, WEIGHTS
 
-WEIGHTS = "model.safetensors"
-DESCRIPTION = "config.json"
+DESCRIPTION = CONFIG
 FORMAT = "PneumoJAX model, version 1"
 MAX_BYTES = 1 << 30  # of the weights: ten times those of M3 with their index
 MAX_SIDE = 4096  # pixels of the square
@@ -89,7 +89,7 @@ def _prefixed(model: TrainedModel) -> list[tuple[str, Member]]:
 
 def is_bundle(folder: epath.Path) -> bool:
     """Whether the folder holds a bundle."""
-    return (folder / WEIGHTS).exists()
+    return all((folder / name).is_file() for name in (WEIGHTS, DESCRIPTION))  # reading a pipe may never end
 
 
 def shipped() -> dict[str, epath.Path]:

@@ -32,6 +32,10 @@ EXPLANATION_CHECKS = f"{EXPLANATIONS}/checks.json"
 REPORT = "report/index.html"
 REPORT_PICTURES = "report/pictures.npz"  # what the report shows of the run's own images
 
+# An exported model, in a folder of its own with a config.json of another kind.
+WEIGHTS = "model.safetensors"
+PARITY = "parity.json"
+
 # An audit, which may lie in a run's workdir.
 AUDIT = "audit"
 AUDIT_JSON = f"{AUDIT}/audit.json"
@@ -77,8 +81,8 @@ def refuse_links(workdir: epath.Path, more: Iterable[str] = ()) -> None:
 
 
 def is_run(workdir: epath.Path) -> bool:
-    """Whether the workdir holds a run."""
-    return (workdir / CONFIG).exists()
+    """Whether the workdir holds a run; an exported model is none."""
+    return (workdir / CONFIG).exists() and not any((workdir / name).exists() for name in (WEIGHTS, PARITY))
 
 
 def is_experiment(workdir: epath.Path | None) -> bool:

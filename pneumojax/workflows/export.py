@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from pneumojax.data.decode.images import resize
-from pneumojax.export import agreement, card, stablehlo
+from pneumojax.export import agreement, card, card_facts, stablehlo
 from pneumojax.inference import bundle
 from pneumojax.inference.trained_model import TrainedModel
 from pneumojax.runtime import config as configs
@@ -31,8 +31,18 @@ from pneumojax.workflows.run_config import read_config
 
 SAFETENSORS, ONNX, STABLEHLO = FORMATS = ("safetensors", "onnx", "stablehlo")
 FILM_GRAPH, BATCH_GRAPH, FUNCTION = "model.onnx", "model-batch.onnx", "model.stablehlo"
-PARITY, PICTURES = "parity.json", "pictures"
-_NAMES = {bundle.WEIGHTS, bundle.DESCRIPTION, FILM_GRAPH, BATCH_GRAPH, FUNCTION, card.NAME, PARITY, PICTURES}
+PICTURES = "pictures"
+_NAMES = {
+    workdirs.WEIGHTS,
+    bundle.DESCRIPTION,
+    FILM_GRAPH,
+    BATCH_GRAPH,
+    FUNCTION,
+    workdirs.PARITY,
+    PICTURES,
+    card.NAME,
+    card_facts.FILE,
+}
 _ADVICE = "choose another --config.export.output"
 
 Parity = dict[str, Any]
@@ -153,7 +163,7 @@ def _write_safetensors(folder: epath.Path, model: TrainedModel, compared: Films)
     squares = compared.squares
     answers, right = agreement.of_model(bundle.read(folder), squares), agreement.of_model(model, squares)
     found = agreement.differences(answers, right, model.calibration)
-    agreement.refuse(bundle.WEIGHTS, found)
+    agreement.refuse(workdirs.WEIGHTS, found)
     return found, {}
 
 
@@ -204,7 +214,7 @@ def _describe(
     written = folder / bundle.DESCRIPTION
     description = (read_json(written) if written.exists() else bundle.description_of(model)) | dict(facts)
     (folder / bundle.DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    (folder / PARITY).write_text(json.dumps(parity, indent=2) + "\n")
+    (folder / workdirs.PARITY).write_text(json.dumps(parity, indent=2) + "\n")
     command = f"pneumojax --mode=export --config.export.formats={config.export.formats}"
     about = config.export.about
     of_run = model_card.facts_of(run, model, parity=parity, commands=[command], about=about, description=description)

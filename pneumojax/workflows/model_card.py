@@ -44,7 +44,7 @@ def facts_of(
     """Collect the facts of a model card.
 
     Args:
-      folder: workdir of a run or an experiment, or an exported model's folder, of which only the description is known.
+      folder: workdir of a run or an experiment, or an exported model's folder.
       model: what the folder holds.
       parity: differences of the exported formats from JAX.
       commands: what exported the model; what trained it is added.
@@ -76,8 +76,17 @@ def facts_of(
         facts = facts._replace(failures=_failures(folder, shown))
         trained = [_train_command(read_config(folder))]
     else:
-        trained = []
+        facts, trained = _of_export(facts, folder), []
     return facts._replace(commands=[*trained, *commands])
+
+
+def _of_export(facts: CardFacts, folder: epath.Path) -> CardFacts:
+    """Return the facts that the folder's own card was made of, with what is stated and measured now."""
+    try:
+        before = card_facts.from_json(read_json(folder / card_facts.FILE), facts.description, facts.parity)
+    except (KeyError, OSError, TypeError, ValueError):  # it was written by hand, or is damaged
+        return facts
+    return before._replace(about={**before.about, **facts.about}, commands=[*before.commands, *facts.commands])
 
 
 def files_of(facts: CardFacts) -> dict[str, bytes]:
@@ -87,7 +96,8 @@ def files_of(facts: CardFacts) -> dict[str, bytes]:
         for number, failure in enumerate(facts.failures, 1)
         if failure.picture
     }
-    return {cards.NAME: cards.card(facts).encode()} | pictures
+    texts = {cards.NAME: cards.card(facts), card_facts.FILE: card_facts.to_json(facts)}
+    return {name: content.encode() for name, content in texts.items()} | pictures
 
 
 def _with_run(facts: CardFacts, workdir: epath.Path) -> CardFacts:

@@ -11,6 +11,7 @@ import pneumojax
 from pneumojax import modes
 from pneumojax.inference import bundle
 from pneumojax.modes import Command
+from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 from pneumojax.workflows import trained_models
 
@@ -107,7 +108,7 @@ def harmed(description, **changes):
 @pytest.mark.parametrize("harm", ["flip", "cut", "digest", "calibration", "blocks", "nan", "list", "format"])
 def test_a_damaged_folder_is_refused_in_a_line(place, tmp_path, harm):
     folder = epath.Path(shutil.copytree(place / "exported", tmp_path / "exported"))
-    weights, path = folder / bundle.WEIGHTS, folder / bundle.DESCRIPTION
+    weights, path = folder / workdirs.WEIGHTS, folder / bundle.DESCRIPTION
     description, content = json.loads(path.read_text()), weights.read_bytes()
     if harm == "flip":
         weights.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
