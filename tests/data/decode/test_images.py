@@ -6,9 +6,11 @@ import warnings
 import zlib
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from support import encoded
 
 from pneumojax.data.decode import images
@@ -250,3 +252,32 @@ def test_real_radiographs_are_less_than_a_grey_level_away():
     for path in sorted(REAL.glob("*/*"))[::4]:
         full = images.resize(images.grey(Image.open(path)), 150)
         assert np.abs(images.read(path, 150).astype(int) - full).mean() < 1.0, path.name
+
+
+@pytest.mark.parametrize("kind", ["grey", "wide", "colour", "turned", "inverted", "dicom"])
+def test_a_whole_image_has_all_pixels_and_is_upright(tmp_path, kind):
+    """Resized, it is what is read at a size, but for rounding where a turned image is resized before it is turned."""
+    pixels = phantom.render(2, 1, 1, 120)[0][:, :90]
+    expected, path = pixels, tmp_path / "film"
+    image, options = Image.fromarray(pixels), {}
+    if kind == "wide":
+        image = Image.fromarray(pixels.astype(np.uint16) * 257)
+    elif kind == "colour":
+        image = image.convert("RGB")
+    elif kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+        expected = np.rot90(pixels, -1)
+    elif kind == "inverted":  # Pillow then writes it with 0 as white
+        tags = ImageFileDirectory_v2()
+        tags[262] = 0
+        options = {"format": "TIFF", "tiffinfo": tags}
+    if kind == "dicom":
+        dicom_files.write(path, pixels, 8)
+    else:
+        image.save(path, **{"format": "PNG"} | options)
+    found = images.whole(path)
+    assert (found.dtype, found.shape) == (np.uint8, expected.shape)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    resized = images.resize(Image.fromarray(found), 40)
+    assert np.abs(resized.astype(int) - images.read(path, 40)).max() <= 1
