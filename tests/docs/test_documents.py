@@ -1,11 +1,8 @@
 """What the documents say can be done can be done: links, commands, settings, figures, and the README's way through."""
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,17 +187,3 @@ def test_the_changelog_has_the_version():
     released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released == sorted(released, reverse=True)
     assert main.__version__ in released
-
-
-def test_the_site_builds(tmp_path):
-    """Strictly: a page that is missing, a link that leads nowhere, or a name that does not exist is an error."""
-    pytest.importorskip("material", reason="the extra `docs` is not installed")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
-        cwd=ROOT,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "benchmarks/learning/index.html").exists()
