@@ -103,10 +103,12 @@ def files_of(facts: CardFacts) -> dict[str, bytes]:
 def _with_run(facts: CardFacts, workdir: epath.Path) -> CardFacts:
     """Add what the files of a run say, except its evaluations and failures."""
     saved = read_json(workdir / workdirs.CONFIG)
-    place = str(read_config(workdir).data.source)
+    data = read_config(workdir).data
+    place = str(data.source)
+    named = {"source": ", ".join(_sources(place)), "labels": name_of(data.labels) if data.labels else ""}
     labels = run_folder.labels_by_site(workdir, _places(place))
     return facts._replace(
-        config=saved,
+        config=saved | {"data": saved["data"] | named},
         sources=_sources(place),
         composition={
             split: {site: splitting.composition(members) for site, members in sites.items()}

@@ -133,7 +133,8 @@ def test_figures_of_the_readme_are_those_of_the_benchmarks():
         assert figure in paper or any(f"{float(one):.{places}f}" == figure for one in known), figure
 
 
-def test_examples_of_the_readme_run():
+def test_examples_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     examples = [content for language, content in blocks(README.read_text()) if language == "python"]
     assert examples
     for example in examples:
