@@ -9,6 +9,8 @@ A film's sides are at most `MAX_SIDE` pixels, as `data.decode` allows, and the s
 times as high as wide may differ by a grey level, since Pillow resizes those along columns first.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from onnx import TensorProto, helper
 
@@ -17,6 +19,21 @@ from pneumojax.export.graph_builder import Graph
 _POINT = 22  # bits after the point of a weight
 _AT_ONCE, _STEPS = 4, 6  # bits of a quotient that a step finds; together two more than are kept, to round by
 _BYTES = 3  # of a weight, which is at most 1 << 22
+_SLABS = 5  # parts of the square's columns; more would be faster for large films, and slower for small ones
+
+
+class _Weights(NamedTuple):
+    """Names of the weights along an axis of the film.
+
+    Attributes:
+      matrix: the bytes of the weights, of all pixels of the square the highest, then the middle and the lowest.
+      starts: (size,) int64, the first pixel of the film that each pixel of the square needs.
+      ends: (size,) int64, the one behind the last that it needs; it may lie behind the film.
+    """
+
+    matrix: str
+    starts: str
+    ends: str
 
 
 def squared(graph: Graph, film: str, size: int) -> str:
@@ -25,14 +42,36 @@ def squared(graph: Graph, film: str, size: int) -> str:
     shape = graph.add("Cast", [graph.add("Shape", [film], "film.shape")], "film.sides", to=TensorProto.INT32)
     height = graph.add("Gather", [shape, graph.int32(0)], "film.height")
     width = graph.add("Gather", [shape, graph.int32(1)], "film.width")
-    wide = across.add("MatMulInteger", [film, _weights(across, width, size, axis=0)], "products")
-    narrow = _levels(across, wide, axis=1)
-    high = down.add("MatMulInteger", [_weights(down, height, size, axis=1), narrow], "products")
+    narrow = _levels(across, _by_slabs(across, film, _weights(across, width, size, axis=0), size), axis=1)
+    high = down.add("MatMulInteger", [_weights(down, height, size, axis=1).matrix, narrow], "products")
     return graph.add("Identity", [_levels(down, high, axis=0)], "square")
 
 
-def _weights(graph: Graph, length: str, size: int, axis: int) -> str:
-    """Compute the bytes of the weights: of all pixels of the square the highest, then the middle and the lowest.
+def _by_slabs(graph: Graph, film: str, weights: _Weights, size: int) -> str:
+    """Multiply a film by its weights, (width, 3 size): (height, 3 size) int32.
+
+    Most weights are zeros. So a part of the square's columns is computed from those columns of the film that it needs.
+    """
+    bounds = np.linspace(0, size, _SLABS + 1).astype(np.int64)
+    names = [f"slab_{number}" for number in range(_SLABS)]
+    columns = graph.add("Reshape", [weights.matrix, graph.shape(-1, _BYTES, size)], "matrix.by_byte")
+    parts = graph.split(columns, [f"{name}.columns" for name in names], axis=2, sizes=np.diff(bounds))
+    products = []
+    for name, part, first, end in zip(names, parts, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        slab = graph.part(name)
+        start = slab.add("Gather", [weights.starts, graph.axis(first)], "start")
+        stop = slab.add("Gather", [weights.ends, graph.axis(end - 1)], "end")
+        needed = slab.add("Slice", [film, start, stop, graph.axis(1)], "film")
+        rows = slab.add("Slice", [part, start, stop, graph.axis(0)], "rows")
+        matrix = slab.add("Reshape", [rows, graph.shape(-1, _BYTES * (end - first))], "matrix")
+        product = slab.add("MatMulInteger", [needed, matrix], "products")
+        products.append(slab.add("Reshape", [product, graph.shape(-1, _BYTES, end - first)], "products.by_byte"))
+    joined = graph.add("Concat", products, "products.by_byte", axis=2)
+    return graph.add("Reshape", [joined, graph.shape(-1, _BYTES * size)], "products")
+
+
+def _weights(graph: Graph, length: str, size: int, axis: int) -> _Weights:
+    """Compute the weights of the pixels of an axis of the film.
 
     Pixel x of `length` weighs max(0, 1 - |x + 1/2 - (y + 1/2) length / size| / reach) for pixel y of the square, where
     the reach is 1, or length / size if that is larger. Multiplied by 2 size reach, all of it is whole numbers. It is
@@ -40,7 +79,7 @@ def _weights(graph: Graph, length: str, size: int, axis: int) -> str:
 
     Args:
       length: a scalar, the film's height or width.
-      axis: of the result that counts the film's pixels: (length, 3 size) uint8 for 0, (3 size, length) for 1.
+      axis: of the matrix that counts the film's pixels: (length, 3 size) uint8 for 0, (3 size, length) for 1.
     """
     add, number = graph.add, graph.int32
     odd = graph.constant("odd", (2 * np.arange(size, dtype=np.int32) + 1)[:, None])
@@ -49,15 +88,27 @@ def _weights(graph: Graph, length: str, size: int, axis: int) -> str:
     reach = add("Div", [add("Add", [longer, number(size - 1)], "longer.raised"), number(size)], "reach")
     end = add("Add", [reach, number(1)], "reach.end")
     near = add("Range", [add("Neg", [reach], "reach.start"), end, number(1)], "near")
-    pixels = add("Add", [add("Div", [centres, number(2 * size)], "nearest"), near], "pixels")
+    nearest = add("Div", [centres, number(2 * size)], "nearest")
+    pixels = add("Add", [nearest, near], "pixels")
     doubled = add("Add", [add("Mul", [pixels, number(2)], "pixels.doubled"), number(1)], "pixels.odd")
     offsets = add("Sub", [add("Mul", [doubled, number(size)], "pixels.centres"), centres], "offsets")
     nearness = add("Sub", [add("Mul", [longer, number(2)], "widest"), add("Abs", [offsets], "distances")], "nearness")
     sides = [add("GreaterOrEqual", [pixels, number(0)], "not_before"), add("Less", [pixels, length], "not_behind")]
     triangle = add("Max", [nearness, number(0)], "triangle")
     weights = add("Where", [add("And", sides, "inside"), triangle, number(0)], "weights")
+    margin = _one(graph, reach, "margin")
     places = add("Add", [pixels, reach], "places")
-    return _spread(graph, _bytes(graph, _shares(graph, weights)), places, length, reach, size, axis)
+    matrix = _spread(graph, _bytes(graph, _shares(graph, weights)), places, length, margin, size, axis)
+    middles = _one(graph, nearest, "middles")
+    starts = add("Max", [add("Sub", [middles, margin], "before"), graph.axis(0)], "starts")
+    ends = add("Add", [add("Add", [middles, margin], "last"), graph.axis(1)], "ends")
+    return _Weights(matrix, starts, ends)
+
+
+def _one(graph: Graph, numbers: str, name: str) -> str:
+    """Return int32 numbers of any shape along one axis, as int64, such as shapes and slices are given by."""
+    flat = graph.add("Reshape", [numbers, graph.axis(-1)], f"{name}.int32")
+    return graph.add("Cast", [flat], name, to=TensorProto.INT64)
 
 
 def _shares(graph: Graph, weights: str) -> str:
@@ -91,10 +142,8 @@ def _spread(graph: Graph, values: str, places: str, length: str, margin: str, si
     """
     add = graph.add
     places = add("Concat", [places] * _BYTES, "places.of_bytes", axis=0)
-    first = add("Cast", [add("Reshape", [margin, graph.axis(1)], "margin.one")], "margin", to=TensorProto.INT64)
-    count = add("Cast", [add("Reshape", [length, graph.axis(1)], "length.one")], "length", to=TensorProto.INT64)
-    end = add("Add", [first, count], "margin.end")
-    shape = [add("Add", [end, first], "length.with_margins"), graph.axis(_BYTES * size)]
+    end = add("Add", [margin, _one(graph, length, "length")], "margin.end")
+    shape = [add("Add", [end, margin], "length.with_margins"), graph.axis(_BYTES * size)]
     if axis == 0:
         values = add("Transpose", [values], "bytes.transposed", perm=[1, 0])
         places = add("Transpose", [places], "places.transposed", perm=[1, 0])
@@ -103,7 +152,7 @@ def _spread(graph: Graph, values: str, places: str, length: str, margin: str, si
     zero = helper.make_tensor("zero", TensorProto.UINT8, [1], [0])
     zeros = add("ConstantOfShape", [add("Concat", shape, "shape", axis=0)], "zeros", value=zero)
     spread = add("ScatterElements", [zeros, places, values], "spread", axis=axis)
-    return add("Slice", [spread, first, end, graph.axis(axis)], "matrix")
+    return add("Slice", [spread, margin, end, graph.axis(axis)], "matrix")
 
 
 def _levels(graph: Graph, products: str, axis: int) -> str:

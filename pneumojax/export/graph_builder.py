@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 
@@ -31,10 +32,15 @@ class Graph:
         self.nodes.append(helper.make_node(operation, inputs, [name], name, **attributes))
         return name
 
-    def split(self, tensor: str, names: Sequence[str], axis: int) -> list[str]:
-        """Divide a tensor along an axis into equal parts of these names."""
+    def split(
+        self, tensor: str, names: Sequence[str], axis: int, sizes: Int64[np.ndarray, " parts"] | None = None
+    ) -> list[str]:
+        """Divide a tensor along an axis into parts of these names, of the given sizes or equal ones."""
         names = [self._prefix + name for name in names]
-        node = helper.make_node("Split", [tensor], names, f"{tensor}.split", axis=axis, num_outputs=len(names))
+        inputs = [tensor] if sizes is None else [tensor, self.constant("split.sizes", sizes)]
+        node = helper.make_node("Split", inputs, names, f"{tensor}.split", axis=axis)
+        if sizes is None:
+            node.attribute.append(helper.make_attribute("num_outputs", len(names)))
         self.nodes.append(node)
         return names
 
@@ -59,6 +65,10 @@ class Graph:
     def axis(self, value: int) -> str:
         """Return the name of an array of one int64, which all parts of the graph share."""
         return self._shared(f"axis.{value}", np.array([value], np.int64))
+
+    def shape(self, *sides: int) -> str:
+        """Return the name of a shape, which all parts of the graph share."""
+        return self._shared(f"shape.{'x'.join(map(str, sides))}", np.array(sides, np.int64))
 
     def _shared(self, name: str, value: np.ndarray | np.generic) -> str:
         self.constants[name] = numpy_helper.from_array(np.asarray(value), name)

@@ -105,13 +105,11 @@ def _grad_cam(graph: Graph, values: Tensors, count: int, hidden: str, rectified:
     active = graph.add("Cast", [active], "grad_cam.active_units", to=TensorProto.FLOAT)
     weights = graph.add("MatMul", [active, gradients], "grad_cam.weights")
     weights = graph.add("Unsqueeze", [weights, graph.axis(1)], "grad_cam.weights_as_rows")
-    flat = graph.constant("grad_cam.flat", np.array([0, 0, side * side]))
-    places = graph.add("Reshape", [rectified, flat], "grad_cam.activations")
+    places = graph.add("Reshape", [rectified, graph.shape(0, 0, side * side)], "grad_cam.activations")
     small = graph.add("MatMul", [weights, places], "grad_cam.sums")
-    square = graph.constant("grad_cam.square", np.array([0, 1, side, side]))
-    small = graph.add("Reshape", [small, square], "grad_cam.small")
-    sizes = graph.constant("grad_cam.size", np.array([size, size]))
-    large = graph.add("Resize", [small, "", "", sizes], "grad_cam.enlarged", mode="linear", axes=[2, 3])
+    small = graph.add("Reshape", [small, graph.shape(0, 1, side, side)], "grad_cam.small")
+    inputs = [small, "", "", graph.shape(size, size)]
+    large = graph.add("Resize", inputs, "grad_cam.enlarged", mode="linear", axes=[2, 3])
     return graph.add("Squeeze", [large, graph.axis(1)], "grad_cam")
 
 
