@@ -68,6 +68,7 @@ def recommended() -> ConfigDict:
                 "folds": 0,  # cross-validation: number of folds, which divide train by patient; 0: none
                 "fold": 0,  # cross-validation: the fold that is held out, counted from 0
                 "leave_out": "",  # hold out training images whose id contains a match of this pattern; empty: none
+                "leave_out_site": "",  # hold out all images of this site, of several; empty: none
                 "val_fraction": 0.1,  # share of train that becomes val, if there is no val split or it is too small
                 "test_fraction": 0.0,  # share of train that becomes test, if there is no test split; 0: none
                 "cache_dir": "",  # folder for prepared images and compiled programs; empty: the user's cache folder
@@ -111,6 +112,7 @@ def recommended() -> ConfigDict:
                 "recipes": "recommended,notebook,paper",  # recipes, also with changed fields, such as paper+epochs=20
                 "folds": "",  # folds to hold out in turn, such as "0,1,2"; empty: all of data.folds
                 "seeds": "0",  # random seeds to train with
+                "leave_one_site_out": False,  # train without each of several sites in turn, and evaluate on it
                 "dry_run": False,  # only list the runs, with an estimate of their time
                 "corruptions": True,  # also evaluate each run under artificial corruptions of its images
             },

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.data import trust
 from pneumojax.data.source import Options, Record
-from pneumojax.data.sources import labels
+from pneumojax.data.sources import labels, sites
 from pneumojax.data.splits import PAPERS_SUBSET, Carving
 from pneumojax.runtime.config import Rule
 
@@ -27,6 +27,9 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("data.folds", c.folds == 0 or 2 <= c.folds <= 1000, "0, or from 2 to 1000")
     yield Rule("data.fold", 0 <= c.fold < max(c.folds, 1), "at least 0 and below data.folds")
     yield Rule("data.leave_out", _is_pattern(c.leave_out), "a regular expression")
+    known = not c.leave_out_site or (c.leave_out_site in sites.places(c.source) and not (c.folds or c.leave_out))
+    rule = "empty, or the name of a site in --data, where data.folds and data.leave_out are not set"
+    yield Rule("data.leave_out_site", known, rule)
     short = len(c.patient_pattern) <= 1000
     rule = "a regular expression of at most 1,000 characters"
     yield Rule("data.patient_pattern", short and _is_pattern(c.patient_pattern), rule)
@@ -59,7 +62,7 @@ def weighted(config: ConfigDict, records: Sequence[Record]) -> tuple[Record, ...
 
 def carving(config: ConfigDict) -> Carving:
     """Return how to divide train."""
-    names = ("val_fraction", "test_fraction", "folds", "fold", "leave_out")
+    names = ("val_fraction", "test_fraction", "folds", "fold", "leave_out", "leave_out_site")
     return Carving(seed=config.data.split_seed, **{name: config.data[name] for name in names})
 
 

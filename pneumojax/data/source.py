@@ -106,7 +106,7 @@ class Split(NamedTuple):
       labels: (n,) uint8, 1 is pneumonia.
       read: indices (k,) int -> images (k, size, size, 1) uint8.
       weights: (n,) float64, of the labels in training; None if all are 1.
-      groups: column of metadata -> each image's value, (n,) str, empty if unknown. Named sites are the column `SITE`.
+      groups: column of metadata -> each image's value, (n,) str, empty where unknown. Named sites are in `SITE`.
     """
 
     name: str

@@ -16,7 +16,8 @@ PAPERS_SUBSET = (1082, 6517)  # Huynh et al.: normal and pneumonia images to tra
 MIN_PER_CLASS = 50  # a val split with fewer images of either class is too small to choose a model by
 
 HELD_OUT = "held_out"  # the split that cross-validation, or a pattern, keeps from training
-_IMPORTANCE = ("test", HELD_OUT, "val", "val_given", WHOLE, "train")
+UNSEEN = "unseen"  # the split of a site that is left out; it comes before the test split of other sites
+_IMPORTANCE = (UNSEEN, "test", HELD_OUT, "val", "val_given", WHOLE, "train")
 
 Splits = dict[str, tuple[Record, ...]]
 
@@ -32,6 +33,7 @@ class Carving(NamedTuple):
       fold: the fold to hold out, in [0, folds).
       leave_out: a regular expression; images of train are held out if it matches anywhere in their ids. If a fold is
         held out as well, only its images of the classes without such a match are.
+      leave_out_site: the name of a site, all images of which become the split `UNSEEN`; empty for none.
     """
 
     seed: int = 0
@@ -40,6 +42,7 @@ class Carving(NamedTuple):
     folds: int = 0
     fold: int = 0
     leave_out: str = ""
+    leave_out_site: str = ""
 
 
 def importance(name: str) -> tuple[int, str]:
@@ -157,10 +160,11 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
     the records.
 
     Raises:
-      UserError: train or a carved split would have one class only.
+      UserError: train or a carved split would have one class only, or there is no site of the name to leave out.
     """
-    records = [record for record in records if record.weight]
-    splits, notes, grouping = _judging_by_trust(as_given(records)), [], _grouping(records)
+    records, site = [record for record in records if record.weight], carving.leave_out_site
+    others = _of_other_sites(records, site) if site else records
+    splits, notes, grouping = _judging_by_trust(as_given(others)), [], _grouping(records)
     if WHOLE in splits:
         splits["train"] = splits.get("train", ()) + splits.pop(WHOLE)
     if carving.folds or carving.leave_out:
@@ -168,6 +172,11 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
         _require_both_classes(HELD_OUT, splits[HELD_OUT], ": hold out a fold too, or match images of both classes")
         _require_both_classes("train", splits["train"], f" left beside {HELD_OUT}: hold out less")
         notes.append(_carving_note(HELD_OUT, splits[HELD_OUT], grouping))
+    if site:
+        splits[UNSEEN] = tuple(record for record in _trusted(records) if record.site == site)
+        _require_both_classes(UNSEEN, splits[UNSEEN], f": the site {site} cannot be left out")
+        normal, pneumonia = _counts(splits[UNSEEN])
+        notes.append(f"{UNSEEN} is the site {site}: {normal} normal, {pneumonia} pneumonia.")
     if "val" in splits and min(_counts(splits["val"])) < MIN_PER_CLASS:
         splits["val_given"] = splits.pop("val")
         negatives, positives = _counts(splits["val_given"])
@@ -184,12 +193,22 @@ def for_training(records: Sequence[Record], carving: Carving) -> tuple[Splits, l
             _require_both_classes(name, splits[name], advice)
             _require_both_classes("train", splits["train"], advice)
             notes.append(_carving_note(name, splits[name], grouping))
-    if left := len(records) - sum(map(len, splits.values())):
+    if left := sum(r.weight < 1 for r in others) - sum(r.weight < 1 for own in splits.values() for r in own):
         images = counted(left, "image")
         notes.append(f"Only trusted labels judge: {images} of less than full weight left out beside train.")
     if missing := sorted({record.site for record in splits["train"]} - {record.site for record in splits["val"]}):
         notes.append(f"val has no image of {' and '.join(missing)}: the model is not chosen by that site.")
     return splits, notes
+
+
+def _of_other_sites(records: Sequence[Record], site: str) -> list[Record]:
+    """Return the records that may train a model which has never seen a site, nor a picture that is there too."""
+    out = {record.patient for record in records if record.site == site}
+    if not out:
+        raise UserError(f"no site is named {site}: set --config.data.leave_out_site to a name in --data")
+    others = [record for record in records if record.patient not in out]
+    require_trainable(others)
+    return others
 
 
 def _carving_note(name: str, records: Sequence[Record], grouping: str) -> str:

@@ -74,6 +74,21 @@ def grouped(results: Sequence[Result]) -> Groups:
     return groups
 
 
+def by_site(results: Sequence[Result]) -> dict[tuple[tuple[str, str], str], dict[str, "Spread | None"]]:
+    """Compute the spread of each score by group and site left out, the lowest mean balanced accuracy first."""
+    sites: dict[tuple[tuple[str, str], str], list[Summary]] = {}
+    for result in results:
+        if result.run.site is not None:
+            sites.setdefault(((result.run.config, result.run.recipe), result.run.site), []).append(result.evaluation)
+    spreads = {key: _spreads(summaries) for key, summaries in sites.items()}
+
+    def rank(key: tuple[tuple[str, str], str]) -> float:
+        balanced = spreads[key]["balanced_accuracy"]
+        return 1.0 if balanced is None else balanced.mean
+
+    return {key: spreads[key] for key in sorted(spreads, key=rank)}
+
+
 class Spread(NamedTuple):
     """A score over the runs that have it: its mean, its sample standard deviation (None with one run), their number."""
 
@@ -153,7 +168,7 @@ def compared(groups: Groups) -> list[Comparison]:
     for first, second in itertools.combinations(groups, 2):
         if first[0] != second[0] and first[1] != second[1]:
             continue
-        ours, theirs = ({(r.run.fold, r.run.seed): r for r in groups[name]} for name in (first, second))
+        ours, theirs = ({(r.run.fold, r.run.site, r.run.seed): r for r in groups[name]} for name in (first, second))
         pairs = [(ours[key], theirs[key]) for key in ours if key in theirs and _same_images(ours[key], theirs[key])]
         if pairs:
             comparisons.append(_compare(first, second, pairs))
@@ -205,13 +220,13 @@ def _mean_log_odds(
 
 
 def ensembles(results: Sequence[Result]) -> dict[str, dict[str, Spread | None]]:
-    """Compute the spread of each score of ensembles over folds, by the ensemble's title.
+    """Compute the spread of each score of ensembles over folds, or over sites left out, by the ensemble's title.
 
     For each recipe, there is an ensemble of each model's seeds, and one of all models and seeds.
     """
     summaries_of: dict[str, list[Summary]] = {}
-    for recipe, fold in dict.fromkeys((r.run.recipe, r.run.fold) for r in results):
-        members = [r for r in results if (r.run.recipe, r.run.fold) == (recipe, fold)]
+    for recipe, fold, site in dict.fromkeys((r.run.recipe, r.run.fold, r.run.site) for r in results):
+        members = [r for r in results if (r.run.recipe, r.run.fold, r.run.site) == (recipe, fold, site)]
         models = dict.fromkeys(r.run.config for r in members)
         sets = {name: [r for r in members if r.run.config == name] for name in models}
         if len(models) > 1:

@@ -10,11 +10,12 @@ from etils import epath
 from jaxtyping import Float, Integer
 
 from pneumojax.data.source import Split
-from pneumojax.evaluation import metrics, neighbours, summary
+from pneumojax.evaluation import groups, metrics, neighbours, summary
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.corruptions import CLEAN, CORRUPTIONS
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
+from pneumojax.runtime.errors import one_line
 from pneumojax.runtime.files import read_json, write_whole
 from pneumojax.runtime.tables import csv_table, markdown_table, read_csv_table
 from pneumojax.runtime.wording import counted
@@ -41,10 +42,12 @@ def write(
 ) -> Evaluation:
     """Write evaluation/<stem>.json and evaluation/<stem>.csv in the run's workdir; return what the JSON file holds.
 
-    Of the split, only ids and labels are read. `origin` are fields about the source and the model, which are written
-    beside the metrics.
+    Of the split, only ids, labels and groups are read. `origin` are fields about the source and the model, which are
+    written beside the metrics. If the images make groups, `groups` has the metrics of each: see `groups.by_group`.
     """
     evaluation = origin | summarize(split.labels, logits, calibration)
+    if divided := groups.by_group(split.groups, split.labels, logits, calibration):
+        evaluation["groups"] = divided
     p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
     rows = zip(split.ids.tolist(), split.labels.tolist(), p.tolist(), strict=True)
     write_whole(workdir / workdirs.EVALUATION / f"{stem}.csv", csv_table(("id", "label", "probability"), rows))
@@ -98,6 +101,8 @@ def _checked(content: Any, partial: bool = False) -> Summary:
             holds = [_is_number(end) for end in value] == [True, True] if value is not None else undefined
         elif name.endswith("_reason") or name in ("source", "notice", "run"):
             holds = isinstance(value, str)
+        elif name == "groups":
+            holds = bool(groups.checked(value))
         elif name == "members":
             holds = isinstance(value, list)
         elif name == "threshold":
@@ -180,6 +185,15 @@ def _score(summary: Summary, name: str) -> str:
     if value is None:
         return f"{name} undefined ({summary[f'{name}_reason']})"
     return f"{name} {value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+
+def groups_table(stem: str, evaluation: Evaluation) -> str:
+    """Format the metrics of each group for the terminal, the worst first; empty if there are none."""
+    found = evaluation.get("groups")
+    if not found:
+        return ""
+    table = markdown_table(groups.HEADER, ([one_line(cell) for cell in row] for row in groups.rows(found)))
+    return f"Groups of {stem}, the worst first:\n{table}"
 
 
 def corruptions_table(stem: str, summaries: dict[str, Summary]) -> str:

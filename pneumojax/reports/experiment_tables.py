@@ -42,7 +42,7 @@ def section(results: Sequence[Result]) -> str:
 
 def every_table(results: Sequence[Result]) -> list[Table]:
     """Return the tables that the results have rows for."""
-    makers = (_models, _calibration, _time, _corruptions, _pairs, _ensembles)
+    makers = (_models, _sites, _calibration, _time, _corruptions, _pairs, _ensembles)
     return [table for table in (make(results) for make in makers) if table.rows]
 
 
@@ -73,6 +73,15 @@ def _models(results: Sequence[Result]) -> Table:
     split = results[0].split
     note = f"At each run's balanced threshold. {selection_note(split)}{_SPREAD}"
     return Table(f"Models on {split} (Fig. 8)", note, ("model", "runs", *SCORES.values()), rows)
+
+
+def _sites(results: Sequence[Result]) -> Table:
+    columns = SCORES | {"ece": "ECE"}
+    rows = [
+        (group_name(name), site, *_cells(found, columns)) for (name, site), found in comparison.by_site(results).items()
+    ]
+    note = f"Each run was trained on the other sites alone, and val is of these. The worst site comes first. {_SPREAD}"
+    return Table("Sites left out", note, ("model", "site left out", *columns.values()), rows)
 
 
 def _calibration(results: Sequence[Result]) -> Table:

@@ -11,7 +11,7 @@ from etils import epath
 from pneumojax.data import splits as splitting
 from pneumojax.data.audit import findings
 from pneumojax.data.sources import sites
-from pneumojax.evaluation import results
+from pneumojax.evaluation import groups, results
 from pneumojax.evaluation.results import Evaluation
 from pneumojax.inference import faithfulness, worst_errors
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
@@ -70,6 +70,9 @@ def write(
         other=list(other),
         other_verdicts=[score_tables.verdict(*item) for item in other.items()],
         other_rows=score_tables.rows(other),
+        group_tables={name: groups.rows(one["groups"]) for name, one in (own | other).items() if "groups" in one},
+        group_header=groups.HEADER,
+        smallest_class=groups.MIN_OF_CLASS,
         errors=errors,
         composition=composition,
         remarks=remarks,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pneumojax.data.source import CLASSES
+from pneumojax.evaluation import groups
 from pneumojax.evaluation.results import Evaluation, against_chance, warnings
 from pneumojax.reports.figures import LEVEL
 
@@ -114,8 +115,20 @@ def verdict(split: str, evaluation: Evaluation) -> Verdict:
     claim = f"{'Better' if better else 'Not shown to be better'} than {baseline}"
     if chance := against_chance(evaluation):
         better, claim = False, f"{chance.capitalize()} on these images"
-    sentence = " ".join([*warnings(split, evaluation), sentence])
+    sentence = " ".join([*warnings(split, evaluation), sentence, *_worst_site(evaluation)])
     return Verdict(split, better, claim, sentence, {name: score(evaluation, key) for key, name in names.items()})
+
+
+def _worst_site(evaluation: Evaluation) -> list[str]:
+    """Return a sentence on the site with the lowest balanced accuracy, where there are several sites."""
+    site = groups.worst_site(evaluation.get("groups", ()))
+    if site is None:
+        return []
+    scores = ", ".join(
+        f"{name} {score(site, key)}" for key, name in (("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"))
+    )
+    chance = against_chance(site)
+    return [f"The worst site is {site['group']} ({site['n']:,} images): {scores}{chance and f', {chance}'}."]
 
 
 def _number(value: Any) -> float | None:

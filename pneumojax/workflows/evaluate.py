@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
-from pneumojax.data.source import Source, Split, from_source
+from pneumojax.data.source import Record, Source, Split, from_source
 from pneumojax.data.sources import open_source, sites
 from pneumojax.evaluation import corruptions, forward, known_pictures, neighbours, results
 from pneumojax.evaluation.calibration import Calibration, at_prevalence
@@ -74,6 +74,11 @@ def _open(saved: ConfigDict, config: ConfigDict, data: str | None) -> Source:
     return open_source(data, options)
 
 
+def records_of(config: ConfigDict, workdir: epath.Path, data: str | None) -> dict[str, Record]:
+    """Return the records, by id, of the source that `evaluate_run` evaluates."""
+    return {record.id: record for record in _open(read_config(workdir), config, data).records}
+
+
 def evaluate_splits(
     config: ConfigDict, workdir: epath.Path, source: Source, splits: dict[str, Split], prefix: str
 ) -> None:
@@ -95,7 +100,7 @@ def evaluate_splits(
                     (workdir / workdirs.REPORT).unlink(missing_ok=True)  # written last: all before it is done then
                 facts = origin | ({} if index is None else _strange(index, features[name], hashed[name]))
                 written = results.write(workdir, prefix + name, split, logits, calibration, facts)
-                run_log.console.print(results.describe(prefix + name, written))
+                show(prefix + name, written)
         if config.evaluation.corruptions:
             name = splitting.foremost(splits)
             _evaluate_corruptions(workdir, prefix + name, splits[name], evaluator, trained, calibration)
@@ -111,6 +116,13 @@ def evaluate_splits(
             )
         else:
             _write_report(config, workdir, pictures)
+
+
+def show(stem: str, evaluation: results.Evaluation) -> None:
+    """Print an evaluation's scores, and those of its groups."""
+    run_log.console.print(results.describe(stem, evaluation))
+    if table := results.groups_table(stem, evaluation):
+        run_log.console.print(table)
 
 
 def evaluate_model(config: ConfigDict, folder: epath.Path, workdir: epath.Path, data: str | None) -> list[str]:
@@ -147,7 +159,7 @@ def evaluate_model(config: ConfigDict, folder: epath.Path, workdir: epath.Path, 
             stems.append(run_folder.name_of(workdir, workdirs.EVALUATION, f"{source.name}-{name}", source.location))
             if distributed.first():
                 written = results.write(workdir, stems[-1], split, logits, model.calibration, facts)
-                run_log.console.print(results.describe(stems[-1], written))
+                show(stems[-1], written)
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
     return stems
 

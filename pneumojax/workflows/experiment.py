@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from pneumojax.data.source import Source, Split
+from pneumojax.data.source import Record, Source, Split, split_of
 from pneumojax.evaluation import calibration, comparison, results
 from pneumojax.evaluation.experiment_runs import Run, recorded, runs
 from pneumojax.reports import experiment_report, experiment_tables
@@ -17,7 +17,7 @@ from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import write_whole
 from pneumojax.workflows import experiment_estimate, run_config, run_folder, trained_models
-from pneumojax.workflows.evaluate import evaluate_run
+from pneumojax.workflows.evaluate import evaluate_run, records_of, show
 from pneumojax.workflows.prepare import open_own
 from pneumojax.workflows.train import train_and_evaluate
 
@@ -47,7 +47,7 @@ def run_experiment(config: ConfigDict, overrides: Sequence[str], workdir: epath.
     if config.experiment.dry_run:
         run_log.console.print(experiment_estimate.table(own_configs, set(finished), source))
         return
-    write_whole(workdir / workdirs.EXPERIMENT, json.dumps({"runs": [one._asdict() for one in every]}, indent=2) + "\n")
+    write_whole(workdir / workdirs.EXPERIMENT, json.dumps({"runs": [one.fields for one in every]}, indent=2) + "\n")
     for number, one in enumerate(planned, 1):
         run_log.console.print(f"Run {number} of {len(planned)}: {one.name}")
         train_and_evaluate(own_configs[one], workdir / one.name)
@@ -74,6 +74,8 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
             raise UserError(f"{change.partition('=')[0]} is no part of a recipe: set it as --config.{change}")
     config = configs.override(run_config.named(f"{run.config}:{recipe}"), [*overrides, *changes])
     own = {"seed": run.seed, "data.source": source, "data.fold": run.fold or 0}
+    if run.site is not None:
+        own |= {"data.leave_out_site": run.site, "experiment.leave_one_site_out": False}
     own["evaluation.corruptions"] = config.experiment.corruptions
     return run_config.balancing_sites(run_config.completed(configs.with_fields(config, own)), [*overrides, *changes])
 
@@ -90,32 +92,34 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
     folders = trained_models.ensemble_folders(workdir)
     stems: list[list[str]] = []  # of each run: one may have another name for this source, see `run_folder.name_of`
     prevalence = 0.0
+    records: Mapping[str, Record] = {}
     for folder in folders:
         config = run_config.for_evaluation(run_config.read_config(folder), overrides)
         prevalence = config.evaluation.prevalence
         cache.keep_compiled(config.data.cache_dir)
         run_log.console.print(f"Run: {folder.name}")
         stems.append(evaluate_run(config, folder, data))
+        records = records or records_of(config, folder, data)
     evaluations = trained_models.val_evaluations(workdir, folders)
     run_log.console.print(f"Ensemble of {len(folders)} runs:")
     for own_stems in zip(*stems, strict=True):
         stem = own_stems[0]
         members = [{stem: one[own], "val": one["val"]} for one, own in zip(evaluations, own_stems, strict=True)]
-        _evaluate_ensemble(workdir, stem, members, [folder.name for folder in folders], prevalence)
+        split = split_of(stem, [records[str(id)] for id in members[0][stem]["ids"]], _no_images)
+        _evaluate_ensemble(workdir, split, members, [folder.name for folder in folders], prevalence)
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
 
 
 def _evaluate_ensemble(
-    workdir: epath.Path, stem: str, evaluations: Sequence[dict], names: Sequence[str], prevalence: float
+    workdir: epath.Path, split: Split, evaluations: Sequence[dict], names: Sequence[str], prevalence: float
 ) -> None:
-    labels, odds, fitted = comparison.ensemble(evaluations, stem)
+    _, odds, fitted = comparison.ensemble(evaluations, split.name)
     fitted = calibration.at_prevalence(fitted, prevalence)
-    one = evaluations[0][stem]
-    stem = run_folder.name_of(workdir, workdirs.EVALUATION, stem, one["source"])
-    split = Split(stem, one["ids"], labels, read=_no_images)
+    one = evaluations[0][split.name]
+    stem = run_folder.name_of(workdir, workdirs.EVALUATION, split.name, one["source"])
     origin = {name: one[name] for name in ("source", "notice", "known_images") if name in one}
     origin |= {"epoch": None, "members": list(names)}
-    run_log.console.print(results.describe(stem, results.write(workdir, stem, split, odds, fitted, origin)))
+    show(stem, results.write(workdir, stem, split, odds, fitted, origin))
 
 
 def _no_images(indices: np.ndarray) -> np.ndarray:

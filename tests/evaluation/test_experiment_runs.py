@@ -1,8 +1,11 @@
 """The runs that a config makes an experiment train: their names and settings."""
 
-import pytest
+import json
 
-from pneumojax.evaluation.experiment_runs import Run, rules, runs
+import pytest
+from etils import epath
+
+from pneumojax.evaluation.experiment_runs import Run, recorded, rules, runs
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.workdir import EXPERIMENT, is_experiment
@@ -45,12 +48,54 @@ def test_without_folds_or_models_the_configs_model_is_trained_once():
     assert runs(config_with(experiment__recipes="paper")) == [Run("m2", "paper", None, 0)]
 
 
+def test_every_site_is_left_out_in_turn():
+    """A model must be judged at a hospital that it has never seen."""
+    several = {"data__source": "near=a,far=b", "experiment__recipes": "paper", "experiment__seeds": "0,1"}
+    config = config_with(**several, experiment__leave_one_site_out="true")
+    assert runs(config) == [Run("m2", "paper", None, seed, site) for seed in (0, 1) for site in ("near", "far")]
+    assert runs(config_with(**several)) == [Run("m2", "paper", None, seed) for seed in (0, 1)]
+    own = config_of(runs(config)[1], "near=a,far=b", ["experiment.leave_one_site_out=true"])
+    assert (own.data.leave_out_site, own.loss.class_weights) == ("far", "none")
+    own = config_of(Run("m1", "recommended", None, 0, "far"), "near=a,far=b", [])
+    assert own.loss.class_weights == "balanced_sites"
+    own = config_of(Run("m1", "recommended+loss.class_weights=balanced", None, 0, "far"), "near=a,far=b", [])
+    assert own.loss.class_weights == "balanced"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"data__source": "near=a"},
+        {"data__source": "near=a,far=b", "data__folds": "3"},
+        {"data__source": "near=a,far=b", "data__leave_out": "x"},
+        {"data__source": "near=a,far=b", "data__leave_out_site": "far"},
+    ],
+)
+def test_a_site_can_be_left_out_of_several_alone(others):
+    with pytest.raises(UserError, match="experiment.leave_one_site_out' must be false, or true where"):
+        config_with(experiment__leave_one_site_out="true", **others)
+
+
+def test_runs_are_listed_and_read_again(tmp_path):
+    """An experiment without sites lists its runs as 0.1 did."""
+    every = [Run("m1", "paper", 2, 0), Run("m1", "paper", None, 0, "far")]
+    assert every[0].fields == {"config": "m1", "recipe": "paper", "fold": 2, "seed": 0}
+    (tmp_path / EXPERIMENT).write_text(json.dumps({"runs": [run.fields for run in every]}))
+    assert recorded(epath.Path(tmp_path)) == every
+    (tmp_path / EXPERIMENT).write_text(json.dumps({"runs": [every[1].fields | {"site": 3}]}))
+    with pytest.raises(UserError, match="does not list runs"):
+        recorded(epath.Path(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("run", "name"),
     [
         (Run("m1", "recommended", None, 0), "m1-recommended-seed0"),
         (Run("m1", "recommended+augment.noise=0", 2, 17), "m1-recommended+augment.noise=0-fold2-seed17"),
         (Run("my/own.py", "paper", 0, 1), "own-paper-fold0-seed1"),
+        (Run("m1", "paper", None, 0, "far.away-2"), "m1-paper-without-far.away-2-seed0"),
+        (Run("m1", "paper", None, 0, "../x"), "m1-paper-without-.._x-seed0"),
         (Run("m1", "paper+data.leave_out=a/b c", None, 0), "m1-paper+data.leave_out=a_b_c-seed0"),
     ],
 )

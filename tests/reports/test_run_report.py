@@ -77,6 +77,42 @@ def test_the_page_is_self_contained(workdir):
     assert list((workdir / "report").iterdir()) == [workdir / "report" / "index.html"]
 
 
+def group(by, name, balanced, auc=0.8):
+    metrics = {"auc": auc, "balanced_accuracy": balanced, "sensitivity": 0.8, "specificity": None, "ece": 0.1}
+    found = {"by": by, "group": name, "n": 1234, "positives": 600}
+    for key, value in metrics.items():
+        found |= {key: value, f"{key}_ci": None if value is None else [value - 0.1, value + 0.1]}
+    return found | {"specificity_reason": "fewer than 10 negatives"}
+
+
+def test_the_verdict_names_the_worst_site(workdir):
+    """A good mean must not hide the hospital where the model fails."""
+    groups = [group("view", "AP", 0.6), group("site", "far", 0.7, auc=0.55), group("site", "near", 0.9)]
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92], groups=groups))
+    put(workdir, "other-all", evaluation(0.9, [0.87, 0.92], groups=groups[::-1][:1]))
+    page = words(page_of(workdir))
+    assert (
+        "The worst site is far (1,234 images): balanced accuracy 0.700 (95% CI 0.600–0.800), AUC 0.550"
+        " (95% CI 0.450–0.650), not shown to be better than chance." in page
+    )
+    assert "The worst site is near" in page
+    assert page.index("view AP 1,234 600 0.800") < page.index("site far 1,234 600 0.550") < page.index("site near")
+
+
+def test_groups_are_shown_where_there_are_some(workdir):
+    put(workdir, "test")
+    page = page_of(workdir)
+    assert "Sites and subgroups" not in page and "worst site" not in page
+    put(workdir, "test", evaluation(0.9, [0.87, 0.92], groups=[group("site", HOSTILE, 0.7)]))
+    assert Outline(page_of(workdir)).tags.count("script") == 1
+
+
+def test_damaged_groups_do_not_stop_the_report(workdir):
+    put(workdir, "test")
+    put(workdir, "val", evaluation(0.9, [0.87, 0.92], groups=[{"by": "site"}]))
+    assert "Verdict on test" in page_of(workdir)
+
+
 def test_figures_follow_the_theme_and_are_described(workdir):
     put(workdir, "val")
     page = page_of(workdir)

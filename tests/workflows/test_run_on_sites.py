@@ -102,10 +102,39 @@ def test_labels_that_are_trusted_otherwise_are_other_images(folder):
     assert "no image has read_by 'txt'" in line
 
 
+def test_sites_and_subgroups_are_scored_the_worst_first(folder):
+    """The same images, by id, score the same in the CSV of the evaluation."""
+    evaluation = read_json(folder / "work/evaluation/train.json")
+    groups = {(group["by"], group["group"]): group for group in evaluation["groups"]}
+    by = {column for column, _ in groups}
+    assert by == {"site", "view", "read_by", "age"}, "the CSV of one site divides the other as unknown"
+    assert {group for column, group in groups if column == "view"} == {"AP", "PA", "unknown"}
+    rows = [row for row in read_rows(folder / "work/evaluation/train.csv") if row["id"].startswith("new/")]
+    labels, p = ([float(row[name]) for row in rows] for name in ("label", "probability"))
+    new = groups["site", "new"]
+    assert (new["n"], new["positives"]) == (len(rows), sum(labels))
+    found = [q for label, q in zip(labels, p, strict=True) if label]
+    assert new["sensitivity"] == sum(q >= evaluation["threshold"] for q in found) / len(found)
+    scores = [group["balanced_accuracy"] for group in evaluation["groups"] if group["balanced_accuracy"] is not None]
+    assert scores == sorted(scores)
+    printed = (folder / "printed.txt").read_text()
+    assert "Groups of train, the worst first:" in printed and "| site new" in printed
+    assert "Sites and subgroups" in (folder / "work/report/index.html").read_text()
+
+
+def test_one_unnamed_site_without_metadata_has_no_groups(finished):
+    evaluation = read_json(finished[0] / "work/evaluation/test.json")
+    assert "groups" not in evaluation and "Groups of" not in finished[1]
+
+
 def test_sites_are_evaluated_as_one_source(folder):
-    done = pneumojax("--mode=evaluate", "--workdir=work", "--data=a=one/test,b=two", cwd=folder)
+    done = pneumojax("--mode=evaluate", "--workdir=work", "--data=a=one/train,b=two", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert read_json(folder / "work/evaluation/a_b-all.json")["n"] == 16 + 54
+    evaluation = read_json(folder / "work/evaluation/a_b-all.json")
+    assert evaluation["n"] == 50 + 54, "labels that are not trusted are scored too, as a group of their own"
+    assert {group["group"]: group["n"] for group in evaluation["groups"] if group["by"] == "site"} == {"a": 50, "b": 54}
+    worst = next(group for group in evaluation["groups"] if group["by"] == "site")
+    assert f"The worst site is {worst['group']} (" in (folder / "work/report/index.html").read_text()
 
 
 def test_the_default_workdir_is_named_by_the_sites(folder):

@@ -8,7 +8,7 @@ import pytest
 from support import draw_folder
 
 from pneumojax.data import splits
-from pneumojax.data.audit import findings
+from pneumojax.data.audit import findings, leakage
 from pneumojax.data.source import DEFAULTS
 from pneumojax.data.sources import open_source, sites
 from pneumojax.runtime.errors import UserError
@@ -48,8 +48,8 @@ def put(path):
         ("my hospital=one", {}),
         ("_a=one", {}),
         ("", {}),
-        ("a=" + "x" * 5000, {"a": "x" * 5000}),
-        ("a=\0,b=~nobody-has-this-name", {"a": "\0", "b": "~nobody-has-this-name"}),
+        pytest.param("a=" + "x" * 5000, {"a": "x" * 5000}, id="too long for a name"),
+        pytest.param("a=\0,b=~nobody", {"a": "\0", "b": "~nobody"}, id="no path, and no such home"),
     ],
 )
 def test_sites_are_named_before_an_equals_sign(location, expected):
@@ -200,6 +200,48 @@ def test_carving_takes_its_share_of_each_class_at_each_site(hospitals):
     for record in chosen["val"]:
         counts[record.site, record.label] += 1
     assert counts == {("large", 0): 10, ("large", 1): 5, ("new", 0): 1, ("new", 1): 1}
+
+
+def test_a_site_that_is_left_out_is_unseen_as_a_whole(hospitals):
+    """Its train, val and test images alike, and the others' splits stay."""
+    source = open_source("old=one,new=two")
+    for site, other in (("old", "new"), ("new", "old")):
+        chosen, notes = splits.for_training(source.records, splits.Carving(val_fraction=0.3, leave_out_site=site))
+        assert {record.site for record in chosen["unseen"]} == {site}
+        assert len(chosen["unseen"]) == sum(record.site == site for record in source.records)
+        rest = [record for name, members in chosen.items() if name != "unseen" for record in members]
+        assert {record.site for record in rest} == {other}
+        assert set(chosen) == {"train", "val", "unseen"} | ({"test"} if other == "old" else set())
+        assert any(note.startswith(f"unseen is the site {site}: ") for note in notes)
+
+
+def test_a_picture_of_the_site_left_out_trains_no_model(hospitals):
+    source = open_source("old=one,new=two")
+    copied, kept = "new/NORMAL/chest 000.png", "old/train/NORMAL/chest 000.png"
+    tied = leakage.tied(source.records, [[copied, kept]])
+    chosen, _ = splits.for_training(tied, splits.Carving(val_fraction=0.3, leave_out_site="new"))
+    used = {record.id for members in chosen.values() for record in members}
+    assert copied in used and kept not in used
+
+
+@pytest.mark.parametrize(
+    ("location", "site", "line"),
+    [
+        ("old=one,new=two", "neu", "no site is named neu"),
+        ("old=one,new=only", "old", "the train split has no pneumonia image"),
+        ("old=one,new=only", "new", "the unseen split has no pneumonia image: the site new cannot be left out"),
+        ("old=one/test,new=two", "new", None),
+    ],
+)
+def test_a_site_that_cannot_be_left_out_is_refused(hospitals, location, site, line):
+    draw_folder(hospitals / "only", "", 1, 0, first=900)  # of one class
+    records = open_source(location).records
+    carving = splits.Carving(val_fraction=0.4, leave_out_site=site)
+    if line is None:
+        assert set(splits.for_training(records, carving)[0]) == {"train", "val", "unseen"}
+        return
+    with pytest.raises(UserError, match=line):
+        splits.for_training(records, carving)
 
 
 def test_a_given_val_split_without_a_site_is_remarked(hospitals):
