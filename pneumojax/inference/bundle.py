@@ -18,11 +18,11 @@ from pneumojax.inference.trained_model import Member, TrainedModel, of_members, 
 from pneumojax.models.architectures import HEAD_UNITS, Block, shapes_of
 from pneumojax.models.block_reference import EPSILON
 from pneumojax.models.classifier import Classifier
+from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import read_json
 
-WEIGHTS = "model.safetensors"
-DESCRIPTION = "config.json"
+WEIGHTS, DESCRIPTION = workdirs.WEIGHTS, workdirs.CONFIG
 FORMAT = "PneumoJAX model, version 1"
 MAX_BYTES = 1 << 30  # of the weights: ten times those of M3 with their index
 MAX_SIDE = 4096  # pixels of the square

@@ -37,6 +37,9 @@ AUDIT = "audit"
 AUDIT_JSON = f"{AUDIT}/audit.json"
 AUDIT_REPORT = f"{AUDIT}/index.html"
 
+# An exported model, which is in a folder of its own.
+WEIGHTS = "model.safetensors"
+
 # An experiment: a folder of runs, and a `REPORT` of its own.
 EXPERIMENT = "experiment.json"  # lists its runs
 EXPERIMENT_TABLES = "experiment.md"
@@ -77,8 +80,8 @@ def refuse_links(workdir: epath.Path, more: Iterable[str] = ()) -> None:
 
 
 def is_run(workdir: epath.Path) -> bool:
-    """Whether the workdir holds a run."""
-    return (workdir / CONFIG).exists()
+    """Whether the workdir holds a run; an exported model has a file `CONFIG` too."""
+    return (workdir / CONFIG).exists() and not (workdir / WEIGHTS).exists()
 
 
 def is_experiment(workdir: epath.Path | None) -> bool:
