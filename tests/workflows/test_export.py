@@ -181,6 +181,13 @@ def test_an_exported_model_exports_again_on_films_that_are_named(folder, chests,
     assert read_json(output / "parity.json")["source"] == "test"
 
 
+def test_an_exported_folder_is_no_run(folder, chests, tmp_path):
+    """Its config.json is not a run's: the flag --model names it, not --workdir."""
+    for mode in ("predict", "export", "train"):
+        line = refused(f"--mode={mode}", f"--workdir={folder}", f"--data={chests / 'test'}", cwd=tmp_path)
+        assert "no run in" in line
+
+
 def test_if_the_runs_films_are_gone_others_are_named(other, chests, tmp_path):
     tree = read_json(other / "config.json")
     tree["data"]["source"] = str(tmp_path / "gone")
