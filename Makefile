@@ -26,7 +26,7 @@ CHILDREN ?= children
 ADULTS ?= adults
 weights: install
 	$(BIN)/python -m pneumojax.main --config=m1 --workdir=runs/weights --data=children=$(CHILDREN),adults=$(ADULTS) \
-	  --config.data.trust=text=0 --config.data.test_fraction=0.1 --config.loss.class_weights=balanced \
+	  --config.data.trust=text=0 --config.data.test_fraction=0.1 \
 	  --config.evaluation.corruptions
 	$(BIN)/python -m pneumojax.main --mode=audit --workdir=runs/weights --data=children=$(CHILDREN),adults=$(ADULTS) || test $$? = 1
 	$(BIN)/python -m pneumojax.main --mode=explain --workdir=runs/weights --config.explanation.checks

@@ -129,8 +129,7 @@ def _run_workdir(command: Command, config: "ConfigDict") -> epath.Path:
 def _run_config(command: Command, source: str | None = None) -> "ConfigDict":
     from pneumojax.workflows import run_config
 
-    config = _checked(command, run_config.given(command.spec, command.workdir), source)
-    return config if command.spec is None else run_config.balancing_sites(config, command.overrides)
+    return _checked(command, run_config.given(command.spec, command.workdir), source)
 
 
 def _model_config(command: Command) -> "ConfigDict":

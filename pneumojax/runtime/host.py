@@ -19,7 +19,8 @@ INSTRUCTIONS = {
     "asimd": "NEON",
 }
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "onnxruntime", "openvino",
+    "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "onnxruntime",
+    "openvino",
 )  # fmt: skip
 
 

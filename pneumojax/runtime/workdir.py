@@ -41,9 +41,6 @@ AUDIT = "audit"
 AUDIT_JSON = f"{AUDIT}/audit.json"
 AUDIT_REPORT = f"{AUDIT}/index.html"
 
-# An exported model, which is in a folder of its own.
-WEIGHTS = "model.safetensors"
-
 # An experiment: a folder of runs, and a `REPORT` of its own.
 EXPERIMENT = "experiment.json"  # lists its runs
 EXPERIMENT_TABLES = "experiment.md"

@@ -77,7 +77,7 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
     if run.site is not None:
         own |= {"data.leave_out_site": run.site, "experiment.leave_one_site_out": False}
     own["evaluation.corruptions"] = config.experiment.corruptions
-    return run_config.balancing_sites(run_config.completed(configs.with_fields(config, own)), [*overrides, *changes])
+    return run_config.completed(configs.with_fields(config, own))
 
 
 def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str | None) -> None:

@@ -6,7 +6,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.data import data_settings
-from pneumojax.data.sources import sites
 from pneumojax.evaluation import evaluation_settings, experiment_runs
 from pneumojax.inference import inference_settings
 from pneumojax.models import model_settings
@@ -76,17 +75,6 @@ def completed(
         config = configs.with_fields(config, {"data.source": source})
     configs.check(config, (*RULES, *further_rules))
     return config
-
-
-def balancing_sites(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
-    """Return the config of a new run, with a loss that balances the sites' classes where there are several sites.
-
-    A loss that is not balanced, or that the `overrides` ("field=value") set, stays as it is.
-    """
-    chosen = any(assignment.startswith("loss.class_weights=") for assignment in overrides)
-    if chosen or config.loss.class_weights != "balanced" or len(sites.places(config.data.source)) < 2:
-        return config
-    return configs.with_fields(config, {"loss.class_weights": "balanced_sites"})
 
 
 def for_evaluation(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:

@@ -56,10 +56,6 @@ def test_every_site_is_left_out_in_turn():
     assert runs(config_with(**several)) == [Run("m2", "paper", None, seed) for seed in (0, 1)]
     own = config_of(runs(config)[1], "near=a,far=b", ["experiment.leave_one_site_out=true"])
     assert (own.data.leave_out_site, own.loss.class_weights) == ("far", "none")
-    own = config_of(Run("m1", "recommended", None, 0, "far"), "near=a,far=b", [])
-    assert own.loss.class_weights == "balanced_sites"
-    own = config_of(Run("m1", "recommended+loss.class_weights=balanced", None, 0, "far"), "near=a,far=b", [])
-    assert own.loss.class_weights == "balanced"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,6 @@
 import pytest
 from support import draw_folder, pneumojax, read_json, read_rows, refused
 
-from pneumojax.runtime import config as configs
-from pneumojax.workflows import run_config
-
 SETTINGS = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
     "--config.data.cache_dir=cache", "--config.data.val_fraction=0.25",
@@ -38,7 +35,8 @@ def folder(tmp_path_factory):
     draw_folder(folder / "one", "test", 6, 10, first=500)
     draw_folder(folder / "two", "", 30, 24, first=700)
     (folder / "two/films.csv").write_text(described(folder / "two"))
-    done = pneumojax(*SETTINGS, TRUST, "--data=old=one,new=two", "--workdir=work", cwd=folder)
+    flags = (TRUST, "--config.loss.class_weights=balanced_sites", "--data=old=one,new=two", "--workdir=work")
+    done = pneumojax(*SETTINGS, *flags, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -54,17 +52,9 @@ def test_the_run_knows_its_sites(folder):
     assert "<title>M1 (recommended) on old, new</title>" in (folder / "work/report/index.html").read_text()
 
 
-def test_the_classes_of_each_site_are_balanced_unless_the_user_chooses(folder):
-    """The default of a run with one site stays as it was."""
+def test_the_classes_of_each_site_are_balanced_if_the_user_says_so(folder):
     assert read_json(folder / "work/config.json")["loss"]["class_weights"] == "balanced_sites"
     assert "each class of each site has the same weight" in (folder / "printed.txt").read_text()
-    several = configs.with_fields(configs.load("m1"), {"data.source": "a=x,b=y"})
-    assert run_config.balancing_sites(several, []).loss.class_weights == "balanced_sites"
-    assert run_config.balancing_sites(several, ["loss.class_weights=balanced"]).loss.class_weights == "balanced"
-    one = configs.with_fields(configs.load("m1"), {"data.source": "a=x"})
-    assert run_config.balancing_sites(one, []).loss.class_weights == "balanced"
-    paper = configs.with_fields(configs.load("m1:paper"), {"data.source": "a=x,b=y"})
-    assert run_config.balancing_sites(paper, []).loss.class_weights == "none"
 
 
 def test_it_opens_its_images_again(folder):
