@@ -114,6 +114,20 @@ LEARNING = {
             "accuracy at the best threshold there": "{best_accuracy:.3f}",
         },
     ),
+    "children-and-adults": Table(
+        "children-and-adults",
+        "rows",
+        {
+            "class weights": "`{class_weights}`",
+            "split": "{split}",
+            "site": "{site}",
+            "films": "{n}",
+            "pneumonia": "{positives}",
+            "AUC (95 %)": "{auc:.3f} ({auc_low:.3f}-{auc_high:.3f})",
+            "sensitivity": "{sensitivity:.3f}",
+            "specificity": "{specificity:.3f}",
+        },
+    ),
     "phantoms": Table(
         "phantoms",
         "rows",

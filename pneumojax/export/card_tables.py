@@ -76,7 +76,7 @@ def _groups(facts: CardFacts) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _group(group: Mapping[str, Any]) -> tuple[str, str]:
-    return str(group.get("column", "")), str(group.get("value", ""))
+    return str(group.get("by", "")), str(group.get("group", ""))
 
 
 def evaluations(facts: CardFacts) -> dict[str, Evaluation]:

@@ -97,7 +97,7 @@ def write_groups(workdir, members, logits, fitted) -> None:
     chosen = {("view", "AP"): np.arange(len(labels)) % 3 > 0, ("view", "PA"): np.arange(len(labels)) % 3 == 0}
     chosen[("age", "0-5")] = labels == 1
     content["groups"] = [
-        {"column": column, "value": value} | dict(results.summarize(labels[mask], logits[mask], fitted))
+        {"by": column, "group": value} | dict(results.summarize(labels[mask], logits[mask], fitted))
         for (column, value), mask in chosen.items()
     ]
     path.write_text(json.dumps(content))

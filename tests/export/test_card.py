@@ -96,7 +96,7 @@ def test_every_figure_of_the_scores_is_the_files(card_run):
     [corrupted] = tables_of(markdown, "Corruptions")
     assert [row[0] for row in corrupted.rows] == list(corruptions)
     assert require_summaries(corrupted, corruptions) == 12 * 9
-    groups = {f"test, {g['column']}, {g['value']}": g for g in evaluations["test"]["groups"]}
+    groups = {f"test, {g['by']}, {g['group']}": g for g in evaluations["test"]["groups"]}
     [by_group] = tables_of(markdown, "Fairness and Equity")
     assert require_summaries(by_group, groups, keys=3) == 3 * 7 - 2  # of one class there is neither AUC nor specificity
     assert "undefined (no negatives)" in by_group.rows[2]
@@ -113,7 +113,7 @@ def test_every_figure_of_the_data_is_the_files(card_run):
         assert use == card_facts.use_of(split)
     assert [row[0] for row in made.rows] == ["test", "val", "train"], "the foremost first"
     for row, group in zip(characteristics.rows, test["groups"], strict=True):
-        assert row[:3] == ["test", group["column"], group["value"]]
+        assert row[:3] == ["test", group["by"], group["group"]]
         numbers = (group["n"], group["positives"], group["positives"] / group["n"])
         for cell, number in zip(row[3:], numbers, strict=True):
             require_shown(cell, [number], row[2])

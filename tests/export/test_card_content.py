@@ -41,7 +41,7 @@ def test_texts_from_files_are_only_text(copied):
     """A remark, a stem, a group or a user's text may hold Markdown or HTML: a reader sees it as it is."""
     facts = facts_of(copied)
     evaluation = dict(facts.evaluations["test"])
-    evaluation["groups"] = [evaluation["groups"][0] | {"column": HOSTILE, "value": HOSTILE}]
+    evaluation["groups"] = [evaluation["groups"][0] | {"by": HOSTILE, "group": HOSTILE}]
     hostile = facts._replace(
         name=HOSTILE, remarks=[HOSTILE], sources=[HOSTILE], commands=[f"pneumojax ```\n{HOSTILE}"],
         evaluations={"test": evaluation | {"source": HOSTILE, "notice": HOSTILE}, f"other-{HOSTILE}": evaluation},
