@@ -263,17 +263,17 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     config = configs.with_fields(run_config.given(None, work), {"explanation.steps": 4})
     written = np.load(work / "explanations/other/maps.npz")
     with jax.set_mesh(layout.mesh):
-        models = trained_models.load_models(config, work, layout)
+        model = trained_models.load_model(config, work, layout)
         own = [
-            explainer("integrated-gradients", trained.model, config)(trained.variables, written["images"][0])
+            explainer("integrated-gradients", member.model, config)(member.variables, written["images"][0])
             / member.scale
-            for trained, member in zip(models.trained, models.members, strict=True)
+            for member in model.members
         ]
     assert np.ptp(own[0] - own[1]) > 0, "two models"
     np.testing.assert_allclose(
         written["integrated-gradients"][0], np.mean(own, 0), rtol=1e-3, atol=1e-4 * np.ptp(own[0])
     )
-    assert "holds an experiment: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)
+    assert "is no run: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)
 
 
 def test_an_ensemble_exports_as_one_model(seeded, tmp_path):
