@@ -35,7 +35,7 @@ def probabilities(logits: ArrayLike, temperature: float = 1.0, offset: float = 0
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    return _sigmoid(_finite(logits, "logits") / temperature + offset)
+    return _sigmoid(np.asarray(_finite(logits, "logits") / temperature + offset))
 
 
 def _sigmoid(odds: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:

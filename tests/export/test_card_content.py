@@ -87,11 +87,11 @@ def test_synthetic_images_give_no_results_to_compare(tmp_path):
     markdown = files["README.md"].decode()
     assert "model-index" not in markdown and "synthetic-data" in markdown
     assert markdown.index("Synthetic phantom radiographs") < markdown.index("## Basic Info")
-    assert set(files) == {"README.md", "pictures/error-1.png", "pictures/error-2.png"}, "they may be shown"
+    assert set(files) == {"README.md", "card.json", "pictures/error-1.png", "pictures/error-2.png"}, "they may be shown"
 
 
 def test_films_are_shown_only_where_that_is_allowed(card_run, tmp_path):
-    assert set(model_card.files_of(facts_of(card_run))) == {"README.md"}
+    assert set(model_card.files_of(facts_of(card_run))) == {"README.md", "card.json"}
     assert "Films are not shown" in card_of(card_run)
     (tmp_path / "about.toml").write_text("show_pictures = true\n")
     files = model_card.files_of(facts_of(card_run, about=str(tmp_path / "about.toml")))
@@ -99,13 +99,13 @@ def test_films_are_shown_only_where_that_is_allowed(card_run, tmp_path):
     assert picture.shape == (8, 16, 3) and (picture[:, :8] == 90).all() and (picture[:, 8:] == 30).all()
     tokens = outline(files["README.md"].decode())[2]
     images = [part for token in tokens if token.type == "inline" for part in token.children if part.type == "image"]
-    assert {part.attrs["src"] for part in images} == set(files) - {"README.md"}
+    assert {part.attrs["src"] for part in images} == set(files) - {"README.md", "card.json"}
 
 
 def test_one_synthetic_site_does_not_let_the_films_of_another_be_shown(tmp_path):
     place, notice = f"drawn=phantom,real={tmp_path}/films", "drawn: Synthetic phantom radiographs, not patients."
     workdir = write_run(tmp_path / "run", notice=notice, sites=("drawn", "real"), place=place)
-    assert set(model_card.files_of(facts_of(workdir))) == {"README.md"}
+    assert set(model_card.files_of(facts_of(workdir))) == {"README.md", "card.json"}
 
 
 @pytest.mark.parametrize("location", ["/data/a=b/c", "/data/films,b=c", "tfds:pneumonia_mnist", "phantom"])

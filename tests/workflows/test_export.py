@@ -72,7 +72,7 @@ def test_the_folder_explains_itself(folder, work):
     names = {"safetensors": ["model.safetensors"], "stablehlo": ["model.stablehlo"]}
     names["onnx"] = ["model.onnx", "model-batch.onnx"]
     files = [name for kind in NAMES for name in names[kind]]
-    assert set(contents(folder)) == {"config.json", "parity.json", "README.md", *files}
+    assert set(contents(folder)) == {"config.json", "parity.json", "README.md", "card.json", *files}
     digests = {description["weights"]["file"]: description["weights"]["sha256"]}
     digests |= {name: facts["sha256"] for name, facts in description["formats"].items()}
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
@@ -165,7 +165,7 @@ def test_a_second_export_replaces_the_first(other):
     first = contents(output)
     assert exported(other, QUICK) == output
     second = contents(output)
-    assert set(first) - set(second) == set(first) - {"config.json", "parity.json", "README.md", "model.safetensors"}
+    assert set(first) - set(second) == set(first) - {"config.json", "parity.json", "README.md", "card.json", "model.safetensors"}
     assert second["model.safetensors"] == first["model.safetensors"]
     assert [path.name for path in other.glob("export*")] == ["export"]
 
