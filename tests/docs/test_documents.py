@@ -89,7 +89,7 @@ def test_commands_parse(document):
         assert given.keys() <= set(main.FLAGS), arguments
         assert given.get("mode", "train") in modes.MODES, arguments
         config = configs.load(given.get("config") or "m1")
-        run_config.completed(config, overrides, further_rules=(plan.rules,))
+        run_config.completed(config, overrides, source=given.get("data"), further_rules=(plan.rules,))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

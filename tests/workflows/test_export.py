@@ -165,7 +165,13 @@ def test_a_second_export_replaces_the_first(other):
     first = contents(output)
     assert exported(other, QUICK) == output
     second = contents(output)
-    assert set(first) - set(second) == set(first) - {"config.json", "parity.json", "README.md", "card.json", "model.safetensors"}
+    assert set(first) - set(second) == set(first) - {
+        "config.json",
+        "parity.json",
+        "README.md",
+        "card.json",
+        "model.safetensors",
+    }
     assert second["model.safetensors"] == first["model.safetensors"]
     assert [path.name for path in other.glob("export*")] == ["export"]
 
@@ -179,6 +185,8 @@ def test_an_exported_model_exports_again_on_films_that_are_named(folder, chests,
     assert {**after, "formats": ()} == {**before, "formats": ()}
     assert read_json(output / "parity.json")["films"] == 40
     assert read_json(output / "parity.json")["source"] == "test"
+    before, after = (read_json(each / "card.json") for each in (folder, output))
+    assert after["evaluations"] == before["evaluations"] != {}
 
 
 def test_an_exported_folder_is_no_run(folder, chests, tmp_path):
