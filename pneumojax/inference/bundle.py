@@ -89,7 +89,7 @@ def _prefixed(model: TrainedModel) -> list[tuple[str, Member]]:
 
 def is_bundle(folder: epath.Path) -> bool:
     """Whether the folder holds a bundle."""
-    return all((folder / name).is_file() for name in (WEIGHTS, DESCRIPTION))  # reading a pipe may never end
+    return (folder / WEIGHTS).is_file()
 
 
 def shipped() -> dict[str, epath.Path]:
@@ -106,6 +106,8 @@ def describe(folder: epath.Path) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION
     try:
+        if not path.is_file():  # reading a pipe may never end
+            raise FileNotFoundError
         description = read_json(path)
         if not isinstance(description, dict) or description.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")

@@ -221,7 +221,14 @@ def test_splits_depend_on_a_seed_of_their_own():
     config = configs.load("m1")
     other_seed = configs.with_fields(config, {"seed": 3})
     assert data_settings.carving(other_seed) == data_settings.carving(config)
-    settings = {"val_fraction": 0.3, "test_fraction": 0.2, "folds": 5, "fold": 2, "leave_out": "virus"}
+    settings = {
+        "val_fraction": 0.3,
+        "test_fraction": 0.2,
+        "folds": 5,
+        "fold": 2,
+        "leave_out": "virus",
+        "leave_out_site": "a",
+    }
     fields = {f"data.{name}": value for name, value in settings.items()} | {"data.split_seed": 7}
     assert data_settings.carving(configs.with_fields(config, fields))._asdict() == settings | {"seed": 7}
 
