@@ -18,10 +18,7 @@ INSTRUCTIONS = {
     "sve": "SVE",
     "asimd": "NEON",
 }
-PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "onnxruntime",
-    "openvino",
-)  # fmt: skip
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch")
 
 
 def describe() -> dict[str, Any]:
