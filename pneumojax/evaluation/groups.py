@@ -43,24 +43,33 @@ def by_group(
     found = [
         {"by": column, "group": value} | _metrics(labels[values == value], logits[values == value], calibration)
         for column, values in _divided(columns).items()
-        for value in sorted(set(values.tolist()))
+        for value in sorted(set(values.tolist()) - {""})
     ]
     return sorted(found, key=lambda group: (group["balanced_accuracy"] is None, group["balanced_accuracy"] or 0.0))
 
 
 def worst_site(groups: Iterable[Group]) -> Group | None:
-    """Return the site with the lowest balanced accuracy; None if there is none with this metric."""
-    sites = (group for group in groups if group["by"] == SITE and group["balanced_accuracy"] is not None)
-    return next(sites, None)
+    """Return the site with the lowest balanced accuracy; None if fewer than two sites have this metric."""
+    sites = [group for group in groups if group["by"] == SITE and group["balanced_accuracy"] is not None]
+    return sites[0] if len(sites) > 1 else None
+
+
+def too_small_sites(groups: Iterable[Group]) -> list[str]:
+    """Return the names of the sites that have too few images for a balanced accuracy."""
+    return [group["group"] for group in groups if group["by"] == SITE and group["balanced_accuracy"] is None]
 
 
 def _divided(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return each image's group, (n,) str, in each column that makes groups."""
+    """Return each image's group, (n,) str, in each column that makes groups.
+
+    A group of unknown values has no name where it is the same as a site: the CSV of another site has the column.
+    """
     divided = {}
+    sites = {(columns[SITE] == site).tobytes() for site in set(columns.get(SITE, ()))}
     for column, values in columns.items():
         known = np.array([band(value) for value in values]) if column.lower() == "age" else np.asarray(values)
-        named = np.where(known == "", UNKNOWN, known)
-        if known.any() and 2 <= len(set(named.tolist())) <= MAX_VALUES:
+        named = known if (known == "").tobytes() in sites else np.where(known == "", UNKNOWN, known)
+        if (known != "").any() and 2 <= len(set(named.tolist()) - {""}) <= MAX_VALUES:
             divided[column] = named
     return divided
 

@@ -120,15 +120,15 @@ def verdict(split: str, evaluation: Evaluation) -> Verdict:
 
 
 def _worst_site(evaluation: Evaluation) -> list[str]:
-    """Return a sentence on the site with the lowest balanced accuracy, where there are several sites."""
-    site = groups.worst_site(evaluation.get("groups", ()))
-    if site is None:
-        return []
-    scores = ", ".join(
-        f"{name} {score(site, key)}" for key, name in (("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"))
-    )
-    chance = against_chance(site)
-    return [f"The worst site is {site['group']} ({site['n']:,} images): {scores}{chance and f', {chance}'}."]
+    """Return sentences on the site with the lowest balanced accuracy, and on sites that are too small to compare."""
+    found = evaluation.get("groups", ())
+    small = " and ".join(groups.too_small_sites(found))
+    sentences = [f"There are too few images of {small} to compare sites."] if small else []
+    if site := groups.worst_site(found):
+        scores = f"balanced accuracy {score(site, 'balanced_accuracy')}, AUC {score(site, 'auc')}"
+        chance = ", ".join(filter(None, (scores, against_chance(site))))
+        sentences.insert(0, f"The worst site is {site['group']} ({site['n']:,} images): {chance}.")
+    return sentences
 
 
 def _number(value: Any) -> float | None:

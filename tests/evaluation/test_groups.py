@@ -42,7 +42,7 @@ def test_the_worst_group_comes_first(cases):
     scores = [group["balanced_accuracy"] for group in found]
     assert scores == sorted(scores)
     assert groups.worst_site(found) is found[0]
-    assert groups.worst_site(found[1:])["group"] == "near"
+    assert groups.worst_site(found[1:]) is None, "one site alone is not the worst"
     assert groups.worst_site([group for group in found if group["by"] == "age"]) is None
 
 
@@ -60,6 +60,7 @@ def test_a_metric_of_few_images_is_not_given():
     assert all(few[name] is None for name in groups.METRICS)
     assert normal["specificity_ci"] is not None and normal["auc"] is None
     assert groups.worst_site(found.values()) is None
+    assert set(groups.too_small_sites(found.values())) == {"many normal", "few", "normal"}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,22 @@ def test_a_column_of_few_values_makes_groups(values, expected):
     found = groups.by_group({"view": np.array(values)}, labels, labels - 0.5, CALIBRATION)
     assert {group["group"] for group in found} == expected
     assert not found or sum(group["n"] for group in found) == 40
+
+
+def test_a_site_without_a_column_is_no_further_group():
+    """The children's folder has no CSV: "view unknown" would list the children again."""
+    labels = np.arange(80) % 2
+    sites, views = np.repeat(["adults", "children"], 40), np.array(["PA", "AP"] * 20 + [""] * 40)
+    found = groups.by_group({"site": sites, "view": views}, labels, labels - 0.5, CALIBRATION)
+    assert {(group["by"], group["group"]) for group in found} == {
+        ("site", "adults"), ("site", "children"), ("view", "AP"), ("view", "PA")
+    }  # fmt: skip
+    pa = np.repeat(["PA", ""], 40)
+    found = groups.by_group({"site": sites, "view": pa}, labels, labels - 0.5, CALIBRATION)
+    assert {group["by"] for group in found} == {"site"}, "all adults are PA: the same images again"
+    views[0] = ""
+    found = groups.by_group({"site": sites, "view": views}, labels, labels - 0.5, CALIBRATION)
+    assert ("view", "unknown") in {(group["by"], group["group"]) for group in found}
 
 
 @pytest.mark.parametrize(
