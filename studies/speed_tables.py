@@ -7,6 +7,7 @@ from pneumojax.benchmark.benchmark_tables import milliseconds, rate, side_cell
 from studies.table import Row, Table
 
 SIDES = ("pneumojax", "pneumojax-xla", "keras-tensorflow", "keras-jax", "torch", "torch-compile")
+RUNTIMES = ("pneumojax", "pneumojax-load", "onnxruntime", "onnxruntime-logit", "openvino", "openvino-logit")
 _PEERS = {
     "pneumojax": "{pneumojax}",
     "without CPU kernels": "{pneumojax-xla}",
@@ -106,6 +107,16 @@ def _fed(figures: Mapping[str, Any]) -> list[Row]:
     ]
 
 
+def _beside_runtimes(figures: Mapping[str, Any]) -> list[Row]:
+    """A row for each model and batch size: rates, the fastest ways of the runtimes, and what else the machine did."""
+    return [
+        {name: row[name] for name in ("model", "at", "waiting_cores", "foreign_cores")}
+        | {side: side_cell(row, side) for side in RUNTIMES}
+        | {f"way of {side}": row["sides"].get(side, {}).get("way") for side in RUNTIMES}
+        for row in figures["rows"]
+    ]
+
+
 def _roofline(figures: Mapping[str, Any]) -> list[Row]:
     return [
         row | {name: rate(row[name]) for name in ("roofline_images_per_s", "images_per_s")}
@@ -167,6 +178,34 @@ SPEED = {
             "turns": "{rounds}",
             "seconds a turn": "{seconds:g}",
             "times as long as train-augmented (range)": "{median:.3f} ({min:.3f}-{max:.3f})",
+        },
+    ),
+    "runtimes": Table(
+        "runtimes",
+        _beside_runtimes,
+        {
+            "model": "{model}",
+            "at": "{at}",
+            "pneumojax": "{pneumojax}",
+            "pneumojax.load": "{pneumojax-load}",
+            "ONNX Runtime": "{onnxruntime}",
+            "its logit alone": "{onnxruntime-logit}",
+            "OpenVINO": "{openvino}",
+            "its logit alone ": "{openvino-logit}",
+        },
+    ),
+    "runtimes-ways": Table(
+        "runtimes",
+        _beside_runtimes,
+        {
+            "model": "{model}",
+            "at": "{at}",
+            "ONNX Runtime": "{way of onnxruntime}",
+            "its logit alone": "{way of onnxruntime-logit}",
+            "OpenVINO": "{way of openvino}",
+            "its logit alone ": "{way of openvino-logit}",
+            "cores taken by waiting sides, at most": "{waiting_cores:.2f}",
+            "by other processes": "{foreign_cores:.2f}",
         },
     ),
     "speed-processors": Table(

@@ -18,7 +18,10 @@ INSTRUCTIONS = {
     "sve": "SVE",
     "asimd": "NEON",
 }
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch")
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "onnxruntime",
+    "openvino",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:

@@ -27,6 +27,7 @@ from studies import (
     loading,
     predicting,
     reading,
+    runtimes,
     start,
     study,
 )
@@ -127,6 +128,23 @@ def test_explaining_by_captum(run: Run) -> None:
     [row] = run(explaining, "--models=m1", "--methods=smooth-grad", "--size=32", "--rounds=1", "--seconds=0.01")["rows"]
     assert row["ratio"]["median"] > 0
     assert "at a time" in row["way"]
+
+
+def test_inference_beside_runtimes(run: Run) -> None:
+    """Where OpenVINO is missing, its side has no figure and the row says why."""
+    given = ("--models=m1", "--batches=1", "--size=16", "--rounds=1", "--seconds=0.01")
+    [row] = run(runtimes, *given, "--sides=pneumojax,pneumojax-load,onnxruntime-logit,openvino")["rows"]
+    assert row["sides"].keys() == {"pneumojax", "pneumojax-load", "onnxruntime-logit", "openvino"}
+    for side in ("pneumojax", "pneumojax-load", "onnxruntime-logit"):
+        assert row["sides"][side]["images_per_s"] > 0
+    assert row["ratios"]["onnxruntime-logit"]["median"] > 0
+    assert ("reason" in row["sides"]["openvino"]) == ("openvino" not in row["ratios"])
+
+
+def test_runtimes_have_no_unknown_side(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        runtimes.main(["--sides=abacus"])
+    assert "--sides has no abacus: choose of pneumojax" in capsys.readouterr().err
 
 
 def test_loading(run: Run, jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
