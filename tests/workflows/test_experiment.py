@@ -273,7 +273,7 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     np.testing.assert_allclose(
         written["integrated-gradients"][0], np.mean(own, 0), rtol=1e-3, atol=1e-4 * np.ptp(own[0])
     )
-    assert "is no run: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)
+    assert "holds no single run: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)
 
 
 def test_an_ensemble_exports_as_one_model(seeded, tmp_path):
