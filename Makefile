@@ -93,14 +93,15 @@ bench: peers .venv-bench/kernels
 peers: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet $(TORCH)
 
-# Compares logits and explanations with those of Keras, PyTorch and Captum, in the same environment.
+# Compares logits and explanations with those of Keras, PyTorch and Captum, in the same environment. Copies a run to MLflow.
 test-peers: peers .venv-bench/captum .venv-bench/kernels
 	KERAS=all .venv-bench/bin/python -m pytest -s tests/models/test_keras_parity.py tests/benchmark/test_peers.py \
-	  tests/inference/test_captum.py tests/export/test_weights_elsewhere.py
+	  tests/inference/test_captum.py tests/export/test_weights_elsewhere.py tests/docs/test_tracking.py
 
 # The locked set has what Captum needs; some versions of Captum ask for older packages.
 .venv-bench/captum: .venv-bench/installed
 	.venv-bench/bin/python -m pip install --quiet --no-deps "captum>=0.7"
+	.venv-bench/bin/python -m pip install --quiet mlflow-skinny
 	touch $@
 
 clean:

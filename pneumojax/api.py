@@ -21,7 +21,6 @@ from pneumojax.inference.predictions import Row, rows
 from pneumojax.inference.trained_model import Member, TrainedModel
 from pneumojax.models.classifier import Variables
 from pneumojax.runtime import allocator, cache
-from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.runtime.files import expanded
 
@@ -187,6 +186,7 @@ class Model:
         if method not in self._explainers:
             from pneumojax.inference.attribution import METHODS  # not at the top: predicting should start soon
             from pneumojax.inference.explainer import explainer
+            from pneumojax.runtime import config as configs
 
             if method not in METHODS:
                 raise unknown("method", method, METHODS)

@@ -188,12 +188,12 @@ def _predict(command: Command) -> int:
         return predict_images(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
-def _explain(command: Command) -> None:
+def _explain(command: Command) -> int:
     config = _model_config(command)
     with _computing(config, command):
         from pneumojax.workflows.explain import explain_images
 
-        explain_images(config, _run_workdir(command, config), command.data, model=_model_folder(command))
+        return explain_images(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
 def _export(command: Command) -> None:

@@ -24,7 +24,8 @@ from absl import logging
 from etils import epath
 
 from pneumojax.models.architectures import FAMILY
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import allocator, cache, run_log, sharding
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import ExitStatus

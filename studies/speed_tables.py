@@ -30,6 +30,14 @@ _START = {
     "starts": "{starts}",
     "median (range)": "{median:.1f} s ({min:.1f}-{max:.1f})|{median:.1f} s",
 }
+_FIRST_FILM = {
+    "start of Python to first prediction": "{what}",
+    "cores": "{cores}",
+    "starts": "{starts}",
+    "pneumojax imported": "{import[median]:.2f} s",
+    "model loaded": "{load[median]:.2f} s",
+    "film predicted (range)": "{predict[median]:.2f} s ({predict[min]:.2f}-{predict[max]:.2f})",
+}
 
 
 def _steps(figures: Mapping[str, Any]) -> list[Row]:
@@ -361,5 +369,6 @@ LOADING = {
     ),
     "copies-search": Table("copies_search", "rows", {"images": "{images:,}", "seconds": "{seconds:.0f}"}),
     "start": Table("start", "rows", _START),
+    "first-film": Table("first_film", "rows", _FIRST_FILM),
     "start-avx2": Table("start-avx2", "rows", _START),
 }

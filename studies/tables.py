@@ -225,6 +225,20 @@ AUDIT = {
             "memory, at most": "+ {memory_mb} MB",
         },
     ),
+    "export-parity": Table(
+        "export_parity",
+        "rows",
+        {
+            "model": "{model}",
+            "films": "{films} of {of}",
+            "prevalence": "{prevalence}",
+            "squares: logit": "{squares[logit]:.1e}",
+            "map": "{squares[map]:.1e}",
+            "decisions turned": "{squares[decisions_turned]}",
+            "files: probability": "{files[probability]:.1e}",
+            "decisions turned ": "{files[decisions_turned]}",
+        },
+    ),
     "keras-parity": Table(
         "keras-parity", "rows", {"what": "{what}", "error": "{error:.1e}", "allowed": "{allowed:.0e}"}
     ),

@@ -8,7 +8,7 @@ from pneumojax.data.sources import phantom
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.known_pictures import hash_of
 from pneumojax.evaluation.neighbours import Index, unit
-from pneumojax.export import agreement
+from pneumojax.export import parity
 from pneumojax.inference import bundle, trained_model
 from pneumojax.inference.trained_model import Member, TrainedModel
 from pneumojax.models.architectures import FAMILY, HEAD_UNITS, Block
@@ -27,7 +27,7 @@ def random_model(
     made = [_member(blocks, size, number, dtype) for number in range(members)]
     calibration = Calibration(0.8, 0.5, 0.4, 0.5, 0.0)
     model = trained_model.of_members("m1", made, calibration, size)
-    middle = float(np.median(agreement.of_model(model, phantoms(16, size)).logits))
+    middle = float(np.median(parity.of_model(model, phantoms(16, size))["logit"]))
     return trained_model.of_members("m1", made, calibration._replace(offset=-middle / 0.8), size)
 
 

@@ -15,7 +15,8 @@ from etils import epath
 from scipy.special import logit
 from support import JOB, ROOT
 
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.training import checkpoint

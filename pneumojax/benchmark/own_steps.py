@@ -18,7 +18,8 @@ from pneumojax.evaluation.forward import compile_eval
 from pneumojax.inference import attribution
 from pneumojax.inference.explainer import explainer
 from pneumojax.models import kernels
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import sharding
 from pneumojax.runtime.config import with_fields
 from pneumojax.training.batches import choose

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Float32, Integer, Shaped, UInt8
 
-from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import write_arrays
 from pneumojax.runtime.workdir import CONFIG, NEIGHBOURS
@@ -157,7 +157,7 @@ def _nearest(
 
 def write(workdir: epath.Path, index: Index) -> None:
     """Write the index into the run's workdir, with the run's id."""
-    texts = {"ids": json.dumps(index.ids.tolist()), "run": configs.identity(workdir).id}
+    texts = {"ids": json.dumps(index.ids.tolist()), "run": run_identity.of_workdir(workdir).id}
     write_arrays(workdir / NEIGHBOURS, index._asdict() | {name: np.array(text) for name, text in texts.items()})
 
 
@@ -179,7 +179,7 @@ def read(workdir: epath.Path, width: int | None = None) -> Index:
         _check(index, width)
     except Exception as error:  # NumPy and zipfile raise many kinds of errors on a damaged file
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {advice}") from None
-    if run != configs.identity(workdir).id:
+    if run != run_identity.of_workdir(workdir).id:
         raise UserError(f"{path} is of another run than {workdir / CONFIG}: {advice}")
     return index
 

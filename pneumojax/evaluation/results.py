@@ -13,7 +13,7 @@ from pneumojax.data.source import Split
 from pneumojax.evaluation import groups, metrics, neighbours, summary
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.corruptions import CLEAN, CORRUPTIONS
-from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import one_line
 from pneumojax.runtime.files import read_json, write_whole
@@ -68,7 +68,7 @@ def read(workdir: epath.Path, partial: bool = False) -> dict[str, Evaluation]:
     Files that are damaged, or of another run than the one in `workdir`, are passed over: evaluating writes them again.
     With `partial`, metrics and rows may be missing, as a report shows them.
     """
-    folder, run = workdir / workdirs.EVALUATION, configs.identity(workdir).id
+    folder, run = workdir / workdirs.EVALUATION, run_identity.of_workdir(workdir).id
     found = {}
     for path in sorted(folder.glob("*.json")) if folder.exists() else []:
         with suppress(KeyError, OSError, TypeError, ValueError):

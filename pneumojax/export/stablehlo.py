@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 from jaxtyping import Array, Float32, UInt8
 
+from pneumojax.export.parity import Answers, Squares, chunks
 from pneumojax.inference.trained_model import Member, TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,6 +44,13 @@ def _scaled_logits(member: Member, images: Float32[Array, "batch height width 1"
     variables = jax.tree.map(jnp.asarray, member.variables)
     logits, _ = cast(Any, model.apply(variables, images, train=False, mutable=["intermediates"]))
     return logits / member.scale
+
+
+def answers(content: bytes, squares: Squares) -> Answers:
+    """Compute `logit` and `probability` by what `serialized` returned, on this process's device."""
+    call = jax.jit(export.deserialize(bytearray(content)).call)
+    parts = [jax.device_get(call(jnp.asarray(chunk))) for chunk in chunks(squares)]
+    return {name: np.concatenate([part[name] for part in parts])[: len(squares)] for name in ("logit", "probability")}
 
 
 def describe(content: bytes) -> dict[str, Any]:

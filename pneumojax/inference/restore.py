@@ -7,7 +7,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.evaluation import calibration as calibrations
-from pneumojax.models.classifier import Classifier, Variables, create_model, init_variables
+from pneumojax.models.classifier import Classifier, Variables, init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import sharding
 from pneumojax.training import checkpoint
 

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
-from ml_collections import ConfigDict
 
 from pneumojax.models import block_fused, block_operations, block_reference
-from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block, blocks_of
+from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 Function = Callable[[jax.Array], jax.Array]
@@ -128,13 +127,6 @@ def create(name: str, **attributes: Any) -> Classifier:
       KeyError: there is no model of that name.
     """
     return Classifier(blocks=FAMILY[name], **attributes)
-
-
-def create_model(config: ConfigDict) -> Classifier:
-    """Create the config's model."""
-    c = config.model
-    blocks = blocks_of(c.name, c.blocks)
-    return Classifier(blocks, batch_norm_momentum=c.batch_norm_momentum, dtype=jnp.dtype(c.dtype))
 
 
 def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) -> Variables:

@@ -5,7 +5,6 @@ the `*_settings.py` of each folder and `workflows/run_config.py`, which collects
 """
 
 import ast
-import hashlib
 import importlib.util
 import json
 import re
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.runtime.files import read_json, write_whole
-from pneumojax.runtime.workdir import CONFIG
+from pneumojax.runtime.run_identity import KEY, Identity, sha256
 
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
@@ -36,7 +35,6 @@ _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": 
 # Fields with an effect that 0.1 did not have: what they would have said then.
 _ADDED = {"data.leave_out_site": "", "data.patient_pattern": "", "data.trust": "", "data.trust_column": "read_by"}
 _ADDED |= {"model.blocks": ""}
-IDENTITY = "run"  # what `write` adds to the fields
 SHARED = "base"  # the config that the others are made of, not one to run
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -215,20 +213,6 @@ def check(config: ConfigDict, rules: Iterable[Rules]) -> None:
             raise UserError(f"config field {field!r} must be {expected}, not {fields(config)[field]!r}")
 
 
-class Identity(NamedTuple):
-    """What tells the files of one run from those of another; empty texts in a run of 0.1.
-
-    Attributes:
-      id: of the settings, splits and images that the run started with.
-      splits: SHA-256 of its table of splits.
-      images: digest of the images' pixels, see `source.Prepared`.
-    """
-
-    id: str = ""
-    splits: str = ""
-    images: str = ""
-
-
 def new_identity(config: ConfigDict, splits: str, images: str) -> Identity:
     """Return the identity of a run that starts with this config, table of splits and digest of images.
 
@@ -237,25 +221,7 @@ def new_identity(config: ConfigDict, splits: str, images: str) -> Identity:
     without_place = with_fields(config, {"data.source": "", "data.labels": ""})
     effective = {name: value for name, value in fields(without_place).items() if not _WITHOUT_EFFECT.match(name)}
     content = json.dumps([sorted(effective.items()), splits, images])
-    return Identity(_sha256(content)[:16], _sha256(splits), images)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_intact(splits: str, identity: Identity) -> bool:
-    """Whether this is the table of splits that the run started with; also if nobody knows that."""
-    return identity.splits in ("", _sha256(splits))
-
-
-def identity(workdir: epath.Path) -> Identity:
-    """Read the identity of the run in `workdir`; an empty one where it has none, or there is no run."""
-    try:
-        found = read_json(workdir / CONFIG)[IDENTITY]
-        return Identity(*(str(found[name]) for name in Identity._fields))
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
-        return Identity()
+    return Identity(sha256(content)[:16], sha256(splits), images)
 
 
 def write(config: ConfigDict, path: epath.Path, identity: Identity | None = None) -> None:
@@ -265,7 +231,7 @@ def write(config: ConfigDict, path: epath.Path, identity: Identity | None = None
         group, name = field.split(".")
         tree.get(group, {}).pop(name, None)
     if identity:
-        tree[IDENTITY] = identity._asdict()
+        tree[KEY] = identity._asdict()
     write_whole(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
@@ -309,7 +275,7 @@ def effective(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {
         field: value
         for field, value in sorted(flat.items())
-        if not (_WITHOUT_EFFECT.match(field) or field in hidden or field.startswith(f"{IDENTITY}."))
+        if not (_WITHOUT_EFFECT.match(field) or field in hidden or field.startswith(f"{KEY}."))
     }
 
 

@@ -15,8 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from pneumojax.runtime import config as configs
-from pneumojax.runtime import distributed, run_log
+from pneumojax.runtime import distributed, run_identity, run_log
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import is_local, no_room, read_json
 from pneumojax.runtime.sharding import Layout
@@ -115,7 +114,7 @@ def save(manager: Manager, saved: Saved) -> None:
         args=ocp.args.Composite(
             model=ocp.args.StandardSave(saved.state.variables),
             training=ocp.args.StandardSave(_training(saved.state, saved.logits)),
-            facts=ocp.args.JsonSave(saved.facts | {"run": configs.identity(_workdir(manager)).id}),
+            facts=ocp.args.JsonSave(saved.facts | {"run": run_identity.of_workdir(_workdir(manager)).id}),
         ),
     )
 
@@ -244,7 +243,9 @@ def _facts(manager: Manager, step: int) -> dict[str, Any]:
     facts, workdir = _restore(manager, step, facts=ocp.args.JsonRestore()).facts, _workdir(manager)
     if "use" not in facts:
         raise _earlier_version(workdir)
-    if facts.get("run", "") != configs.identity(workdir).id:  # a run of 0.1 has no id, and its checkpoints neither
+    if (
+        facts.get("run", "") != run_identity.of_workdir(workdir).id
+    ):  # a run of 0.1 has no id, and its checkpoints neither
         raise UserError(
             f"{manager.directory / str(step)} is of another run than {workdir / CONFIG}: bring back the checkpoints of"
             " this run"

@@ -19,10 +19,10 @@ from pneumojax.inference.explainer import explainer
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
 from pneumojax.models.architectures import HEAD_UNITS
-from pneumojax.models.classifier import create_model
+from pneumojax.models.create import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
-from pneumojax.runtime import distributed, run_log, sharding
+from pneumojax.runtime import distributed, run_identity, run_log, sharding
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import read_json
@@ -88,7 +88,7 @@ def evaluate_splits(
         trained = load(workdir, config, layout)
         calibration = at_prevalence(trained.calibration, config.evaluation.prevalence)
         evaluator = forward.Evaluator(trained.model, layout, config.evaluation.batch_size)
-        origin = {"source": source.location, "epoch": trained.epoch, "run": configs.identity(workdir).id}
+        origin = {"source": source.location, "epoch": trained.epoch, "run": run_identity.of_workdir(workdir).id}
         origin |= {"notice": source.notice} if source.notice else {}
         index = neighbours.read(workdir, HEAD_UNITS) if prefix else None
         features, hashed = {}, {name: known_pictures.hashing(split) for name, split in splits.items()}

@@ -11,7 +11,8 @@ from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Source
 from pneumojax.evaluation.experiment_runs import Run
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import sharding
 from pneumojax.runtime.tables import markdown_table
 from pneumojax.runtime.wording import counted

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import jax
@@ -29,7 +28,7 @@ from pneumojax.models.classifier import init_variables
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import run_log, sharding
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.errors import ExitStatus, UserError, one_line
 from pneumojax.runtime.files import expanded, write_arrays, write_whole, write_whole_bytes
 from pneumojax.runtime.tables import csv_table, markdown_table
 from pneumojax.runtime.wording import counted
@@ -48,12 +47,14 @@ class Chosen(NamedTuple):
     ids: Sequence[str]
     images: np.ndarray  # (n, size, size) uint8
     labels: np.ndarray | None  # (n,); None where nobody knows them
+    unreadable: Sequence[str] = ()  # a line for each image that came before the last of these and cannot be read
+    remarks: Sequence[str] = ()  # on files that are no images
 
 
 def explain_images(
     config: ConfigDict, workdir: epath.Path, data: str | None, *, model: epath.Path | None = None
-) -> None:
-    """Explain the first images at `data`, by the model in a folder, or else the workdir's.
+) -> ExitStatus:
+    """Explain the first images at `data` that can be read, by the model in a folder, or else the workdir's.
 
     Without `data`, explain the worst errors on the foremost split of the workdir's run.
 
@@ -61,6 +62,9 @@ def explain_images(
     the pictures.
 
     In an experiment's workdir, the maps are those of the ensemble's log-odds: the mean over its runs.
+
+    Returns:
+      FINDINGS where an image cannot be read.
 
     Raises:
       UserError: there is no such method, layer, image or model.
@@ -94,7 +98,10 @@ def explain_images(
     folder = _write(workdir, chosen, maps, probabilities)
     run_log.console.print(f"{counted(len(chosen.ids), 'image')} explained by {', '.join(names)}.")
     run_log.console.print("Red speaks for pneumonia, blue against it.")
+    for line in [*chosen.unreadable, *chosen.remarks]:
+        run_log.console.print(one_line(line))
     run_log.console.print(f"Written: {folder}")
+    return ExitStatus.FINDINGS if chosen.unreadable else ExitStatus.DONE
 
 
 def _logits_of(layout: sharding.Layout, member: Member) -> LogitsOf:
@@ -143,14 +150,21 @@ def _is_moved_to(config: ConfigDict, workdir: epath.Path, data: str) -> bool:
 
 def _given(config: ConfigDict, data: str) -> Chosen:
     inputs = open_inputs(data)
-    ids = list(islice(inputs.ids, config.explanation.count))
-    images = []
-    for id in ids:
+    images, unreadable = {}, []
+    for id in inputs.ids:
         seen = inputs.look(id, config.model.image_size)
         if seen.image is None:
-            raise UserError(f"{id}: {seen.problem}")
-        images.append(seen.image)
-    return Chosen(inputs.name, str(expanded(data).resolve()), ids, np.stack(images), None)
+            unreadable.append(f"{id}: {seen.problem}")
+        else:
+            images[id] = seen.image
+        if len(images) == config.explanation.count:
+            break
+    if not images:
+        raise UserError(f"no image at {data} can be read ({unreadable[0]}): give other images by --data")
+    place = str(expanded(data).resolve())
+    return Chosen(
+        inputs.name, place, list(images), np.stack(list(images.values())), None, unreadable, inputs.left_out.remarks()
+    )
 
 
 def _worst_errors(config: ConfigDict, workdir: epath.Path) -> Chosen:

@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from pneumojax.data.decode.images import resize
-from pneumojax.export import agreement, card, card_facts, stablehlo
+from pneumojax.export import card, card_facts, parity, stablehlo
 from pneumojax.inference import bundle
 from pneumojax.inference.trained_model import TrainedModel
 from pneumojax.runtime import config as configs
-from pneumojax.runtime import run_log
+from pneumojax.runtime import run_identity, run_log
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.runtime.files import expanded, is_local, read_json
@@ -44,8 +44,9 @@ _NAMES = {
     card_facts.FILE,
 }
 _ADVICE = "choose another --config.export.output"
+_LEAVE_OUT = "Leave this format out by --config.export.formats, or try other versions of JAX, onnx and onnxruntime"
 
-Parity = dict[str, Any]
+Measured = dict[str, Any]  # differences from the model, by their names
 
 
 def export_model(
@@ -70,19 +71,19 @@ def export_model(
     refuse_place(output)
     trained = _load(config, workdir, model)
     compared = films(config, workdir, model, data)
-    parity: Parity = {"films": len(compared.squares), "source": compared.source, "device": jax.default_backend()}
+    measured: Measured = {"films": len(compared.squares), "source": compared.source, "device": jax.default_backend()}
     if decoding := _decoding(trained, compared):
-        parity["decoding"] = decoding
+        measured["decoding"] = decoding
     facts = _training(workdir, model)
     with deferred() as interrupted, becoming_folder(output) as folder:
         for name in formats:
-            parity[name], more = _WRITERS[name](folder, trained, compared)
+            measured[name], more = _WRITERS[name](folder, trained, compared)
             facts |= {"formats": facts.get("formats", {}) | more}
             if interrupted():
                 raise KeyboardInterrupt  # and leave nothing
-        _describe(folder, trained, facts, parity, model or workdir, config)
+        _describe(folder, trained, facts, measured, model or workdir, config)
         sizes = {path.name: path.stat().length for path in sorted(folder.iterdir()) if path.is_file()}
-    run_log.console.print(_summary(sizes, parity))
+    run_log.console.print(_summary(sizes, measured))
     run_log.console.print(f"Exported: {output}")
     return output
 
@@ -137,38 +138,36 @@ def _training(workdir: epath.Path, model: epath.Path | None) -> dict[str, Any]:
 def _training_of(run: epath.Path) -> dict[str, Any]:
     config = read_config(run)
     return {
-        "run": configs.identity(run).id,
+        "run": run_identity.of_workdir(run).id,
         "settings": configs.effective(read_json(run / workdirs.CONFIG)),
         "epoch": checkpoint.best_facts(run, config.model)["epoch"],
         "images": run_folder.composition(run),
     }
 
 
-def _decoding(model: TrainedModel, compared: Films) -> Parity | None:
+def _decoding(model: TrainedModel, compared: Films) -> Measured | None:
     """Compare films that are decoded at full size with the same as this package reads them, JPEG perhaps in part."""
     if not compared.whole:
         return None
     full = np.stack([resize(Image.fromarray(film), model.image_size) for film in compared.whole])
     read = compared.squares[: len(full)]
-    answers, right = agreement.of_model(model, full), agreement.of_model(model, read)
-    found = agreement.differences(answers, right, model.calibration)
+    found = parity.differences(parity.of_model(model, full), parity.of_model(model, read))
     levels = np.abs(full.astype(int) - read).mean((1, 2))
     return {"films": len(full), "grey_levels": float(levels.max()), **found}
 
 
-def _write_safetensors(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Parity, Parity]:
+def _write_safetensors(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Measured, dict[str, Any]]:
     """Write the weights with a description, read both, and compare."""
     for name, content in bundle.contents(model, {}).items():
         (folder / name).write_bytes(content)
     squares = compared.squares
-    answers, right = agreement.of_model(bundle.read(folder), squares), agreement.of_model(model, squares)
-    found = agreement.differences(answers, right, model.calibration)
-    agreement.refuse(workdirs.WEIGHTS, found)
+    found = parity.differences(parity.of_model(bundle.read(folder), squares), parity.of_model(model, squares))
+    parity.refuse(workdirs.WEIGHTS, found, _LEAVE_OUT)
     return found, {}
 
 
-def _write_onnx(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Parity, Parity]:
-    from pneumojax.export import parity  # onnx and what runs it take a second to import
+def _write_onnx(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Measured, dict[str, Any]]:
+    from pneumojax.export import onnx_parity  # onnx and what runs it take a second to import
     from pneumojax.export.onnx_graph import batch_model, film_model
 
     protos = {FILM_GRAPH: film_model(model), BATCH_GRAPH: batch_model(model)}
@@ -176,22 +175,22 @@ def _write_onnx(folder: epath.Path, model: TrainedModel, compared: Films) -> tup
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     wholes = compared.whole or list(compared.squares[:1])
-    found = parity.measure(model, protos[FILM_GRAPH], protos[BATCH_GRAPH], compared.squares, wholes)
-    parity.refuse(found)
+    found = onnx_parity.measure(model, protos[FILM_GRAPH], protos[BATCH_GRAPH], compared.squares, wholes)
+    parity.refuse(f"the ONNX graph in {found['runtime']}", found, _LEAVE_OUT)
     return found, {name: {"sha256": _sha256(content)} for name, content in contents.items()}
 
 
-def _write_stablehlo(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Parity, Parity]:
+def _write_stablehlo(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Measured, dict[str, Any]]:
     """Write the function, and compare it with the model in float32, in which it computes."""
     content = stablehlo.serialized(model)
     (folder / FUNCTION).write_bytes(content)
-    right = agreement.of_model(model, compared.squares, jnp.float32)
-    found = agreement.differences(agreement.of_stablehlo(content, compared.squares), right, model.calibration)
-    agreement.refuse(FUNCTION, found)
+    answers = parity.with_decisions(stablehlo.answers(content, compared.squares), model.calibration)
+    found = parity.differences(answers, parity.of_model(model, compared.squares, jnp.float32))
+    parity.refuse(FUNCTION, found, _LEAVE_OUT)
     return found, {FUNCTION: {"sha256": _sha256(content)} | stablehlo.describe(content)}
 
 
-_WRITERS: Mapping[str, Callable[[epath.Path, TrainedModel, Films], tuple[Parity, Parity]]] = {
+_WRITERS: Mapping[str, Callable[[epath.Path, TrainedModel, Films], tuple[Measured, dict[str, Any]]]] = {
     SAFETENSORS: _write_safetensors,
     ONNX: _write_onnx,
     STABLEHLO: _write_stablehlo,
@@ -206,7 +205,7 @@ def _describe(
     folder: epath.Path,
     model: TrainedModel,
     facts: Mapping[str, Any],
-    parity: Parity,
+    measured: Measured,
     run: epath.Path,
     config: ConfigDict,
 ) -> None:
@@ -214,26 +213,26 @@ def _describe(
     written = folder / bundle.DESCRIPTION
     description = (read_json(written) if written.exists() else bundle.description_of(model)) | dict(facts)
     (folder / bundle.DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    (folder / workdirs.PARITY).write_text(json.dumps(parity, indent=2) + "\n")
+    (folder / workdirs.PARITY).write_text(json.dumps(measured, indent=2) + "\n")
     command = f"pneumojax --mode=export --config.export.formats={config.export.formats}"
     about = config.export.about
-    of_run = model_card.facts_of(run, model, parity=parity, commands=[command], about=about, description=description)
+    of_run = model_card.facts_of(run, model, parity=measured, commands=[command], about=about, description=description)
     for name, content in model_card.files_of(of_run).items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
 
 
-def _differences_table(parity: Parity) -> str:
+def _differences_table(measured: Measured) -> str:
     measures = ("logit", "probability", "decisions_turned", "ood_score", "map")
     rows = [
-        [name, *(f"{parity[name][measure]:.2g}" if measure in parity[name] else "" for measure in measures)]
+        [name, *(f"{measured[name][measure]:.2g}" if measure in measured[name] else "" for measure in measures)]
         for name in ("decoding", *FORMATS)
-        if name in parity
+        if name in measured
     ]
     return markdown_table(["format", *(measure.replace("_", " ") for measure in measures)], rows)
 
 
-def _summary(sizes: Mapping[str, int], parity: Parity) -> str:
+def _summary(sizes: Mapping[str, int], measured: Measured) -> str:
     files = "\n".join(f"{name:<20}{size / 1e6:8.2f} MB" for name, size in sizes.items())
-    return f"{files}\nLargest differences from the model, on {parity['films']} films:\n{_differences_table(parity)}"
+    return f"{files}\nLargest differences from the model, on {measured['films']} films:\n{_differences_table(measured)}"

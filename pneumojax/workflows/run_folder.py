@@ -12,6 +12,7 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.source import Options, Source
 from pneumojax.data.sources import open_source
 from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError, one_line
 from pneumojax.runtime.files import claim as claim_file
@@ -64,17 +65,17 @@ def _splits_table(workdir: epath.Path) -> str | None:
         text = (workdir / workdirs.SPLITS).read_bytes().decode()
     except (OSError, UnicodeDecodeError):
         return None
-    return text if configs.is_intact(text, configs.identity(workdir)) else None
+    return text if run_identity.is_intact(text, run_identity.of_workdir(workdir)) else None
 
 
 def has_images_of(workdir: epath.Path, source: Source) -> bool:
     """Whether a source in another place may be the run's own: it has the same ids and labels.
 
-    Then the run's images have moved if `prepare.content_of` it is `configs.identity(workdir).images`.
+    Then the run's images have moved if `prepare.content_of` it is `run_identity.of_workdir(workdir).images`.
     """
     text = _splits_table(workdir)
     try:
-        return bool(text and configs.identity(workdir).images and splitting.from_csv(text, source.records))
+        return bool(text and run_identity.of_workdir(workdir).images and splitting.from_csv(text, source.records))
     except ValueError:
         return False
 
@@ -83,7 +84,7 @@ def is_moved(workdir: epath.Path, config: ConfigDict, source: Source) -> bool:
     """Whether `source` has the images with which the run started, in another place. Every image is read."""
     if not has_images_of(workdir, source):
         return False
-    return content_of(config, source) == configs.identity(workdir).images
+    return content_of(config, source) == run_identity.of_workdir(workdir).images
 
 
 def name_of(workdir: epath.Path, folder: str, name: str, place: str) -> str:
@@ -197,10 +198,10 @@ def claim(
       UserError: a run there started with other splits, or with other images.
     """
     table, start = splitting.to_csv(splits, source.records), not workdirs.is_run(workdir)
-    identity, found = configs.identity(workdir), _splits_table(workdir)
+    identity, found = run_identity.of_workdir(workdir), _splits_table(workdir)
     if not start:
         same_files = source.location == read_config(workdir).data.source and not changed(workdir, source)
-        if not (found == table or (found is None and identity.splits and configs.is_intact(table, identity))):
+        if not (found == table or (found is None and identity.splits and run_identity.is_intact(table, identity))):
             raise _other_images(workdir)
         if not same_files and identity.images not in ("", content):
             raise _other_images(workdir)

@@ -8,7 +8,8 @@ from jaxtyping import TypeCheckError
 from support import SIZE
 
 from pneumojax.evaluation.forward import Evaluator, eval_step
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import sharding
 
 

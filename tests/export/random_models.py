@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bundles import phantoms
 
-from pneumojax.data.sources import phantom
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation import neighbours
 from pneumojax.evaluation.forward import eval_step
@@ -14,11 +14,6 @@ from pneumojax.inference.predictions import together
 from pneumojax.inference.trained_model import Member, TrainedModel, of_members
 from pneumojax.models.architectures import blocks_of
 from pneumojax.models.classifier import Classifier, init_variables
-
-
-def phantoms(count: int, size: int, seed: int = 3) -> np.ndarray:
-    """Return (count, size, size) uint8; every second one has pneumonia."""
-    return np.stack([phantom.render(seed, number, number % 2, size)[0] for number in range(count)])
 
 
 def random_member(table: str, size: int, seed: int, scale: float = 1.0, dtype: str = "float32") -> Member:
@@ -35,7 +30,7 @@ def random_member(table: str, size: int, seed: int, scale: float = 1.0, dtype: s
         if layer.startswith("batch_norm"):
             params["scale"] = rng.normal(0.5, 0.5, params["scale"].shape).astype(np.float32)
             params["scale"][0] = 0
-    images = phantoms(32, size)[..., None]
+    images = phantoms(32, size, seed=3)[..., None]
 
     @jax.jit
     def trained(variables, images):

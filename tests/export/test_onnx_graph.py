@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from bundles import phantoms
 from PIL import Image
-from random_models import phantoms, random_member, random_model
+from random_models import random_member, random_model
 
 from pneumojax import __version__
 from pneumojax.data.decode import dicom
 from pneumojax.data.decode.images import grey, look
 from pneumojax.evaluation.calibration import at_prevalence
-from pneumojax.export import parity
+from pneumojax.export import onnx_parity, parity
 from pneumojax.export.onnx_graph import OUTPUTS, batch_model, film_model
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -24,8 +25,8 @@ def films_of(shapes):
 
 
 def compared(model, squares, films):
-    found = parity.measure(model, film_model(model), batch_model(model), squares, films)
-    parity.refuse(found)
+    found = onnx_parity.measure(model, film_model(model), batch_model(model), squares, films)
+    parity.refuse("the graph", found, "")
     assert (found["square"], found["flags_turned"]) == (0, 0)
     return found
 
@@ -98,7 +99,7 @@ def test_most_networks_decide_whether_an_image_is_unlike(count):
     members = [random_member("8:0", 16, seed, 1.0) for seed in range(count)]
     model = random_model(members, 16)
     images = np.concatenate([phantoms(30, 16, seed=8), films_of([(10, 16, 16)])[0]])
-    scores = np.stack([parity.expected(model._replace(members=[each]), images)["ood_score"] for each in members])
+    scores = np.stack([parity.of_model(model._replace(members=[each]), images)["ood_score"] for each in members])
     limits = (np.sort(scores)[:, 19] + np.sort(scores)[:, 20]) / 2
     members = [
         member._replace(training=member.training._replace(limit=float(limit)))

@@ -8,7 +8,8 @@ from support import SIZE
 from pneumojax.data.sources import phantom
 from pneumojax.inference import attribution
 from pneumojax.inference.explainer import explainer, methods, squares
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime.config import with_fields
 from pneumojax.runtime.errors import UserError
 

@@ -8,6 +8,7 @@ from etils import epath
 from pneumojax.benchmark import plan
 from pneumojax.data import data_settings
 from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime.errors import UserError
 from pneumojax.workflows import run_config
 
@@ -374,15 +375,15 @@ def test_the_identity_of_a_run_depends_on_settings_splits_and_images_and_not_on_
     ]
     assert len({first.id, *(other.id for other in others)}) == 4
     configs.write(config, epath.Path(tmp_path) / "config.json", first)
-    assert configs.identity(epath.Path(tmp_path)) == first
+    assert run_identity.of_workdir(epath.Path(tmp_path)) == first
     assert configs.read(epath.Path(tmp_path) / "config.json").to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"run": 3}', '{"run": {"id": "x"}}', "[" * 9999])
 def test_a_run_without_identity_has_an_empty_one(tmp_path, content):
-    assert configs.identity(epath.Path(tmp_path)) == configs.Identity("", "", "")
+    assert run_identity.of_workdir(epath.Path(tmp_path)) == run_identity.Identity("", "", "")
     (tmp_path / "config.json").write_text(content)
-    assert configs.identity(epath.Path(tmp_path)) == configs.Identity("", "", "")
+    assert run_identity.of_workdir(epath.Path(tmp_path)) == run_identity.Identity("", "", "")
 
 
 NUMBERS = [field for field, value in configs.fields(configs.load("m1")).items() if type(value) in (int, float)]

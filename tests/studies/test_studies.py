@@ -21,7 +21,9 @@ from pneumojax.training import checkpoint
 from studies import (
     copies_search,
     explaining,
+    export_parity,
     feeding_overlap,
+    first_film,
     integrated_gradients_sum,
     jobs,
     loading,
@@ -238,6 +240,24 @@ def test_starts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "first_step", lambda scratch, *arguments: float(len(arguments)))
     rows = run(start, "--rounds=2")["rows"]
     assert [(row["starts"], row["median"]) for row in rows] == [(2, 1.0), (2, 1.0), (2, 2.0)]
+
+
+def test_exported_graphs_beside_the_model(run: Run, finished: tuple[Path, str], jpegs: Path) -> None:
+    rows = run(export_parity, f"--models={finished[0] / 'work'}", f"--films={jpegs}", "--count=5")["rows"]
+    assert [(row["films"], row["prevalence"]) for row in rows] == [(5, "as in val"), (5, "0.2")]
+    assert all(row["squares"]["logit"] < 1e-5 > row["squares"]["map"] for row in rows)
+    assert all(row["files"]["decisions_turned"] == 0 < row["files"]["logit"] for row in rows)
+
+
+def test_first_films(run: Run, tmp_path: Path) -> None:
+    """A real process, with the shipped model."""
+    film = tmp_path / "film.png"
+    Image.fromarray(phantom.render(seed=3, index=0, label=0, size=150)[0]).save(film)
+    cold, warm = run(first_film, "--rounds=1", f"--film={film}")["rows"]
+    assert 0 < cold["import"]["median"] < cold["load"]["median"] < cold["predict"]["median"]
+    assert warm["starts"] == 1
+    with pytest.raises(SystemExit, match="was not predicted"):
+        first_film.main(["--rounds=1", f"--film={tmp_path / 'none.png'}"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,8 @@ import pytest
 from support import SIZE
 
 from pneumojax.data.source import Split
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.training import batches

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.create import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.runtime.errors import UserError

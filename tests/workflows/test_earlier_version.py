@@ -15,6 +15,7 @@ from pneumojax import modes
 from pneumojax.data.sources import phantom
 from pneumojax.modes import Command
 from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime import workdir as workdirs
 
 pytestmark = [
@@ -36,7 +37,7 @@ def test_every_field_that_it_lacks_has_no_effect_or_a_known_meaning(work):
     assert (config.model.name, config.model.image_size, config.epochs) == ("m1", 28, 2)
     assert config.evaluation.corruptions is True, "its name in 0.1 was shifts"
     assert config.experiment.corruptions is True
-    assert configs.identity(epath.Path(work)) == configs.Identity("", "", "")
+    assert run_identity.of_workdir(epath.Path(work)) == run_identity.Identity("", "", "")
 
 
 def test_it_predicts_what_0_1_predicted(work, tmp_path):

@@ -18,7 +18,7 @@ from pneumojax.inference.restore import load
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.errors import ExitStatus, UserError
 from pneumojax.workflows import explain
 
 
@@ -107,6 +107,18 @@ def test_an_unreadable_image_is_named(work, tmp_path):
     (tmp_path / "film.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="film.png: neither JPEG, PNG, TIFF, BMP, WebP nor DICOM"):
         explain.explain_images(config_of(work), work, str(tmp_path / "film.png"))
+
+
+def test_the_first_images_that_can_be_read_are_explained(work, tmp_path, capsys):
+    """Others are named, and so are files that are no images."""
+    draw_folder(tmp_path / "films", "", 2, 0, first=3000)
+    (tmp_path / "films/0.png").write_bytes(b"nothing")
+    (tmp_path / "films/1.txt").write_text("notes")
+    status = explain.explain_images(config_of(work, methods="grad-cam"), work, str(tmp_path / "films"))
+    assert status == ExitStatus.FINDINGS
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "films/0.png: neither JPEG, PNG" in printed and "such as 1.txt" in printed
+    assert len(read_rows(work / "explanations/films/explained.csv")) == 2
 
 
 def test_errors_on_images_that_have_moved_are_explained(work, chests, tmp_path):

@@ -20,9 +20,9 @@ from support import ROOT, draw_folder, pneumojax, read_json, read_rows, refused
 
 import pneumojax as package
 from pneumojax.data.decode import images
-from pneumojax.export import agreement
+from pneumojax.export import stablehlo
 from pneumojax.inference import bundle
-from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime.errors import UserError
 from pneumojax.workflows import export, run_config, trained_models
 
@@ -77,7 +77,7 @@ def test_the_folder_explains_itself(folder, work):
     digests |= {name: facts["sha256"] for name, facts in description["formats"].items()}
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     [training] = description["training"]
-    assert training["run"] == configs.identity(work).id
+    assert training["run"] == run_identity.of_workdir(work).id
     assert training["settings"]["epochs"] == 4
     assert {name: part["n"] for name, part in training["images"].items()} == {"train": 108, "val": 12, "test": 40}
     assert description["calibration"]["threshold"] == read_json(work / "evaluation/val.json")["threshold"]
@@ -102,7 +102,9 @@ def test_parity_was_measured_on_val_for_every_format(folder):
     for name in NAMES:
         assert parity[name]["decisions_turned"] == 0
         assert parity[name]["logit"] <= 1e-5
-    assert parity["safetensors"] == dict.fromkeys(("logit", "probability", "decisions_turned", "ood_score"), 0)
+    assert parity["safetensors"] == dict.fromkeys(
+        ("logit", "probability", "decisions_turned", "flags_turned", "ood_score"), 0
+    )
     assert parity["decoding"] == {"films": 12, "grey_levels": 0.0, **parity["safetensors"]}, "PNG is decoded whole"
 
 
@@ -332,13 +334,13 @@ def test_a_stopped_export_leaves_nothing(other):
 
 def test_the_models_files_are_compared_not_trusted(monkeypatch, other):
     """A format that answers otherwise than the model is refused, and nothing is left."""
-    of_stablehlo = agreement.of_stablehlo
+    answers = stablehlo.answers
 
     def shifted(content, squares):
-        found = of_stablehlo(content, squares)
-        return found._replace(logits=found.logits + np.float32(1e-3))
+        found = answers(content, squares)
+        return found | {"logit": found["logit"] + np.float32(1e-3)}
 
-    monkeypatch.setattr(agreement, "of_stablehlo", shifted)
+    monkeypatch.setattr(stablehlo, "answers", shifted)
     with pytest.raises(UserError, match="model.stablehlo differs from the model .logit .*nothing was exported"):
         exported(other, FORMATS)
     assert list(other.glob("export*")) == []

@@ -22,8 +22,8 @@ _VALUES = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1, "": 0}
 _BATCH = "batch"  # in the names of the folders into which the full-size release is divided
 _EXAMPLE = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
 _NAME = r"(?!\.\.?(?:/|$))[^/\\]+"  # of a folder or file; `..` would lead out of the source
-# The test set's CSV names no release folder above the split folder.
-_PATH = re.compile(rf"(?:{_NAME}/)?({_NAME}/(patient\d+)(?:/{_NAME})+)")
+# The test set's CSV names no release folder above the split folder, and people's copies name whole paths.
+_PATH = re.compile(rf"(?:.*?/)?({_NAME}/(patient\d+)(?:/{_NAME})+)")
 
 
 def open_chexpert(root: Path, options: Options) -> Source | None:
@@ -80,7 +80,7 @@ def parse(content: bytes, name: str, split: str, options: Options) -> tuple[list
     for place, path, value, view in _rows(content, name, column, options):
         if value not in _VALUES:
             raise UserError(f"{place}: {column} is {value!r:.100}; it must be 1.0, 0.0, -1.0 or blank")
-        if not (match := _PATH.fullmatch(path)):
+        if not (match := _PATH.fullmatch(path.strip().replace("\\", "/"))):
             raise UserError(f"{place}: Path is {path!r:.100}; it must be like {_EXAMPLE}")
         if options.views == "frontal" and view != "Frontal":
             continue

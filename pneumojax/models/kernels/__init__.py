@@ -64,8 +64,10 @@ def lowered(plain: Callable[..., Results], kernel: Kernel, *arrays: Operand) -> 
     divided_already = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
     if divided_already or not (_fit(*arrays) and load()):
         return plain(*arrays)
-    dtypes = [result.dtype for result in jax.eval_shape(plain, *arrays)]
     in_float32 = _divided(kernel, len(arrays[0]))
+    if all(array.dtype != jnp.bfloat16 for array in arrays):
+        return lax.platform_dependent(*arrays, cpu=in_float32, default=plain)
+    dtypes = [result.dtype for result in jax.eval_shape(plain, *arrays)]
 
     def cpu(x: Operand, weights: Operand, *others: Operand) -> Results:
         """Compute in float32; inputs and outputs may be bfloat16."""
