@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT, draw_folder, pneumojax, refused, without_tensorflow
+from support import ROOT, draw, draw_folder, pneumojax, refused, without_tensorflow
 
 from pneumojax import __version__, main, modes
 
@@ -310,3 +310,27 @@ def test_without_a_home_a_path_that_needs_one_is_refused(tmp_path):
         [line] = done.stderr.splitlines()
         assert "home" in line
         assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, memory cannot be limited like this")
+def test_too_little_memory_is_reported_in_a_line(tmp_path):
+    draw(tmp_path / "film.png", 0, 1)
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (1_500_000_000, 1_500_000_000));"
+        "from pneumojax.main import run; run()"
+    )
+    command = (
+        "--mode=predict",
+        "--model=m1",
+        "--data=film.png",
+        "--workdir=work",
+        "--config.evaluation.batch_size=60000",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *command], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pneumojax: not enough memory: lower --config.batch_size or --config.evaluation.batch_size")
+    assert not list(tmp_path.rglob("*.csv"))
