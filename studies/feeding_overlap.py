@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from pneumojax.benchmark.own_steps import ENDLESS, train_split
 from pneumojax.data import loader
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import allocator, sharding
 from pneumojax.runtime import config as configs
 from pneumojax.training.optimizer import create_optimizer

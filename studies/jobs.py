@@ -25,7 +25,7 @@ from etils import epath
 
 from pneumojax.models.architectures import FAMILY
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import allocator, cache, run_log, sharding
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.errors import ExitStatus

@@ -16,7 +16,7 @@ from scipy.special import logit
 from support import JOB, ROOT
 
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.training import checkpoint

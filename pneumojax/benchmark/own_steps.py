@@ -19,7 +19,7 @@ from pneumojax.inference import attribution
 from pneumojax.inference.explainer import explainer
 from pneumojax.models import kernels
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 from pneumojax.runtime.config import with_fields
 from pneumojax.training.batches import choose

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.models.classifier import Classifier, Variables, init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 from pneumojax.training import checkpoint
 

@@ -15,7 +15,7 @@ from pneumojax.data.source import Split
 from pneumojax.evaluation import calibration
 from pneumojax.evaluation.forward import Evaluator
 from pneumojax.models.classifier import Classifier, init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.signals import deferred

@@ -19,7 +19,7 @@ from pneumojax.inference.explainer import explainer
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
 from pneumojax.models.architectures import HEAD_UNITS
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import distributed, run_identity, run_log, sharding

@@ -12,7 +12,7 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.source import Source
 from pneumojax.evaluation.experiment_runs import Run
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 from pneumojax.runtime.tables import markdown_table
 from pneumojax.runtime.wording import counted

@@ -13,7 +13,7 @@ from pneumojax.data import splits as splitting
 from pneumojax.data.source import Prepared, Source
 from pneumojax.evaluation import neighbours, results
 from pneumojax.models import kernels
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime import workdir as workdirs

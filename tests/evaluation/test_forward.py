@@ -9,7 +9,7 @@ from support import SIZE
 
 from pneumojax.evaluation.forward import Evaluator, eval_step
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 
 

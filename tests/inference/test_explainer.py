@@ -9,7 +9,7 @@ from pneumojax.data.sources import phantom
 from pneumojax.inference import attribution
 from pneumojax.inference.explainer import explainer, methods, squares
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime.config import with_fields
 from pneumojax.runtime.errors import UserError
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.benchmark.flops import Shape
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 from pneumojax.training.optimizer import create_optimizer
 from pneumojax.training.step import compile_step, init_state

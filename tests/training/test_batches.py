@@ -12,7 +12,7 @@ from support import SIZE
 
 from pneumojax.data.source import Split
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.training import batches

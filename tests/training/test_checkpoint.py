@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.runtime.errors import UserError

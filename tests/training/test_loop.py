@@ -13,7 +13,7 @@ from support import SIZE, small_config
 from pneumojax.evaluation import calibration, metrics
 from pneumojax.evaluation.forward import Evaluator
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 from pneumojax.runtime.errors import UserError
 from pneumojax.training import checkpoint

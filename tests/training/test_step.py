@@ -16,7 +16,7 @@ from pneumojax.evaluation import metrics
 from pneumojax.evaluation.forward import eval_step
 from pneumojax.models import classifier, kernels
 from pneumojax.models.classifier import init_variables
-from pneumojax.models.create import create_model
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
 from pneumojax.training.optimizer import Plateau, after_epoch, create_optimizer, learning_rate
 from pneumojax.training.step import class_weights, compile_step, image_weights, init_state, loss_and_logits, train_step

@@ -111,14 +111,14 @@ def test_an_unreadable_image_is_named(work, tmp_path):
 
 def test_the_first_images_that_can_be_read_are_explained(work, tmp_path, capsys):
     """Others are named, and so are files that are no images."""
-    draw_folder(tmp_path / "films", "", 2, 0, first=3000)
-    (tmp_path / "films/0.png").write_bytes(b"nothing")
-    (tmp_path / "films/1.txt").write_text("notes")
-    status = explain.explain_images(config_of(work, methods="grad-cam"), work, str(tmp_path / "films"))
+    draw_folder(tmp_path / "partly", "", 2, 0, first=3000)
+    (tmp_path / "partly/0.png").write_bytes(b"nothing")
+    (tmp_path / "partly/1.txt").write_text("notes")
+    status = explain.explain_images(config_of(work, methods="grad-cam"), work, str(tmp_path / "partly"))
     assert status == ExitStatus.FINDINGS
     printed = " ".join(capsys.readouterr().out.split())
-    assert "films/0.png: neither JPEG, PNG" in printed and "such as 1.txt" in printed
-    assert len(read_rows(work / "explanations/films/explained.csv")) == 2
+    assert "partly/0.png: neither JPEG, PNG" in printed and "such as 1.txt" in printed
+    assert len(read_rows(work / "explanations/partly/explained.csv")) == 2
 
 
 def test_errors_on_images_that_have_moved_are_explained(work, chests, tmp_path):

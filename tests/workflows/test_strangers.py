@@ -71,7 +71,7 @@ def test_a_run_of_an_experiment_is_no_link(tmp_path):
     (tmp_path / "work/experiment.json").write_text('{"runs": []}')
     overrides = ["experiment.recipes=recommended", *SMALL]
     with pytest.raises(UserError, match="m1-recommended-seed0 is a link"):
-        modes.run("experiment", Command("m1", epath.Path(tmp_path / "work"), "phantom", overrides=overrides))
+        modes.run("experiment", Command("m1", epath.Path(tmp_path / "work"), data="phantom", overrides=overrides))
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
