@@ -1,19 +1,28 @@
 """What several tests share: small runs of the command line, and small folders of synthetic radiographs."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import jax
+import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from pneumojax import modes
 from pneumojax.data.sources import phantom
 from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_log, sharding
+from pneumojax.runtime.errors import ExitStatus, UserError, one_line
+from pneumojax.runtime.files import expanded
 from pneumojax.workflows import run_config
 
 ROOT = Path(__file__).parent.parent
@@ -76,10 +85,31 @@ def pneumojax(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     )
 
 
-def refused(*arguments: str, cwd: Path) -> str:
+def in_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Do what the command line does, in this process and on one device.
+
+    Starting a process takes seconds, and compiling in it more. What the command line itself does is not tested by this.
+    """
+    plain, overrides = configs.split_overrides(map(str, arguments))
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in plain)
+    workdir = None if "workdir" not in flags else expanded(flags["workdir"])
+    command = modes.Command(flags.get("config"), workdir, flags.get("model"), flags.get("data"), overrides)
+    out, err, layout = io.StringIO(), io.StringIO(), sharding.layout
+    with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "layout", lambda devices=None: layout(devices or jax.devices()[:1]))
+        patch.setattr(run_log.console, "width", 200)
+        try:
+            status = modes.run(flags.get("mode", "train"), command)
+        except UserError as error:
+            status = ExitStatus.USER_ERROR
+            print(f"pneumojax: {one_line(str(error))}", file=err)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def refused(*arguments: str, cwd: Path, run: Callable[..., subprocess.CompletedProcess] = pneumojax) -> str:
     """Run a command that must be refused: one line on standard error, and no file written. Return that line."""
     before = _contents(cwd)
-    done = pneumojax(*arguments, cwd=cwd)
+    done = run(*arguments, cwd=cwd)
     assert done.returncode == 2, (done.returncode, done.stderr)
     [line] = done.stderr.splitlines()
     assert line.startswith("pneumojax: ")

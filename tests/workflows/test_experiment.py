@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from scipy.special import expit, logit
 from sklearn import metrics as sk
-from support import draw_folder, pneumojax, read_json, read_rows, refused
+from support import draw_folder, in_process, read_json, read_rows, refused
 
 import pneumojax as pneumojax_api
 from pneumojax.evaluation import calibration, corruptions
@@ -26,7 +26,7 @@ A, B = "paper", "paper+augment.noise=0.03"
 
 def experiment(folder, *arguments):
     """Run the experiment, and return what it prints."""
-    done = pneumojax("--mode=experiment", *SMALL, *arguments, cwd=folder)
+    done = in_process("--mode=experiment", *SMALL, *arguments, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -162,7 +162,7 @@ def test_trained_runs_are_not_trained_again(folded):
 def test_an_ensemble_of_runs_on_different_folds_is_refused(folded):
     work, _ = folded
     before = results_of_runs(work)
-    line = refused("--mode=evaluate", "--workdir=work", "--data=chests", cwd=work.parent)
+    line = refused("--mode=evaluate", "--workdir=work", "--data=chests", cwd=work.parent, run=in_process)
     assert "the runs in work were not trained on the same images" in line
     assert results_of_runs(work) == before
 
@@ -170,7 +170,7 @@ def test_an_ensemble_of_runs_on_different_folds_is_refused(folded):
 def test_an_ensemble_is_evaluated_on_other_images(seeded):
     """The mean of both runs' log-odds, with a temperature and thresholds fitted to that mean on val, at 5 %."""
     work = seeded / "work"
-    done = pneumojax(
+    done = in_process(
         "--mode=evaluate", "--workdir=work", "--data=other", "--config.evaluation.prevalence=0.05", cwd=seeded
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -201,7 +201,7 @@ def test_an_ensemble_is_evaluated_on_other_images(seeded):
 
 
 def test_an_ensemble_on_the_runs_own_images_agrees_with_the_tables(seeded):
-    done = pneumojax("--mode=evaluate", "--workdir=work", cwd=seeded)
+    done = in_process("--mode=evaluate", "--workdir=work", cwd=seeded)
     assert (done.returncode, done.stderr) == (0, "")
     ensemble = read_json(seeded / "work/evaluation/test.json")
     line = next(line for line in (seeded / "work/experiment.md").read_text().splitlines() if f"m1 {A}, 2 runs" in line)
@@ -225,7 +225,9 @@ def test_an_ensemble_on_the_runs_own_images_agrees_with_the_tables(seeded):
     ],
 )
 def test_a_mistake_is_reported_in_one_line(seeded, arguments, message):
-    assert message in refused("--mode=experiment", *SMALL, "--data=chests", "--workdir=new", *arguments, cwd=seeded)
+    assert message in refused(
+        "--mode=experiment", *SMALL, "--data=chests", "--workdir=new", *arguments, cwd=seeded, run=in_process
+    )
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(seeded):
@@ -248,7 +250,7 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     """The same probabilities and thresholds as in the ensemble's evaluation; the maps are the mean of the runs' own."""
     common = ("--workdir=work", "--data=other", "--config.data.cache_dir=cache")
     for arguments in (("--mode=evaluate", *common), ("--mode=predict", *common, "--config.prediction.output=rows.csv")):
-        done = pneumojax(*arguments, cwd=seeded)
+        done = in_process(*arguments, cwd=seeded)
         assert (done.returncode, done.stderr) == (0, "")
     evaluated = {row["id"]: float(row["probability"]) for row in read_rows(seeded / "work/evaluation/other-all.csv")}
     predicted = {row["id"].removeprefix("other/"): row for row in read_rows(seeded / "rows.csv")}
@@ -257,7 +259,7 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     assert [float(row["threshold"]) for row in predicted.values()] == pytest.approx([threshold] * 9, rel=1e-6)
     steps = "--config.explanation.steps=4"
     settings = ("--config.explanation.methods=integrated-gradients", "--config.explanation.count=1", steps)
-    done = pneumojax("--mode=explain", *common, *settings, cwd=seeded)
+    done = in_process("--mode=explain", *common, *settings, cwd=seeded)
     assert (done.returncode, done.stderr) == (0, "")
     work, layout = epath.Path(seeded / "work"), sharding.layout(jax.devices()[:1])
     config = configs.with_fields(run_config.given(None, work), {"explanation.steps": 4})
@@ -273,13 +275,13 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     np.testing.assert_allclose(
         written["integrated-gradients"][0], np.mean(own, 0), rtol=1e-3, atol=1e-4 * np.ptp(own[0])
     )
-    assert "holds no single run: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded)
+    assert "holds no single run: give --data" in refused("--mode=explain", "--workdir=work", cwd=seeded, run=in_process)
 
 
 def test_an_ensemble_exports_as_one_model(seeded, tmp_path):
     """The folder has both networks, and predicts what the experiment's workdir predicts."""
     formats = "--config.export.formats=safetensors,stablehlo"
-    done = pneumojax(
+    done = in_process(
         "--mode=export", "--workdir=work", f"--config.export.output={tmp_path / 'both'}", formats, cwd=seeded
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import draw_folder, pneumojax, read_json, read_rows, refused
+from support import draw_folder, in_process, read_json, read_rows, refused
 
 SETTINGS = (
     "--mode=experiment", "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     draw_folder(folder / "one", "train", 16, 20)
     draw_folder(folder / "one", "test", 10, 10, first=500)
     draw_folder(folder / "two", "", 20, 16, first=700)
-    done = pneumojax(*SETTINGS, LEFT_OUT, "--data=old=one,new=two", "--workdir=work", cwd=folder)
+    done = in_process(*SETTINGS, LEFT_OUT, "--data=old=one,new=two", "--workdir=work", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     (folder / "out.txt").write_text(done.stdout)
     return folder
@@ -60,15 +60,15 @@ def test_the_table_of_sites_has_each_site_the_worst_first(folder):
 
 
 def test_the_same_command_finds_all_done_and_seeds_can_be_listed(folder):
-    done = pneumojax(*SETTINGS, LEFT_OUT, "--data=old=one,new=two", "--workdir=work", cwd=folder)
+    done = in_process(*SETTINGS, LEFT_OUT, "--data=old=one,new=two", "--workdir=work", cwd=folder)
     assert done.stdout.count("This run is complete") == 2, done.stderr
     seeds = "--config.experiment.seeds=0,1"
     arguments = (*SETTINGS, LEFT_OUT, seeds, "--config.experiment.dry_run", "--data=old=one,new=two", "--workdir=work")
-    done = pneumojax(*arguments, cwd=folder)
+    done = in_process(*arguments, cwd=folder)
     assert done.stdout.count("finished") == 2 and "m1-paper-without-new-seed1" in done.stdout, done.stderr
 
 
 def test_one_run_can_leave_a_site_out(folder):
     command = ("--config=m1", "--config.data.leave_out_site=neu", "--data=old=one,new=two")
-    assert "'data.leave_out_site' must be empty, or the name of a site" in refused(*command, cwd=folder)
-    assert "leave_one_site_out' must be false" in refused(*SETTINGS, LEFT_OUT, "--data=one", cwd=folder)
+    assert "'data.leave_out_site' must be empty, or the name of a site" in refused(*command, cwd=folder, run=in_process)
+    assert "leave_one_site_out' must be false" in refused(*SETTINGS, LEFT_OUT, "--data=one", cwd=folder, run=in_process)

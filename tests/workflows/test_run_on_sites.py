@@ -1,7 +1,7 @@
 """A run on several sites, from the command line: what it stores, and that it opens its images again."""
 
 import pytest
-from support import draw_folder, pneumojax, read_json, read_rows, refused
+from support import draw_folder, in_process, read_json, read_rows, refused
 
 SETTINGS = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     draw_folder(folder / "two", "", 30, 24, first=700)
     (folder / "two/films.csv").write_text(described(folder / "two"))
     flags = (TRUST, "--config.loss.class_weights=balanced_sites", "--data=old=one,new=two", "--workdir=work")
-    done = pneumojax(*SETTINGS, *flags, cwd=folder)
+    done = in_process(*SETTINGS, *flags, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -58,10 +58,10 @@ def test_the_classes_of_each_site_are_balanced_if_the_user_says_so(folder):
 
 
 def test_it_opens_its_images_again(folder):
-    done = pneumojax("--mode=evaluate", "--workdir=work", cwd=folder)
+    done = in_process("--mode=evaluate", "--workdir=work", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "have changed" not in done.stdout
-    done = pneumojax("--mode=train", "--workdir=work", cwd=folder)
+    done = in_process("--mode=train", "--workdir=work", cwd=folder)
     assert "This run is complete" in done.stdout, done.stderr
 
 
@@ -82,13 +82,13 @@ def test_labels_that_are_trusted_otherwise_are_other_images(folder):
     before = table.read_text()
     try:
         table.write_text(described(folder / "two", weak=4))
-        done = pneumojax("--mode=train", "--workdir=work", cwd=folder)
+        done = in_process("--mode=train", "--workdir=work", cwd=folder)
         assert done.returncode == 2 and "are not those that the run in work started with" in done.stderr
     finally:
         table.write_text(before)
-    line = refused("--mode=train", "--workdir=work", "--config.data.trust=text=0.5", cwd=folder)
+    line = refused("--mode=train", "--workdir=work", "--config.data.trust=text=0.5", cwd=folder, run=in_process)
     assert "data.trust='text=0.5', not 'text=0.3'" in line
-    line = refused(*SETTINGS, "--config.data.trust=txt=0.5", "--data=two", cwd=folder)
+    line = refused(*SETTINGS, "--config.data.trust=txt=0.5", "--data=two", cwd=folder, run=in_process)
     assert "no image has read_by 'txt'" in line
 
 
@@ -118,7 +118,7 @@ def test_one_unnamed_site_without_metadata_has_no_groups(finished):
 
 
 def test_sites_are_evaluated_as_one_source(folder):
-    done = pneumojax("--mode=evaluate", "--workdir=work", "--data=a=one/train,b=two", cwd=folder)
+    done = in_process("--mode=evaluate", "--workdir=work", "--data=a=one/train,b=two", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     evaluation = read_json(folder / "work/evaluation/a_b-all.json")
     assert evaluation["n"] == 50 + 54, "labels that are not trusted are scored too, as a group of their own"
@@ -128,11 +128,11 @@ def test_sites_are_evaluated_as_one_source(folder):
 
 
 def test_the_default_workdir_is_named_by_the_sites(folder):
-    done = pneumojax("--mode=audit", "--data=old=one,new=two", cwd=folder)
+    done = in_process("--mode=audit", "--data=old=one,new=two", cwd=folder)
     assert done.returncode in (0, 1), done.stderr
     assert (folder / "runs/audit-old_new/audit/audit.json").exists()
 
 
 def test_mistakes_are_one_line(folder):
-    assert "site new: no such data" in refused(*SETTINGS, "--data=old=one,new=nowhere", cwd=folder)
-    assert "two sites are named a" in refused(*SETTINGS, "--data=a=one,a=two", cwd=folder)
+    assert "site new: no such data" in refused(*SETTINGS, "--data=old=one,new=nowhere", cwd=folder, run=in_process)
+    assert "two sites are named a" in refused(*SETTINGS, "--data=a=one,a=two", cwd=folder, run=in_process)
