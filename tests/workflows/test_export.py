@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from support import ROOT, draw_folder, pneumojax, read_json, read_rows, refused
+from support import ROOT, draw_folder, in_process, pneumojax, read_json, read_rows, refused
 
 import pneumojax as package
 from pneumojax.data.decode import images
@@ -194,7 +194,9 @@ def test_an_exported_model_exports_again_on_films_that_are_named(folder, chests,
 def test_an_exported_folder_is_no_run(folder, chests, tmp_path):
     """Its config.json is not a run's: the flag --model names it, not --workdir."""
     for mode in ("predict", "export", "train"):
-        line = refused(f"--mode={mode}", f"--workdir={folder}", f"--data={chests / 'test'}", cwd=tmp_path)
+        line = refused(
+            f"--mode={mode}", f"--workdir={folder}", f"--data={chests / 'test'}", cwd=tmp_path, run=in_process
+        )
         assert "no run in" in line
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from scipy.special import expit, logit
 from sklearn import metrics as sk
-from support import ROOT, SMALL, draw_folder, pneumojax, read_json, read_rows, without_tensorflow
+from support import ROOT, SMALL, draw_folder, in_process, pneumojax, read_json, read_rows, without_tensorflow
 
 from pneumojax.models import kernels
 
@@ -75,7 +75,7 @@ def test_other_images_are_evaluated_at_the_stored_threshold(trained, tmp_path):
     draw_folder(tmp_path / "other set", "val", 3, 9, first=2000)
     evaluations = []
     for extra in ([], ["--config.evaluation.batch_size=5"]):
-        done = pneumojax("--mode=evaluate", "--workdir=work", f"--data={tmp_path / 'other set'}", *extra, cwd=folder)
+        done = in_process("--mode=evaluate", "--workdir=work", f"--data={tmp_path / 'other set'}", *extra, cwd=folder)
         assert done.returncode == 0, done.stderr
         evaluations.append(read_json(work / "evaluation/other_set-val.json"))
     assert evaluations[0]["n"] == 12
@@ -88,7 +88,7 @@ def test_other_images_are_evaluated_at_the_stored_threshold(trained, tmp_path):
 def test_what_one_class_leaves_undefined_has_a_reason(trained, tmp_path):
     folder, work, _ = trained
     draw_folder(tmp_path / "sick", "", 0, 5)
-    done = pneumojax("--mode=evaluate", "--workdir=work", f"--data={tmp_path / 'sick'}", cwd=folder)
+    done = in_process("--mode=evaluate", "--workdir=work", f"--data={tmp_path / 'sick'}", cwd=folder)
     assert done.returncode == 0, done.stderr
     evaluation = read_json(work / "evaluation/sick-all.json")
     assert evaluation["auc"] is None
