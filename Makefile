@@ -1,15 +1,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test check docs weights test-browser test-peers test-slurm bench peers fuzz soak lock clean
+.PHONY: install train test test-slow check docs weights test-browser test-peers test-slurm bench peers fuzz soak lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
 
 # Three workers at once, since tests wait for processes that they start. The modules of those are compiled once, whatever
-# the environment says.
+# the environment says. Tests that take long for what they add are left to `test-slow`.
 test: install
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup $(TESTS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup --durations=60 -m "not slow" $(TESTS)
+
+test-slow: install
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup -m slow
 
 # Style, types, the direction of imports, and the documents.
 check: install

@@ -287,6 +287,7 @@ def test_a_terminal_that_cannot_spell_a_name_shows_its_number(folder, chests, tm
     assert "胸.png" in next((tmp_path / "work/predictions").iterdir()).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1, 1000])
 def test_a_limit_on_the_size_of_files_is_reported_in_one_line(chests, tmp_path, tiny, blocks):
     """`ulimit -f`: shards, checkpoints, events and tables are written by different libraries."""

@@ -9,6 +9,7 @@ from pneumojax.benchmark import benchmark_tables
 from pneumojax.runtime import workdir as workdirs
 
 
+@pytest.mark.slow
 def test_it_measures_without_tensorflow_and_says_what_it_could_not_measure(tmp_path):
     """TensorFlow is optional: only the feed needs it, and its row then has a reason instead of figures."""
     for name in ("tensorflow", "tensorflow_datasets"):

@@ -8,9 +8,10 @@ import sys
 import pytest
 from support import ROOT
 
+mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny: see make test-peers")
+
 
 def test_a_run_is_copied_to_mlflow(finished, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny: see make test-peers")
     place = f"sqlite:///{tmp_path}/mlflow.db" if hasattr(mlflow, "sklearn") else f"file:{tmp_path}/mlruns"
     command = [sys.executable, str(ROOT / "docs/examples/track_with_mlflow.py"), str(finished[0] / "work"), "--follow"]
     environment = os.environ | {"MLFLOW_TRACKING_URI": place, "MLFLOW_ALLOW_FILE_STORE": "true"}

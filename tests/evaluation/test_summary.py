@@ -91,6 +91,7 @@ def test_temperature_softens_probabilities_but_not_the_bce_of_the_raw_logits():
     np.testing.assert_allclose(metrics.probabilities(logits, 3.0), 1 / (1 + np.exp(-logits / 3)))
 
 
+@pytest.mark.slow
 def test_95_percent_of_bootstrap_intervals_cover_the_truth():
     """The distribution of logits is known, and with it the true cross-entropy and balanced accuracy."""
     rng = np.random.default_rng(11)

@@ -172,6 +172,7 @@ def film_of(path):
         return np.asarray(image.convert("L"))
 
 
+@pytest.mark.slow
 def test_real_films():
     """M1 with random weights and statistics of real films; the films decoded in full, and as our reader has them."""
     if not REAL.exists():

@@ -67,6 +67,7 @@ def test_built_kernels_are_loaded_unless_they_are_turned_off(library, tmp_path):
     assert python("-c", LOADS, cache=cache, PNEUMOJAX_KERNELS="off").stdout == "False\n"
 
 
+@pytest.mark.slow
 @compiled
 def test_a_damaged_library_is_not_loaded_but_built_again(library, tmp_path):
     """Loading a truncated library would end the process. A compiler need not write the same bytes twice."""

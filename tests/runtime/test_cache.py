@@ -77,7 +77,9 @@ OTHER_PLACE = {
 }
 
 
-@pytest.mark.parametrize("variables", [{}, OTHER_PLACE], ids=["default place", "JAX's variable"])
+@pytest.mark.parametrize(
+    "variables", [{}, pytest.param(OTHER_PLACE, marks=pytest.mark.slow)], ids=["default place", "JAX's variable"]
+)
 def test_damaged_entries_are_compiled_again(filled, variables):
     """A killed process leaves them, in the default place or where JAX's own variable says."""
     for entry in (filled / "cache" / cache.COMPILED).iterdir():
@@ -86,6 +88,7 @@ def test_damaged_entries_are_compiled_again(filled, variables):
     assert found["cache_hits"] == 0 < found["cache_misses"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_stops_no_run(finished, tmp_path):
     shutil.copytree(finished[0] / "work", tmp_path / "work")
     (tmp_path / "cache").mkdir()

@@ -108,6 +108,7 @@ def test_without_a_cluster_the_message_names_the_flags(chests, tmp_path):
     assert "give --coordinator=HOST:PORT --processes=NUMBER --process=INDEX, or leave --processes out" in line
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_launcher(chests, tmp_path):
     """A killed launcher passes no signal on, but its processes must not hold the workdir for hours."""
     job = start(tmp_path, 2, chests, "--config.epochs=1000")

@@ -14,6 +14,7 @@ def test_the_first_step_is_seen(chests: Path, tmp_path: Path) -> None:
     assert not (workdir / "report").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="showed no step: .*no such data: 'nowhere'"):
         start.first_step(tmp_path, "--data=nowhere")

@@ -92,6 +92,7 @@ def test_reading_in_both_ways(run: Run, jpegs: Path) -> None:
     assert min(one["ms"], two["ms"]) > 0
 
 
+@pytest.mark.slow
 def test_the_sum_of_integrated_gradients(run: Run, finished: tuple[Path, str], jpegs: Path) -> None:
     images = ",".join(map(str, sorted(jpegs.rglob("*.jpeg"))[:2]))
     given = (f"--workdir={finished[0] / 'work'}", f"--images={images}", "--steps=2,4")
@@ -102,6 +103,7 @@ def test_the_sum_of_integrated_gradients(run: Run, finished: tuple[Path, str], j
     assert all(0 <= row["least"] <= row["most"] and row["images"] == 2 for row in rows)
 
 
+@pytest.mark.slow
 def test_feeding_within_one_process(
     run: Run, splits: dict[str, Split], config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ def test_feeding_within_one_process(
     assert all(0 < row["low"] <= row["median"] <= row["high"] for row in rows)
 
 
+@pytest.mark.slow
 def test_explaining_beside_captum(run: Run) -> None:
     """Where Captum is missing, its side has no figure and the row says why."""
     [row] = run(explaining, "--models=m1", "--methods=grad-cam", "--size=32", "--rounds=1", "--seconds=0.01")["rows"]
@@ -132,6 +135,7 @@ def test_explaining_by_captum(run: Run) -> None:
     assert "at a time" in row["way"]
 
 
+@pytest.mark.slow
 def test_inference_beside_runtimes(run: Run) -> None:
     """Where OpenVINO is missing, its side has no figure and the row says why."""
     given = ("--models=m1", "--batches=1", "--size=16", "--rounds=1", "--seconds=0.01")
@@ -163,6 +167,7 @@ def test_loading(run: Run, jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert figures["feed"][0]["images_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_predicting(run: Run, finished: tuple[Path, str], jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command runs for the many images alone; for the few, its figures are made of those."""
     real = predicting.predicted

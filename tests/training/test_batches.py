@@ -72,6 +72,7 @@ def test_resident_and_fed_batches_give_the_same_bits(config):
     assert_same((state, np.concatenate([before, after])), fed)
 
 
+@pytest.mark.slow
 def test_an_image_keeps_its_weight_wherever_batches_come_from(config):
     """Weights are taken by the same indices as images; one that was given to another image would change the result."""
     layout = sharding.layout(jax.devices()[:1])

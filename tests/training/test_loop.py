@@ -77,6 +77,7 @@ def test_a_run_stopped_and_started_again_equals_one_that_was_not(config, splits,
     )
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_lose_the_state_of_the_plateau(config, splits, tmp_path, layout):
     """The run, fed by the loader, is stopped after an epoch without improvement. The next one lowers the rate."""
     config.data.resident = "never"
@@ -214,6 +215,7 @@ def test_within_an_epoch_nothing_is_used(config, tmp_path, stopped):
     assert checkpoint.best_facts(workdir, config.model)["epoch"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["steps", "minutes"])
 def test_states_are_saved_within_epochs_as_often_as_the_config_says(config, splits, tmp_path, layout, monkeypatch, by):
     """After every fourth step and each epoch; or after every step, where the minutes are over at once."""

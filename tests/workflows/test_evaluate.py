@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_on_28_pixels_is_evaluated_on_every_kind_of_source(npz, chexpert, tmp_path, draw_rsna):
     work = epath.Path(tmp_path / "work")
     config = configs.with_fields(one_epoch(npz, tmp_path), {"model.image_size": 28})
@@ -56,6 +57,7 @@ def test_an_evaluation_that_0_1_wrote_keeps_its_name(complete, tmp_path):
     assert read_json(work / "evaluation/data-all.json") == {"source": "/one/data"}
 
 
+@pytest.mark.slow
 def test_the_label_table_of_the_run_is_not_used_for_another_source(tmp_path):
     """Another hospital's images may have the same names: their own folders say their labels."""
     for number in range(40):

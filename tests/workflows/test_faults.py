@@ -34,6 +34,7 @@ def run(folder, chests, *more, **environment):
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # a locale without UTF-8
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_in_one_line_and_with_room_the_run_continues(chests, disk, alone):
     """The disk has room for one checkpoint, not for two."""
     cache = f"--config.data.cache_dir={alone / 'cache'}"
@@ -61,6 +62,7 @@ def test_a_read_only_disk_is_reported_in_one_line(chests, disk, tmp_path):
     assert "cannot write work" in line
 
 
+@pytest.mark.slow
 def test_a_run_continues_from_files_with_times_in_the_future_and_the_past(chests, tmp_path, alone):
     """As a clock leaves them that was wrong and is right now; and in another locale than they were written in."""
     shutil.copytree(alone, tmp_path, dirs_exist_ok=True)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow
 def test_interrupted_preparing_leaves_nothing_and_continues(tmp_path):
     draw_folder(tmp_path / "data", "", 100, 100)
     arguments = ["--mode=prepare", "--data=data", "--config.data.cache_dir=cache", "--config.data.workers=2"]

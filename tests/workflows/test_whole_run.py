@@ -113,6 +113,7 @@ def test_evaluating_the_runs_own_images_repeats_its_figures(trained, tmp_path):
             assert read_json(work / "evaluation" / name)[figure] == pytest.approx(evaluation[figure], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_without_tensorflow_gives_the_same_results(finished, chests, tmp_path):
     """The images are then read straight into memory, not from shards."""
     done = without_tensorflow(*SMALL, f"--data={chests}", cwd=tmp_path)

@@ -271,6 +271,7 @@ def test_a_tint_is_colour_but_grey_in_three_channels_is_not(encoding, options):
         assert quality.is_colour(Image.open(file)) == expected
 
 
+@pytest.mark.slow
 def test_the_headline_of_the_real_set():
     if not REAL.is_dir():
         pytest.skip("the shared radiographs are not here")
