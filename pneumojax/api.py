@@ -151,15 +151,24 @@ class Model:
 
         return logits
 
+    def rows(self, batch: Sequence[tuple[str, Seen]]) -> list[Row]:
+        """Predict up to 32 films that `look_at_file` or `look_at_array` read: a row for each id and what was read."""
+        images = [seen.image for _, seen in batch if seen.image is not None]
+        outputs = self._outputs(np.stack(images)[..., None]) if images else None
+        return rows(batch, outputs, self._trained)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the square that the model takes."""
+        return self._trained.image_size
+
     def _rows(self, films: Iterable[Film], bits: int | None, inverted: bool) -> Iterator[Row]:
         numbered = enumerate(films)
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(numbered, _BATCH)):
                 ids = [os.fspath(film) if _is_path(film) else str(number) for number, film in chunk]
                 seen = list(pool.map(lambda pair: self._look(pair[1], bits, inverted), chunk))
-                images = [one.image for one in seen if one.image is not None]
-                outputs = self._outputs(np.stack(images)[..., None]) if images else None
-                yield from rows(list(zip(ids, seen, strict=True)), outputs, self._trained)
+                yield from self.rows(list(zip(ids, seen, strict=True)))
 
     def _look(self, film: Film, bits: int | None, inverted: bool) -> Seen:
         if isinstance(film, np.ndarray):

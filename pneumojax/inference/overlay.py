@@ -18,7 +18,13 @@ def overlay(
     image: UInt8[np.ndarray, "height width"], values: Float[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draw a map, in any unit, over its grey image, smoothed and scaled to its largest absolute value; return RGB."""
-    values = smoothed(values)
+    return tinted(image, smoothed(values))
+
+
+def tinted(
+    image: UInt8[np.ndarray, "height width"], values: Float[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw a map as `overlay` does, as it is."""
     largest = np.abs(values).max()
     strength = (np.abs(values) / (largest if largest > 0 else 1))[..., None] * _OPACITY
     colour = np.where(values[..., None] > 0, FOR, AGAINST)
