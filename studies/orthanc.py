@@ -75,7 +75,7 @@ def orthanc(folder: Path, more: Mapping[str, Any] | None = None) -> Iterator[Ort
         raise UserError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
     web_port, dicom_port = free_port(), free_port()
     config = {
-        "Name": "PneumoJAX test", "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
+        "Name": "PneumoJAX", "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
         "HttpPort": web_port, "DicomPort": dicom_port, "DicomAet": TITLE, "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False, "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": True,
         "DicomCheckCalledAet": False, "OverwriteInstances": False, "Plugins": [str(_PLUGINS)], "StableAge": 1,

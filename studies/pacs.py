@@ -142,9 +142,7 @@ def predicted(given: Namespace, scratch: Path, films: Sequence[bytes]) -> dict[s
     command = [sys.executable, "-m", "pneumojax.main", "--mode=predict", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     took = time.monotonic() - started
-    empty = dict.fromkeys(
-        ("received_per_s", "median_s", "p99_s", "longest_s", "peak_gb", "late_min_gb", "late_max_gb")
-    )
+    empty = dict.fromkeys(("received_per_s", "median_s", "p99_s", "longest_s", "peak_gb", "late_min_gb", "late_max_gb"))
     return {"what": "--mode=predict, start to end", "films": len(films), "films_per_s": len(films) / took} | empty
 
 

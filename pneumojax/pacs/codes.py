@@ -1,6 +1,6 @@
 """The coded concepts of a report: those of the standards where there is one, and our own for the rest."""
 
-from highdicom import CodingSchemeIdentificationItem
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
 OWN = "99PNEUMOJAX"  # DICOM PS3.3 asks for 99 before a private scheme's name

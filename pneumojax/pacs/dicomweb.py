@@ -13,7 +13,6 @@ import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from pneumojax.pacs.faults import Away, Refused
@@ -33,18 +32,6 @@ class Place(NamedTuple):
     study: str
     series: str
     instance: str
-
-
-class _Patient(HTTPAdapter):
-    """Waits for a silent server so many seconds."""
-
-    def __init__(self, seconds: float):
-        super().__init__()
-        self._seconds = seconds
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        kwargs["timeout"] = kwargs.get("timeout") or self._seconds
-        return super().send(request, *args, **kwargs)
 
 
 class Archive:
@@ -70,15 +57,14 @@ class Archive:
           seconds: how long the PACS may be silent.
           max_bytes: of a film.
         """
-        self._url, self._authentication, self._max_bytes = url.rstrip("/"), authentication, max_bytes
+        self._url, self._authentication = url.rstrip("/"), authentication
+        self._seconds, self._max_bytes = seconds, max_bytes
         self._session = requests.Session()
         self._session.trust_env = False  # neither proxies nor passwords that others have set
         self._session.verify = ca_bundle or True
         self._session.cert = client_certificate or None
         self._session.auth = authentication()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Patient(seconds))
-        self._client = DICOMwebClient(self._url, session=self._session)
+        self._client = DICOMwebClient(self._url, session=self._session, timeout=seconds)
         self._client.set_http_retry_params(retry=False)
 
     def studies(self, days: str) -> Iterator[str]:
@@ -115,7 +101,7 @@ class Archive:
         url = f"{self._url}/studies/{place.study}/series/{place.series}/instances/{place.instance}"
         # Orthanc 1.10 knows no "transfer-syntax=*"; without one, it sends what it has.
         accept = 'multipart/related; type="application/dicom"'
-        with self._words(), self._session.get(url, headers={"Accept": accept}, stream=True) as response:
+        with self._words(), self._asked(url, accept) as response:
             response.raise_for_status()
             body = io.BytesIO()
             for chunk in response.iter_content(_CHUNK):
@@ -123,6 +109,9 @@ class Archive:
                 if body.tell() > self._max_bytes + 10_000:
                     raise Refused(f"it has more than {self._max_bytes:,} bytes")
             return _part(body.getvalue(), response.headers.get("Content-Type", ""))
+
+    def _asked(self, url: str, accept: str) -> requests.Response:
+        return self._session.get(url, headers={"Accept": accept}, stream=True, timeout=self._seconds)
 
     def store(self, documents: Sequence[bytes]) -> None:
         """Store instances of one study. Storing them again changes nothing.

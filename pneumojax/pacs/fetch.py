@@ -26,13 +26,7 @@ class Fetching:
     """Fetches the films that have no report by this model yet."""
 
     def __init__(
-        self,
-        archive: Archive,
-        queue: Queue,
-        rows: log.Rows,
-        digest: str,
-        backoff: Backoff,
-        stopped: threading.Event,
+        self, archive: Archive, queue: Queue, rows: log.Rows, digest: str, backoff: Backoff, stopped: threading.Event
     ):
         """Prepare to fetch; `digest` is that of the model."""
         self._archive, self._queue, self._rows, self._digest = archive, queue, rows, digest

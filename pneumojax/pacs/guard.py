@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 from collections import deque
+from socketserver import BaseServer
 from typing import Any, NamedTuple
 
 from pynetdicom.transport import ThreadedAssociationServer
@@ -20,6 +21,7 @@ class Limits(NamedTuple):
 
     Attributes:
       hosts: addresses that may connect; empty: all.
+      connections: how many may be open at once, with or without an association.
       per_minute: connections that one address may open.
       pdu_bytes: longest protocol data unit.
       message_bytes: longest message, which is a film and its command.
@@ -28,6 +30,7 @@ class Limits(NamedTuple):
     """
 
     hosts: frozenset[str]
+    connections: int
     per_minute: int
     pdu_bytes: int
     message_bytes: int
@@ -62,7 +65,16 @@ class GuardedSocket(socket.socket):
         Raises:
           OSError: a limit is exceeded, or the peer is silent.
         """
-        content = super().recv(*args, **kwargs)
+        try:
+            content = self._within_limits(super().recv(*args, **kwargs))
+        except OSError:
+            self.close()  # pynetdicom takes it for closed
+            raise
+        if not content:
+            self.close()
+        return content
+
+    def _within_limits(self, content: bytes) -> bytes:
         if not self._received:
             self._since = time.monotonic()  # what comes before is idle time, which pynetdicom limits
         self._received += len(content)
@@ -102,13 +114,19 @@ class GuardedServer(ThreadedAssociationServer):
 
     daemon_threads = True
     limits: Limits
+    _rates: "Rates"
+
+    def shutdown(self) -> None:
+        """End the server, which is not one of those that its application entity lists."""
+        BaseServer.shutdown(self)
+        self.server_close()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Return whether this address may open one more connection now."""
         host = str(client_address[0])
         if self.limits.hosts and host not in self.limits.hosts:
             return False
-        return self._rates.allowed(host)
+        return len(self.active_associations) < self.limits.connections and self._rates.allowed(host)
 
     def set_limits(self, limits: Limits) -> None:
         """Set the limits."""

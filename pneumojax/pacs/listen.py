@@ -75,7 +75,9 @@ def listening(station: Station, queue: Queue, say: Callable[[str], None]) -> Ite
     try:
         yield server.server_address[1]
     finally:
-        entity.shutdown()
+        server.shutdown()
+        for association in entity.active_associations:
+            association.abort()
         thread.join()
 
 

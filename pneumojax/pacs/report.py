@@ -55,7 +55,6 @@ def report(row: Row, source: Dataset) -> Comprehensive3DSR:
         series_description=series_description(row),
         coding_schemes=[concepts.scheme()],
     )
-    document.SpecificCharacterSet = source.SpecificCharacterSet
     for keyword in ("IssuerOfPatientID", "TimezoneOffsetFromUTC"):
         if keyword in source:
             document[keyword] = source[keyword]

@@ -197,6 +197,7 @@ def _maybe_listening(config: ConfigDict, queue: Queue) -> Iterator[None]:
         return
     limits = Limits(
         hosts=frozenset(listed(c.hosts)),
+        connections=2 * c.associations + 8,
         per_minute=c.associations_per_minute,
         pdu_bytes=c.pdu_kilobytes * 1024,
         message_bytes=c.film_megabytes * 1_000_000,

@@ -8,13 +8,12 @@ from pneumojax.api import Model
 from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.parallel import Workers
 from pneumojax.inference.predictions import Row
-from pneumojax.pacs import reading
-from pneumojax.pacs import log
+from pneumojax.pacs import log, reading
 from pneumojax.pacs.documents import documents
 from pneumojax.pacs.faults import LONGEST_S, Backoff, Refused, Stopped
-from pneumojax.pacs.reading import Film
 from pneumojax.pacs.identity import SHOWN_DIGITS
 from pneumojax.pacs.queue import Queue
+from pneumojax.pacs.reading import Film
 
 _BATCH = 16  # films that are predicted at once
 _TURN_S = 0.5  # between looks at whether to stop

@@ -1,4 +1,4 @@
-"""Report and secondary capture: what is in them is what was predicted, of the right patient, and in their own series."""
+"""Report and secondary capture: what is in them is what was predicted, of the right patient, in their own series."""
 
 import io
 
@@ -15,9 +15,7 @@ from pneumojax.pacs import capture, documents, report, source
 from pneumojax.pacs.reading import Film
 from pneumojax.pacs.reading import read as read_film
 
-ROW = Row(
-    "0", 0.123456789012345678, "normal", 0.5, "pneumonia", 0.1, 0.25, (), None, "m1", "0.2.0", "0123456789abcdef"
-)
+ROW = Row("0", 0.123456789012345678, "normal", 0.5, "pneumonia", 0.1, 0.25, (), None, "m1", "0.2.0", "0123456789abcdef")
 FLAGGED = ROW._replace(flags=("unlike_training", "inverted"), probability=0.99, decision="pneumonia")
 
 
@@ -92,15 +90,15 @@ def test_a_second_report_on_the_same_film_by_the_same_model_is_recognised(header
 
 
 def test_the_capture_shows_the_film_the_map_and_the_legend(header):
-    picture = np.full((300, 200), 100, np.uint8)
+    picture = np.full((900, 600), 100, np.uint8)
     values = np.zeros((32, 32), np.float32)
     values[:, :16], values[:, 16:] = 1, -1
     document = written(capture.capture(ROW, header, picture, values, "grad-cam"))
     pixels = document.pixel_array
-    assert pixels.shape[1] == 200 and pixels.shape[0] > 300
-    left, right = pixels[150, 20].astype(int), pixels[150, 180].astype(int)
+    assert pixels.shape[1] == 600 and pixels.shape[0] > 900
+    left, right = pixels[450, 60].astype(int), pixels[450, 540].astype(int)
     assert left[0] > left[2] and right[2] > right[0], "red for pneumonia, blue against it"
-    legend = pixels[300:]
+    legend = pixels[900:]
     assert (legend == 255).all(-1).sum() > 100, "text"
     assert (document.StudyInstanceUID, document.PatientID) == (STUDY, "ID-4711")
     assert document.SourceImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID

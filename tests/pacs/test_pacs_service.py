@@ -4,6 +4,7 @@ import io
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -46,7 +47,7 @@ def nothing_tells_who_it_was(work, tmp_path, capsys):
     """Whatever a test does, no identifier may be printed, be in the workdir, or be in a name in the queue."""
     yield
     printed = "".join(capsys.readouterr())
-    rows = "".join(path.read_text() for path in work.rglob("*") if path.is_file())
+    rows = "".join(path.read_text() for path in Path(work).rglob("*") if path.is_file())
     names = "".join(str(path.relative_to(tmp_path)) for path in (tmp_path / "queue").rglob("*"))
     for text in (printed, rows, names):
         assert not any(secret in text for secret in SECRETS), text
@@ -83,7 +84,8 @@ def test_a_study_is_fetched_predicted_and_reported_once(tmp_path, pacs, model, c
     # Again: the queue knows all. With an empty queue, the PACS does.
     before = len(pacs.stored)
     assert run_pacs(config_of(study=STUDY), work, model) == ExitStatus.DONE
-    assert run_pacs(config_of(dates="20260131", queue=str(tmp_path / "queue/second")), work, model) == ExitStatus.FINDINGS
+    elsewhere = config_of(dates="20260131", queue=str(tmp_path / "queue/second"))
+    assert run_pacs(elsewhere, work, model) == ExitStatus.FINDINGS
     assert len(pacs.stored) == before
 
 

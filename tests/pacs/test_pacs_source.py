@@ -32,9 +32,9 @@ def test_names_in_other_scripts_stay_what_they_are(tmp_path, charset, name):
 
 
 def test_a_name_in_several_character_sets_is_written_as_utf8(tmp_path):
-    charsets = ["", "ISO 2022 IR 87"]
-    found = source.read(film(tmp_path / "film.dcm", SpecificCharacterSet=charsets, PatientName="Yamada^Tarou=山田^太郎"))
-    assert str(found.PatientName) == "Yamada^Tarou=山田^太郎"
+    name, charsets = "Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"]
+    found = source.read(film(tmp_path / "film.dcm", SpecificCharacterSet=charsets, PatientName=name))
+    assert str(found.PatientName) == name
     assert found.SpecificCharacterSet == "ISO_IR 192"
 
 
