@@ -53,7 +53,7 @@ def capture(
     dataset.SeriesInstanceUID = series_uid(Kind.CAPTURE, film, row.digest)
     dataset.SeriesNumber, dataset.InstanceNumber = SERIES_NUMBER, 1
     dataset.SeriesDescription = series_description(row, " heat map")
-    dataset.Modality, dataset.ConversionType = "OT", "WSD"
+    dataset.Modality, dataset.ConversionType, dataset.BodyPartExamined = "OT", "WSD", "CHEST"
     dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, row.model
     dataset.SoftwareVersions, dataset.DeviceSerialNumber = row.version, row.digest
     dataset.ContentDate, dataset.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.api import Model
 from pneumojax.data.parallel import Workers
+from pneumojax.data.sources.unlabelled import look_at_array
 from pneumojax.pacs import credentials, fetch, log, peer
 from pneumojax.pacs.dicomweb import Archive
 from pneumojax.pacs.documents import METHOD
@@ -64,14 +65,14 @@ def run_pacs(
     studies = fetch.named_studies(config)
     store = _store(config)
     log.quiet()
-    stopped = threading.Event()
+    batch_size, stopped = config.evaluation.batch_size, threading.Event()
     backoff = Backoff(log.say, stopped, config.pacs.retry_seconds)
     status = None
     with signals.deferred() as interrupted, opened(config.pacs.queue, workdir, model.metadata["digest"]) as queue:
-        _warm_up(model)
+        _warm_up(model, batch_size)
         with (
             _watched(lambda: interrupted() or stop(), stopped) as asked,
-            _working(queue, model, log.Rows(workdir), store, backoff, stopped) as works,
+            _working(queue, model, batch_size, log.Rows(workdir), store, backoff, stopped) as works,
             suppress(Stopped),
         ):
             status = _serve(config, studies, queue, works, stopped)
@@ -142,11 +143,10 @@ def _store(config: ConfigDict) -> Store:
     return lambda made: peer.store(made, receiver, c.ae_title, c.timeout)
 
 
-def _warm_up(model: Model) -> None:
+def _warm_up(model: Model, batch_size: int) -> None:
     """Compile, before films come."""
     empty = np.zeros((model.image_size, model.image_size), np.uint8)
-    model.predict([empty] * 8)
-    model.predict(empty)
+    model.rows([("", look_at_array(empty, model.image_size))], batch_size)
     model.explain(empty, METHOD)
 
 
@@ -172,11 +172,17 @@ def _watched(asked_to_stop: Callable[[], bool], stopped: threading.Event) -> Ite
 
 @contextmanager
 def _working(
-    queue: Queue, model: Model, rows: log.Rows, store: Store, backoff: Backoff, stopped: threading.Event
+    queue: Queue,
+    model: Model,
+    batch_size: int,
+    rows: log.Rows,
+    store: Store,
+    backoff: Backoff,
+    stopped: threading.Event,
 ) -> Iterator[_Works]:
     """Predict and deliver while the block runs."""
     workers = Workers(cores())
-    predicting = Predicting(queue, model, workers, rows, stopped)
+    predicting = Predicting(queue, model, batch_size, workers, rows, stopped)
     delivering = Delivering(queue, store, backoff, stopped)
     threads = [started(predicting.loop, stopped), started(delivering.loop, stopped)]
     try:

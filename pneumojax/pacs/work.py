@@ -15,7 +15,7 @@ from pneumojax.pacs.identity import SHOWN_DIGITS
 from pneumojax.pacs.queue import Queue
 from pneumojax.pacs.reading import Film
 
-_BATCH = 16  # films that are predicted at once
+_BATCH = 16  # films that are read at once, at most
 _TURN_S = 0.5  # between looks at whether to stop
 _FULL_S = 1.0  # wait after the first time that nothing can be written; it doubles
 
@@ -25,9 +25,21 @@ Store = Callable[[Sequence[bytes]], None]  # raises Away or Refused
 class Predicting:
     """Predicts films that wait, in batches, and keeps what is made of them."""
 
-    def __init__(self, queue: Queue, model: Model, workers: Workers, rows: log.Rows, stopped: threading.Event):
-        """Prepare to predict; `workers` read the films, in processes that may crash."""
-        self._queue, self._model, self._workers, self._rows, self._stopped = queue, model, workers, rows, stopped
+    def __init__(
+        self, queue: Queue, model: Model, batch_size: int, workers: Workers, rows: log.Rows, stopped: threading.Event
+    ):
+        """Prepare to predict.
+
+        Args:
+          queue: where films wait.
+          model: what predicts.
+          batch_size: images that are computed at once: that of `--mode=predict`, to get its numbers to the last digit.
+          workers: they read the films, in processes that may crash.
+          rows: the table of films.
+          stopped: whether the program is to end.
+        """
+        self._queue, self._model, self._batch_size, self._workers = queue, model, batch_size, workers
+        self._rows, self._stopped = rows, stopped
         self.refused = 0  # films without a report
 
     def loop(self) -> None:
@@ -35,7 +47,7 @@ class Predicting:
         wait = _FULL_S
         while not self._stopped.is_set():
             self._queue.touch()
-            names = self._queue.films(_BATCH, _TURN_S)
+            names = self._queue.films(min(_BATCH, self._batch_size), _TURN_S)
             try:
                 self._predict(names)
                 wait = _FULL_S
@@ -54,7 +66,7 @@ class Predicting:
             elif self._queue.name_of(str(one.source.SOPInstanceUID)) != name:
                 readable.remove((name, one))
                 self._refuse(name, "its SOPInstanceUID is not that of its transfer")
-        rows = self._model.rows([(name, one.seen) for name, one in readable])
+        rows = self._model.rows([(name, one.seen) for name, one in readable], self._batch_size)
         for (name, one), row in zip(readable, rows, strict=True):
             self._report(name, one, row)
 

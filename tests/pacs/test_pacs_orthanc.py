@@ -94,7 +94,7 @@ def test_probabilities_are_those_of_predict_to_the_last_digit(hospital, document
 
 def test_dsrdump_reads_every_report_without_a_complaint(documents):
     for path in documents["SR"]:
-        text = printed("dsrdump", "--processing-details", "--print-template-id", path)
+        text = printed("dsrdump", "--verbose", "--processing-details", "--print-template-id", path)
         assert "Probability" in text and "Imaging Measurement Report" in text
         assert not re.search(r"^[WE]: ", text, re.MULTILINE), text
 
