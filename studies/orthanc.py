@@ -73,23 +73,22 @@ def orthanc(folder: Path, more: Mapping[str, Any] | None = None) -> Iterator[Ort
     program = shutil.which("Orthanc")
     if program is None or not _PLUGINS.exists():
         raise UserError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb")
-    web_port, dicom_port = free_port(), free_port()
     config = {
         "Name": "PneumoJAX", "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
-        "HttpPort": web_port, "DicomPort": dicom_port, "DicomAet": TITLE, "RemoteAccessAllowed": False,
+        "HttpPort": free_port(), "DicomPort": free_port(), "DicomAet": TITLE, "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False, "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": True,
         "DicomCheckCalledAet": False, "OverwriteInstances": False, "Plugins": [str(_PLUGINS)], "StableAge": 1,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True},
-    }  # fmt: skip
+    } | dict(more or {})  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "orthanc.json"
-    path.write_text(json.dumps(config | dict(more or {})))
+    path.write_text(json.dumps(config))
     with (folder / "orthanc.log").open("wb") as log:
         process = subprocess.Popen([program, str(path)], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
-    rest = f"http://127.0.0.1:{web_port}"
+    rest = f"http://127.0.0.1:{config['HttpPort']}"
     try:
         _wait_for(rest, process, folder / "orthanc.log")
-        yield Orthanc(rest, f"{rest}/dicom-web", dicom_port)
+        yield Orthanc(rest, f"{rest}/dicom-web", config["DicomPort"])
     finally:
         process.terminate()
         try:

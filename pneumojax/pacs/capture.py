@@ -58,7 +58,7 @@ def capture(
     dataset.SoftwareVersions, dataset.DeviceSerialNumber = row.version, row.digest
     dataset.ContentDate, dataset.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.DerivationDescription = f"Heat map by {method} over the film, red for pneumonia and blue against it"
+    dataset.DerivationDescription = f"Heat map by {method} over the film, orange for pneumonia and blue against it"
     dataset.SourceImageSequence = [_reference(source)]
     dataset.PatientOrientation = ""
     dataset.BurnedInAnnotation = "NO"  # the legend names no patient
@@ -97,7 +97,8 @@ def drawn(
     """Draw the map over the film, and the legend below it."""
     width = picture.shape[1]
     small = Image.fromarray(smoothed(values).astype(np.float32))
-    film = tinted(picture, np.asarray(small.resize(picture.shape[::-1], Image.Resampling.BILINEAR)))
+    enlarged = np.asarray(small.resize(picture.shape[::-1], Image.Resampling.BILINEAR))
+    film = tinted(picture.astype(np.float32), enlarged)
     return np.concatenate([film, _legend(_lines(row, method), width)])
 
 
@@ -106,18 +107,21 @@ def _lines(row: Row, method: str) -> list[str]:
     return [
         *first,
         f"Probability of pneumonia {row.probability:.3f}, by PneumoJAX {row.model} {row.version} ({row.digest})",
-        f"{method}: red is evidence for pneumonia, blue against it; scaled to this film's largest value",
+        f"{method}: orange is evidence for pneumonia, blue against it; scaled to this film's largest value",
         "Research software. Not a diagnosis. Not verified by a person.",
     ]
 
 
 def _legend(lines: list[str], width: int) -> UInt8[np.ndarray, "rows width 3"]:
-    """Draw a bar of the map's colours, and lines of text as large as their longest allows."""
+    """Draw a bar of the map's colors with its meaning, and lines of text as large as their longest allows."""
     line = max(round(_STRIP * width), 8)
     image = Image.new("RGB", (width, line * (len(lines) + 1)))
     image.paste(Image.fromarray(_bar(width, line * 2 // 3)), (0, line // 6))
     draw = ImageDraw.Draw(image)
     size = line * 0.75
+    ends = ImageFont.load_default(max(size * 0.8, 6))
+    draw.text((line // 2, line // 6), "against pneumonia", fill="white", font=ends)
+    draw.text((width - line // 2, line // 6), "for pneumonia", fill="white", font=ends, anchor="ra")
     longest = max(draw.textlength(text, ImageFont.load_default(size)) for text in lines)
     font = ImageFont.load_default(max(min(size, size * (width - line) / longest), 6))
     for number, text in enumerate(lines, start=1):
@@ -126,7 +130,7 @@ def _legend(lines: list[str], width: int) -> UInt8[np.ndarray, "rows width 3"]:
 
 
 def _bar(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the colours from the strongest evidence against pneumonia, at the left, to the strongest for it."""
+    """Draw the colors from the strongest evidence against pneumonia, at the left, to the strongest for it."""
     strength = np.linspace(-1, 1, width)[None, :, None]
     row = np.abs(strength) * np.where(strength > 0, FOR, AGAINST)
     return np.repeat(np.rint(row).astype(np.uint8), height, axis=0)

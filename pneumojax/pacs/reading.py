@@ -8,9 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from pneumojax.data.decode import images
 from pneumojax.data.decode.unreadable import UnreadableImage
-from pneumojax.data.sources.unlabelled import Seen, look_at_file
+from pneumojax.data.sources.unlabelled import Seen, look_at_whole_file
 from pneumojax.pacs import source
 
 PICTURE_SIDE = 1024  # px; the picture is for looking, and the film itself stays in the PACS
@@ -38,12 +37,12 @@ def read(path: str, size: int) -> Film | UnreadableImage:
     """
     try:
         header = source.read(Path(path))
-        seen = look_at_file(path, size)
-        if seen.image is None:
+        seen, pixels = look_at_whole_file(path, size)
+        if seen.image is None or pixels is None:
             return UnreadableImage(seen.problem)
         if "lateral" in seen.flags:
             return UnreadableImage(source.LATERAL)
-        return Film(seen, _picture(Path(path)), header)
+        return Film(seen, _picture(pixels), header)
     except UnreadableImage as reason:
         return reason
     except OSError as error:
@@ -52,7 +51,7 @@ def read(path: str, size: int) -> Film | UnreadableImage:
         return UnreadableImage("broken DICOM: its header cannot be read")
 
 
-def _picture(path: Path) -> UInt8[np.ndarray, "height width"]:
-    image = Image.fromarray(images.whole(path))
+def _picture(pixels: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "height width"]:
+    image = Image.fromarray(pixels)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(image)

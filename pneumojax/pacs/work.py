@@ -15,7 +15,7 @@ from pneumojax.pacs.identity import SHOWN_DIGITS
 from pneumojax.pacs.queue import Queue
 from pneumojax.pacs.reading import Film
 
-_BATCH = 16  # films that are read at once, at most
+_BATCH = 32  # films that are read at once, at most
 _TURN_S = 0.5  # between looks at whether to stop
 _FULL_S = 1.0  # wait after the first time that nothing can be written; it doubles
 

@@ -97,7 +97,7 @@ def test_the_capture_shows_the_film_the_map_and_the_legend(header):
     pixels = document.pixel_array
     assert pixels.shape[1] == 600 and pixels.shape[0] > 900
     left, right = pixels[450, 60].astype(int), pixels[450, 540].astype(int)
-    assert left[0] > left[2] and right[2] > right[0], "red for pneumonia, blue against it"
+    assert left[0] > left[2] and right[2] > right[0], "orange for pneumonia, blue against it"
     legend = pixels[900:]
     assert (legend == 255).all(-1).sum() > 100, "text"
     assert (document.StudyInstanceUID, document.PatientID) == (STUDY, "ID-4711")

@@ -158,10 +158,10 @@ def test_a_peer_that_sends_a_byte_now_and_then_is_cut_off(listen):
 
 
 def test_other_addresses_are_refused(listen):
-    with listen(LIMITS._replace(hosts=frozenset({"10.0.0.7"}))) as port:
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.settimeout(5)
-            assert is_cut_off(connection)
+    limits = LIMITS._replace(hosts=frozenset({"10.0.0.7"}))
+    with listen(limits) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(5)
+        assert is_cut_off(connection)
 
 
 def is_cut_off(connection):
