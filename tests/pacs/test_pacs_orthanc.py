@@ -1,6 +1,7 @@
 """`--mode=pacs` beside Orthanc, DCMTK, dicom3tools and OHIF, as a hospital has them. `make test-pacs` runs this."""
 
 import csv
+import io
 import os
 import re
 import shutil
@@ -8,9 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from pacs_films import items
+from pacs_films import film, items
+from PIL import Image
 from support import ROOT, pneumojax
 
 if "PACS" not in os.environ:
@@ -19,11 +22,10 @@ if "PACS" not in os.environ:
 from studies.orthanc import TITLE, free_port, orthanc
 from studies.pacs_service import Service
 
-FILMS = sorted((ROOT.parent / "shared/data/dicom").glob("*.dcm"))
-NEEDED = ("Orthanc", "storescu", "findscu", "dsrdump", "dcmdump", "dciodvfy")
-SHOTS = Path(os.environ["PACS"])
-
-pytestmark = pytest.mark.skipif(not FILMS, reason="no DICOM films in ../shared/data/dicom")
+REAL = sorted((ROOT.parent / "shared/data/dicom").glob("*.dcm"))  # and a phantom, which may be shown to anybody
+NEEDED = ("Orthanc", "storescu", "findscu", "dsrdump", "dciodvfy", "nginx", "chromium", "chromedriver")
+HERE = Path(os.environ["PACS"])
+PACKAGES = "orthanc orthanc-dicomweb dcmtk dicom3tools nginx-light chromium chromium-driver"
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +35,33 @@ def hospital(tmp_path_factory):
     The films come by storescu to the service that listens; they are also in Orthanc, as in a hospital.
     """
     missing = [name for name in NEEDED if not shutil.which(name)]
-    assert not missing, f"{missing} not found: run `apt-get install orthanc orthanc-dicomweb dcmtk dicom3tools`"
+    assert not missing, f"{missing} not found: run `apt-get install {PACKAGES}`"
     folder = tmp_path_factory.mktemp("hospital")
-    predict = ["--mode=predict", "--model=m1", f"--data={FILMS[0].parent}", "--config.prediction.output=rows.csv"]
+    (folder / "films").mkdir()
+    for path in REAL:
+        (folder / "films" / path.name).symlink_to(path)
+    film(folder / "films/phantom.dcm", size=512, StudyDescription="Phantom")
+    predict = ["--mode=predict", "--model=m1", "--data=films", "--config.prediction.output=rows.csv"]
     assert pneumojax(*predict, cwd=folder).returncode == 0
     with orthanc(folder / "orthanc") as server:
-        store = ["storescu", "--propose-jpeg8", "-aet", "STUDY"]
-        subprocess.run([*store, "-aec", TITLE, "127.0.0.1", str(server.dicom_port), *FILMS], check=True)
         service = Service("m1", folder, free_port(), server.web)
         service.start()
         service.ready()
-        subprocess.run([*store, "-aec", "PNEUMOJAX", "127.0.0.1", str(service.port), *FILMS], check=True)
+        for title, port in ((TITLE, server.dicom_port), ("PNEUMOJAX", service.port)):
+            for path in films_of(folder):
+                syntax = "--propose-jpeg8" if path.is_symlink() else "--propose-little"
+                command = ["storescu", syntax, "-aet", "STUDY", "-aec", title, "127.0.0.1", str(port), path]
+                subprocess.run(command, check=True)
         end = time.monotonic() + 120
-        while len(server.instances("SR")) < len(FILMS) and time.monotonic() < end:
+        while len(server.instances("SR")) < len(films_of(folder)) and time.monotonic() < end:
             time.sleep(0.2)
         yield folder, server, service
         assert service.stop() == 75
-        shutil.copy(service.output, SHOTS / "pacs-output.txt")
+        shutil.copy(service.output, HERE / "lines.txt")
+
+
+def films_of(folder):
+    return sorted((folder / "films").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +83,11 @@ def printed(*command) -> str:
     return done.stdout + done.stderr
 
 
-def test_each_film_has_one_report_and_one_capture_in_its_study(documents):
-    studies = {pydicom.dcmread(path).StudyInstanceUID for path in FILMS}
+def test_each_film_has_one_report_and_one_capture_in_its_study(hospital, documents):
+    films = films_of(hospital[0])
+    studies = {pydicom.dcmread(path).StudyInstanceUID for path in films}
     for paths in documents.values():
-        assert len(paths) == len(FILMS)
+        assert len(paths) == len(films)
         assert {pydicom.dcmread(path).StudyInstanceUID for path in paths} == studies
 
 
@@ -82,7 +95,7 @@ def test_probabilities_are_those_of_predict_to_the_last_digit(hospital, document
     folder = hospital[0]
     with (folder / "rows.csv").open() as file:
         rows = {Path(row["id"]).name: row for row in csv.DictReader(file)}
-    films = {str(pydicom.dcmread(path).SOPInstanceUID): path.name for path in FILMS}
+    films = {str(pydicom.dcmread(path).SOPInstanceUID): path.name for path in films_of(folder)}
     for path in documents["SR"]:
         report = pydicom.dcmread(path)
         series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
@@ -127,7 +140,7 @@ def test_results_are_found_by_qido_wado_and_c_find(hospital, documents):
 def test_no_identifier_is_in_lines_rows_and_names(hospital):
     folder, _, service = hospital
     secrets = set()
-    for path in FILMS:
+    for path in films_of(folder):
         header = pydicom.dcmread(path, stop_before_pixels=True)
         for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             secrets.add(str(header.get(keyword, "")))
@@ -138,11 +151,75 @@ def test_no_identifier_is_in_lines_rows_and_names(hospital):
 
 
 def test_the_study_can_be_fetched_again_and_nothing_comes_twice(hospital, tmp_path):
-    server = hospital[1]
+    folder, server, _ = hospital
     before = server.get("statistics")["CountInstances"]
-    study = pydicom.dcmread(FILMS[0]).StudyInstanceUID
+    study = pydicom.dcmread(films_of(folder)[0]).StudyInstanceUID
     command = ["--mode=pacs", "--model=m1", "--workdir=work", f"--config.pacs.dicomweb={server.web}"]
     done = pneumojax(*command, f"--config.pacs.study={study}", "--config.pacs.queue=queue", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 films fetched, 1 known already" in done.stdout
     assert server.get("statistics")["CountInstances"] == before
+
+
+@pytest.fixture(scope="module")
+def viewer(hospital):
+    """A browser, and the address where nginx serves OHIF beside Orthanc, by the files of the documentation."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    folder, server, _ = hospital
+    shutil.copy(ROOT / "docs/ohif/app-config.js", HERE / "package/dist")
+    port, settings = free_port(), (ROOT / "docs/ohif/nginx.conf").read_text()
+    settings = settings.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("http://127.0.0.1:8042", server.rest)
+    (folder / "nginx.conf").write_text(settings)
+    user = ["-g", f"daemon off; {'user root;' * (os.getuid() == 0)}"]
+    nginx = subprocess.Popen(["nginx", "-c", folder / "nginx.conf", "-p", HERE, *user])
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"):
+        options.add_argument(argument)
+    options.add_argument("--window-size=1600,1000")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield browser, f"http://127.0.0.1:{port}"
+    browser.quit()
+    nginx.terminate()
+    nginx.wait(20)
+
+
+def shown(browser, text):
+    """Wait until an element shows this text, and return it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    path = f"//*[contains(text(), '{text}')]"
+    return WebDriverWait(browser, 120).until(lambda browser: browser.find_element("xpath", path))
+
+
+def drawn(browser, condition):
+    """Wait until the middle of the page fulfils a condition; return the picture of the page."""
+    end = time.monotonic() + 120
+    while True:
+        page = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+        width, height = page.size
+        middle = np.asarray(page.crop((width * 2 // 5, height // 4, width * 3 // 4, height * 3 // 4)), float)
+        if condition(middle):
+            return page
+        assert time.monotonic() < end, "nothing is drawn"
+        time.sleep(1)
+
+
+@pytest.mark.parametrize("name", ["phantom", *(path.stem for path in REAL[:1])])
+def test_ohif_draws_film_and_capture_and_lists_the_report(hospital, viewer, name):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    browser, address = viewer
+    study = pydicom.dcmread(hospital[0] / f"films/{name}.dcm").StudyInstanceUID
+    browser.get(f"{address}/viewer?StudyInstanceUIDs={study}")
+    for button in ("Skip all", "Confirm and hide"):
+        if name == "phantom":  # the viewer asks once
+            shown(browser, button).click()
+    shown(browser, "PneumoJAX m1:")
+    picture = shown(browser, "PneumoJAX m1 hea")
+    film_page = drawn(browser, lambda middle: middle.std() > 20 and np.ptp(middle, axis=2).mean() < 5)
+    ActionChains(browser).double_click(picture).perform()
+    capture_page = drawn(browser, lambda middle: middle.std() > 20 and np.ptp(middle, axis=2).mean() > 10)
+    which = "phantom" if name == "phantom" else "film"
+    film_page.save(HERE / f"ohif-{which}.png")
+    capture_page.save(HERE / f"ohif-{which}-capture.png")
