@@ -3,8 +3,6 @@
 It is no segmentation: a heat map has no border.
 """
 
-from datetime import datetime
-
 import numpy as np
 from highdicom.sr import CodedConcept
 from jaxtyping import Float32, UInt8
@@ -16,7 +14,7 @@ from pneumojax.inference.overlay import AGAINST, FOR, smoothed, tinted
 from pneumojax.inference.predictions import Row
 from pneumojax.pacs import codes as concepts
 from pneumojax.pacs.identity import Kind, result_uid, series_uid
-from pneumojax.pacs.report import MANUFACTURER, series_description
+from pneumojax.pacs.report import MANUFACTURER, moment, series_description
 
 SERIES_NUMBER = 9902
 _STRIP = 0.045  # height of a line of the legend, relative to the picture's width
@@ -43,7 +41,7 @@ def capture(
       values: the attribution map.
       method: by which the map was made, such as "grad-cam".
     """
-    film, now = str(source.SOPInstanceUID), datetime.now()
+    film, now = str(source.SOPInstanceUID), moment(source)
     dataset = Dataset()
     for keyword in _COPIED:
         if keyword in source:

@@ -17,6 +17,7 @@ from requests.auth import AuthBase
 
 from pneumojax.pacs.faults import Away, Refused
 from pneumojax.pacs.identity import is_uid
+from pneumojax.runtime.errors import UserError
 
 _PAGE = 100  # results of a search that are asked for at once
 _CHUNK = 1 << 20  # bytes
@@ -156,6 +157,13 @@ class Archive:
             if len(page) < _PAGE or len(found) == before:  # some servers send all at once, whatever is asked
                 return list(found.values())
 
+    def _renew(self) -> None:
+        """Read again how to authenticate: a token may have been renewed."""
+        try:
+            self._session.auth = self._authentication()
+        except UserError as error:
+            raise Away(str(error)) from None
+
     @contextmanager
     def _words(self) -> Iterator[None]:
         """Turn errors into `Away` and `Refused`, with words that quote nothing."""
@@ -164,7 +172,7 @@ class Archive:
         except requests.HTTPError as error:
             status = error.response.status_code
             if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                self._session.auth = self._authentication()  # a token may have been renewed
+                self._renew()
             if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise Away(f"the PACS answers with status {status}{_meaning(status)}") from None
             raise Refused(f"the PACS answers with status {status}{_meaning(status)}") from None

@@ -3,6 +3,8 @@
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -21,14 +23,25 @@ _COLUMNS = ("time", "film", "outcome", "reason", *(name for name in Row._fields 
 REPORTED, REFUSED = "report", "no report"
 
 
-def quiet() -> None:
-    """Let no library say anything in this process from now on: their messages quote headers, UIDs and URLs."""
-    warnings.simplefilter("ignore")
-    for name in _LIBRARIES:
-        logger = logging.getLogger(name)
-        logger.addHandler(logging.NullHandler())
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let no library say anything while the block runs: their messages quote headers, UIDs and URLs."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    before = [logger.propagate for logger in loggers]
+    silence, hook = logging.NullHandler(), threading.excepthook
+    for logger in loggers:
+        logger.addHandler(silence)
         logger.propagate = False
     threading.excepthook = _say_kind
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        threading.excepthook = hook
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(silence)
+            logger.propagate = propagate
 
 
 def _say_kind(args: threading.ExceptHookArgs) -> None:

@@ -1,5 +1,7 @@
 """The report on one film: a Comprehensive 3D SR by TID 1500, in the film's study, in a series of its own."""
 
+from datetime import datetime
+
 from highdicom.sr import (
     AlgorithmIdentification,
     Comprehensive3DSR,
@@ -55,10 +57,18 @@ def report(row: Row, source: Dataset) -> Comprehensive3DSR:
         series_description=series_description(row),
         coding_schemes=[concepts.scheme()],
     )
+    now = moment(source)
+    document.ContentDate, document.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     for keyword in ("IssuerOfPatientID", "TimezoneOffsetFromUTC"):
         if keyword in source:
             document[keyword] = source[keyword]
     return document
+
+
+def moment(source: Dataset) -> datetime:
+    """Return the time, in the zone that the film states for all of its times, or else in this machine's."""
+    offset = source.get("TimezoneOffsetFromUTC")
+    return datetime.now(datetime.strptime(offset, "%z").tzinfo) if offset else datetime.now()
 
 
 def series_description(row: Row, what: str = "") -> str:

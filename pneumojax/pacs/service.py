@@ -64,11 +64,11 @@ def run_pacs(
     _refuse_incomplete(config)
     studies = fetch.named_studies(config)
     store = _store(config)
-    log.quiet()
     batch_size, stopped = config.evaluation.batch_size, threading.Event()
     backoff = Backoff(log.say, stopped, config.pacs.retry_seconds)
     status = None
-    with signals.deferred() as interrupted, opened(config.pacs.queue, workdir, model.metadata["digest"]) as queue:
+    digest = model.metadata["digest"]
+    with log.quiet(), signals.deferred() as interrupted, opened(config.pacs.queue, workdir, digest) as queue:
         _warm_up(model, batch_size)
         with (
             _watched(lambda: interrupted() or stop(), stopped) as asked,

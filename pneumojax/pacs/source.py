@@ -27,7 +27,7 @@ _FORMS = {
     "StudyDate": r"\d{8}",
     "StudyTime": r"\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?",
     "StudyDescription": r"[^\x00-\x1f\\]{1,64}",
-    "TimezoneOffsetFromUTC": r"[+-]\d{4}",
+    "TimezoneOffsetFromUTC": r"[+-](?:0\d|1[0-4])[0-5]\d",
     "LossyImageCompression": r"00|01",
     "LossyImageCompressionMethod": r"[A-Z0-9_ ]{1,16}",
     "LossyImageCompressionRatio": r"[\d.+\-eE]{1,16}",

@@ -1,6 +1,7 @@
 """Report and secondary capture: what is in them is what was predicted, of the right patient, in their own series."""
 
 import io
+from datetime import UTC, datetime
 
 import numpy as np
 import pydicom
@@ -80,6 +81,14 @@ def test_the_report_is_of_the_films_study_and_says_that_nobody_verified_it(heade
     [series] = study.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == header.SeriesInstanceUID
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
+
+
+def test_times_are_in_the_zone_of_the_film(tmp_path):
+    header = source.read(film(tmp_path / "film.dcm", TimezoneOffsetFromUTC="+1300"))
+    document = written(report.report(ROW, header))
+    stated = datetime.strptime(document.ContentDate + document.ContentTime + "+1300", "%Y%m%d%H%M%S%z")
+    assert abs((datetime.now(UTC) - stated).total_seconds()) < 60
+    assert document.TimezoneOffsetFromUTC == "+1300"
 
 
 def test_a_second_report_on_the_same_film_by_the_same_model_is_recognised(header):
