@@ -96,8 +96,8 @@ def recorded(port: int) -> Recorded:
         thread.join(30)
     request, *data, release = units(bytes(sent))
     values = [value for unit in data for value in _values(unit)]
-    parts = [b"".join(value[2:] for value in values if value[1] & 1 == kind) for kind in (1, 0)]
-    return Recorded(request, values[0][0], *parts, release)
+    command, dataset = (b"".join(value[2:] for value in values if value[1] & 1 == kind) for kind in (1, 0))
+    return Recorded(request, values[0][0], command, dataset, release)
 
 
 def _forward(server: socket.socket, port: int, sent: bytearray) -> None:

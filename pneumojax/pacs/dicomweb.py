@@ -70,22 +70,29 @@ class Archive:
 
     def studies(self, days: str) -> Iterator[str]:
         """Yield the UIDs of the studies of a day or a range of days, such as 20260131-20260202."""
-        filters = {"StudyDate": days}
-        found = self._paged(lambda page: self._client.search_for_studies(search_filters=filters, **page), _STUDY)
-        yield from (item[_STUDY] for item in found)
+
+        def page(first: int) -> list[Any]:
+            return self._client.search_for_studies(
+                limit=_PAGE, offset=first, search_filters={"StudyDate": days}, fields=[]
+            )
+
+        yield from (item[_STUDY] for item in self._paged(page, _STUDY))
 
     def films(self, study: str, modalities: Sequence[str]) -> Iterator[Place]:
         """Yield the instances of a study's series of these modalities."""
-        series = self._paged(
-            lambda page: self._client.search_for_series(study, fields=["Modality"], **page), _SERIES, _MODALITY
-        )
-        for uid in [item[_SERIES] for item in series if item.get(_MODALITY) in modalities]:
-            yield from (
-                Place(study, uid, item[_INSTANCE])
-                for item in self._paged(
-                    lambda page, uid=uid: self._client.search_for_instances(study, uid, **page), _INSTANCE
-                )
-            )
+
+        def page(first: int) -> list[Any]:
+            return self._client.search_for_series(study, limit=_PAGE, offset=first, fields=["Modality"])
+
+        for item in self._paged(page, _SERIES, _MODALITY):
+            if item.get(_MODALITY) in modalities:
+                yield from self._instances(study, item[_SERIES])
+
+    def _instances(self, study: str, series: str) -> Iterator[Place]:
+        def page(first: int) -> list[Any]:
+            return self._client.search_for_instances(study, series, limit=_PAGE, offset=first)
+
+        yield from (Place(study, series, item[_INSTANCE]) for item in self._paged(page, _INSTANCE))
 
     def has(self, study: str, instance: str) -> bool:
         """Whether the PACS has an instance in a study."""
@@ -143,12 +150,12 @@ class Archive:
     def _has_all(self, datasets: Sequence[Dataset]) -> bool:
         return all(self.has(str(one.StudyInstanceUID), str(one.SOPInstanceUID)) for one in datasets)
 
-    def _paged(self, search: Callable[[dict[str, int]], list[Any]], key: str, *more: str) -> list[dict[str, str]]:
-        """Return the values of a search's results with a UID as `key`, each once."""
+    def _paged(self, search: Callable[[int], list[Any]], key: str, *more: str) -> list[dict[str, str]]:
+        """Return the values of a search's results with a UID as `key`, each once; `search` takes the first's place."""
         found: dict[str, dict[str, str]] = {}
         while True:
             with self._words():
-                page = search({"limit": _PAGE, "offset": len(found)} if found else {"limit": _PAGE})
+                page = search(len(found))
             before = len(found)
             for item in page:
                 values = {name: value for name in (key, *more) if (value := _first(item, name))}
@@ -170,7 +177,7 @@ class Archive:
         try:
             yield
         except requests.HTTPError as error:
-            status = error.response.status_code
+            status = HTTPStatus.BAD_GATEWAY if error.response is None else error.response.status_code
             if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 self._renew()
             if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

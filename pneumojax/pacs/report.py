@@ -1,6 +1,7 @@
 """The report on one film: a Comprehensive 3D SR by TID 1500, in the film's study, in a series of its own."""
 
 from datetime import datetime
+from typing import cast
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -20,6 +21,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, TM
 
 from pneumojax.inference.predictions import Row
 from pneumojax.pacs import codes as concepts
@@ -58,7 +60,7 @@ def report(row: Row, source: Dataset) -> Comprehensive3DSR:
         coding_schemes=[concepts.scheme()],
     )
     now = moment(source)
-    document.ContentDate, document.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    document.ContentDate, document.ContentTime = DA(now.strftime("%Y%m%d")), TM(now.strftime("%H%M%S"))
     for keyword in ("IssuerOfPatientID", "TimezoneOffsetFromUTC"):
         if keyword in source:
             document[keyword] = source[keyword]
@@ -134,7 +136,7 @@ def _prediction(row: Row, source: Dataset) -> MeasurementsAndQualitativeEvaluati
     )
     numbers = {concepts.PROBABILITY: row.probability, concepts.THRESHOLD: row.threshold}
     numbers |= {concepts.THRESHOLD_SENS95: row.threshold_sens95, concepts.OOD_SCORE: row.ood_score}
-    measurements = [Measurement(name, value, concepts.NO_UNITS) for name, value in numbers.items()]
+    measurements = [Measurement(name, cast(float, value), concepts.NO_UNITS) for name, value in numbers.items()]
     decisions = {concepts.DECISION: row.decision, concepts.DECISION_SENS95: row.decision_at_sens95}
     evaluations = [QualitativeEvaluation(name, _presence(value)) for name, value in decisions.items()]
     positive = row.decision == "pneumonia" and not row.flags
