@@ -121,7 +121,7 @@ def _legend(lines: list[str], width: int) -> UInt8[np.ndarray, "rows width 3"]:
     draw.text((line // 2, line // 6), "against pneumonia", fill="white", font=ends)
     draw.text((width - line // 2, line // 6), "for pneumonia", fill="white", font=ends, anchor="ra")
     longest = max(draw.textlength(text, ImageFont.load_default(size)) for text in lines)
-    font = ImageFont.load_default(max(min(size, size * (width - line) / longest), 6))
+    font = ImageFont.load_default(max(min(size, size * (width - 2 * line) / longest), 6))
     for number, text in enumerate(lines, start=1):
         draw.text((line // 2, number * line), text, fill="white", font=font)
     return np.asarray(image)
