@@ -192,7 +192,9 @@ def outcome(port: int, parts: Sequence[bytes]) -> str:
             if len(parts) > 1:
                 answer += connection.recv(65536)
                 connection.sendall(b"".join(parts[1:]))
+            answer += _until_silent(connection)
             connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(_SILENT_S)
             while content := connection.recv(65536):
                 answer += content
         except TimeoutError:
@@ -203,6 +205,20 @@ def outcome(port: int, parts: Sequence[bytes]) -> str:
     if 4 in kinds:
         return "answered"
     return "rejected" if 3 in kinds else "aborted" if 7 in kinds else "closed"
+
+
+def _until_silent(connection: socket.socket) -> bytes:
+    """Read what comes until the end, or half a second without anything: a service may wait for more."""
+    answer = b""
+    connection.settimeout(0.5)
+    try:
+        while content := connection.recv(65536):
+            answer += content
+            if {unit[0] for unit in units(answer) if unit} & {3, 6, 7}:  # rejected, released, aborted
+                break
+    except TimeoutError:
+        pass
+    return answer
 
 
 def attacked(
