@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-slow check docs weights test-browser test-peers test-slurm bench peers fuzz soak lock clean
+.PHONY: install train test test-slow check docs weights test-browser test-pacs test-peers test-slurm bench peers fuzz soak lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -73,6 +73,19 @@ install: .venv/installed .venv/kernels
 test-browser: install
 	$(BIN)/python -m pip install --quiet selenium
 	$(BIN)/python -m pytest tests/reports/test_report_in_a_browser.py
+
+# --mode=pacs beside Orthanc, DCMTK, dicom3tools and OHIF on loopback, as root on Debian. Pictures of the viewer and the
+# service's lines go to the folder PACS.
+PACS ?= .venv/pacs
+test-pacs: install $(PACS)/package/dist
+	apt-get install --yes orthanc orthanc-dicomweb dcmtk dicom3tools nginx-light chromium chromium-driver
+	$(BIN)/python -m pip install --quiet selenium
+	PACS=$(abspath $(PACS)) $(BIN)/python -m pytest -s tests/pacs
+
+# The viewer as its makers built it, without the packages that it was built from.
+$(PACS)/package/dist:
+	mkdir -p $(PACS)
+	cd $(PACS) && npm pack @ohif/app@3 && tar -xzf ohif-app-*.tgz
 
 # Needs uv. Locks the newest versions that agree with each other, for Python 3.11 and for 3.12 and later.
 lock:

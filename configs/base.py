@@ -107,6 +107,28 @@ def recommended() -> ConfigDict:
                 "output": "",  # folder to write; empty: export/ in the workdir
                 "about": "",  # TOML or JSON file with what the model card cannot know, such as licenses; empty: none
             },
+            "pacs": {
+                "dicomweb": "",  # URL of the PACS's DICOMweb service, to fetch films from and to store results in
+                "study": "",  # fetch the films of this study, by its Study Instance UID
+                "dates": "",  # fetch the films of all studies of a day or of several, such as 20260131-20260202
+                "worklist": "",  # fetch the films of the studies in this file: a Study Instance UID on each line
+                "listen": 0,  # TCP port on which films are received by C-STORE; 0: none
+                "address": "127.0.0.1",  # network address to listen on; 0.0.0.0: all of this machine
+                "ae_title": "PNEUMOJAX",  # this side's application entity title
+                "peers": "",  # application entity titles that may connect, with commas between them
+                "hosts": "",  # addresses that may connect, with commas between them; empty: all
+                "send": "",  # where results go by C-STORE, as AE@HOST:PORT; empty: to pacs.dicomweb
+                "queue": "",  # folder of this user alone for films and results on their way: it identifies patients
+                "credentials": "",  # TOML file with user and password, or with token; empty: the environment
+                "ca_bundle": "",  # PEM file of authorities that sign the PACS's certificate; empty: well-known ones
+                "client_certificate": "",  # PEM file with this side's certificate and key; empty: none
+                "timeout": 30.0,  # seconds that the PACS or a peer may be silent
+                "retry_seconds": 1.0,  # wait after the first fault; it doubles up to 60 seconds
+                "associations": 4,  # peers that may be connected at once
+                "associations_per_minute": 600,  # connections that one address may open in a minute
+                "pdu_kilobytes": 64,  # longest protocol data unit that a peer may send, in units of 1,024 bytes
+                "film_megabytes": 100,  # largest film, in units of 1,000,000 bytes
+            },
             "experiment": {
                 "models": "",  # configs to train, such as "m1,m2,m3"; empty: that of --config, or all shipped ones
                 "recipes": "recommended,notebook,paper",  # recipes, also with changed fields, such as paper+epochs=20

@@ -150,15 +150,30 @@ class Model:
 
         return logits
 
+    def rows(self, batch: Sequence[tuple[str, Seen]], padded_to: int = 0) -> list[Row]:
+        """Predict films that were read: a row for each id and what `look_at_file` or `look_at_array` returned.
+
+        Args:
+          batch: at most 32 films, or `padded_to`.
+          padded_to: how many images are computed at once, however few films there are; 0: as many as is quick. The
+            result is that of `--mode=predict` to the last bit where this is its `evaluation.batch_size`.
+        """
+        images = [seen.image for _, seen in batch if seen.image is not None]
+        outputs = self._outputs(np.stack(images)[..., None], padded_to) if images else None
+        return rows(batch, outputs, self._trained)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the square that the model takes."""
+        return self._trained.image_size
+
     def _rows(self, films: Iterable[Film], bits: int | None, inverted: bool) -> Iterator[Row]:
         numbered = enumerate(films)
         with ThreadPoolExecutor() as pool:
             while chunk := list(islice(numbered, _BATCH)):
                 ids = [os.fspath(film) if _is_path(film) else str(number) for number, film in chunk]
                 seen = list(pool.map(lambda pair: self._look(pair[1], bits, inverted), chunk))
-                images = [one.image for one in seen if one.image is not None]
-                outputs = self._outputs(np.stack(images)[..., None]) if images else None
-                yield from rows(list(zip(ids, seen, strict=True)), outputs, self._trained)
+                yield from self.rows(list(zip(ids, seen, strict=True)))
 
     def _look(self, film: Film, bits: int | None, inverted: bool) -> Seen:
         if isinstance(film, np.ndarray):
@@ -167,10 +182,12 @@ class Model:
             raise _no_film(film)
         return look_at_file(os.fspath(film), self._trained.image_size)
 
-    def _outputs(self, images: UInt8[np.ndarray, "n size size 1"]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _outputs(
+        self, images: UInt8[np.ndarray, "n size size 1"], padded_to: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Compute each member's logits and features, in one batch, or one by one where images are few."""
-        if len(images) >= _FEW:
-            padding = np.repeat(images[:1], _BATCH - len(images), axis=0)
+        if padded_to or len(images) >= _FEW:
+            padding = np.repeat(images[:1], (padded_to or _BATCH) - len(images), axis=0)
             batches = [np.concatenate([images, padding])]
         else:
             batches = list(images[:, None])

@@ -7,6 +7,7 @@ import tokenize
 from collections.abc import Iterator
 
 from pneumojax.benchmark import plan
+from pneumojax.pacs import pacs_settings
 from pneumojax.runtime import config as configs
 from pneumojax.workflows.run_config import RULES
 
@@ -17,7 +18,8 @@ def fields_help() -> str:
     """Return the fields by group, from the comments beside them in configs/base.py and from the rules."""
     config = configs.load("m1")
     defaults = configs.fields(config)
-    ranges = {rule.field: rule.expected for rules in (*RULES, plan.rules) for rule in rules(config)}
+    every = (*RULES, plan.rules, pacs_settings.rules)
+    ranges = {rule.field: rule.expected for rules in every for rule in rules(config)}
     lines = ["Fields of the config, with the defaults of --config=m1. Override one as", "--config.FIELD=VALUE."]
     group = ""
     for field, meaning in _meanings(configs.shared_source()):

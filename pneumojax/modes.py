@@ -106,9 +106,11 @@ def _computing(config: "ConfigDict", command: Command) -> Iterator[None]:
 def _checked(command: Command, config: "ConfigDict", source: str | None = None) -> "ConfigDict":
     """Return the config with the command's overrides and the data's `source`, checked by the rules of every part."""
     from pneumojax.benchmark import plan
+    from pneumojax.pacs import pacs_settings
     from pneumojax.workflows import run_config
 
-    return run_config.completed(config, command.overrides, source=source, further_rules=(plan.rules,))
+    rules = (plan.rules, pacs_settings.rules)
+    return run_config.completed(config, command.overrides, source=source, further_rules=rules)
 
 
 def _workdir(command: Command, start: str, config: "ConfigDict") -> epath.Path:
@@ -204,6 +206,20 @@ def _export(command: Command) -> None:
         export_model(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
+def _pacs(command: Command) -> int:
+    config = _model_config(command)
+    with _computing(config, command):
+        try:
+            from pneumojax.pacs.service import run_pacs
+        except ImportError as error:
+            raise UserError(f"--mode=pacs needs {error.name}: install PneumoJAX with the extra [dicom]") from None
+        from pneumojax.api import load
+
+        workdir = _run_workdir(command, config)
+        model = load(command.model or workdir, prevalence=config.evaluation.prevalence or None)
+        return run_pacs(config, workdir, model)
+
+
 def _experiment(command: Command) -> None:
     from pneumojax.runtime import config as configs
     from pneumojax.workflows import run_config
@@ -278,6 +294,12 @@ MODES = {
         "write a trained model into a folder that needs no run",
         "--workdir=RUN|--model=MODEL [--data=FILES]",
         _export,
+        takes_model=True,
+    ),
+    "pacs": Mode(
+        "predict films from a PACS, and store reports in it",
+        "--workdir=RUN|--model=MODEL --config.pacs.listen=PORT|--config.pacs.study=UID ...",
+        _pacs,
         takes_model=True,
     ),
     "experiment": Mode("train models and recipes on folds, and compare them", "--data=FOLDER", _experiment),

@@ -292,7 +292,67 @@ RUNS = {
     ),
 }
 
-TABLES: dict[str, Table] = {**LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS}
+HOSPITAL = {
+    "pacs": Table(
+        "pacs",
+        "rows",
+        {
+            "what": "{what}",
+            "films": "{films}",
+            "films/s": "{films_per_s:.1f}",
+            "received, films/s": "{received_per_s:.1f}",
+            "C-STORE to report: median": "{median_s:.2f} s",
+            "99 %": "{p99_s:.2f} s",
+            "longest": "{longest_s:.2f} s",
+        },
+    ),
+    "pacs-memory": Table(
+        "pacs",
+        lambda figures: [row for row in figures["rows"] if row["peak_gb"] is not None],
+        {
+            "what": "{what}",
+            "peak memory": "{peak_gb:.2f} GB",
+            "in the second half": "{late_min_gb:.2f}-{late_max_gb:.2f} GB",
+        },
+    ),
+    "pacs-kills": Table(
+        "pacs",
+        "kills",
+        {
+            "films": "{films}",
+            "kills": "{kills}",
+            "acknowledged": "{acknowledged}",
+            "with one report": "{with_one_report}",
+            "with several": "{with_several_reports}",
+            "without": "{without}",
+            "with one capture": "{with_one_capture}",
+            "left in the queue": "{left_in_queue}",
+        },
+    ),
+    "pacs-hostile": Table(
+        "pacs_hostile",
+        "rows",
+        {
+            "mutated": "{what}",
+            "cases": "{cases:,}",
+            "answered": "{answered}",
+            "rejected": "{rejected}",
+            "aborted": "{aborted}",
+            "closed": "{closed}",
+            "no end within 10 s": "{no_end}",
+            "slowest": "{slowest_s:.1f} s",
+            "reports": "{reports}",
+            "refused with a reason": "{refused}",
+            "crashes": "{crashes}",
+            "identifiers found": "{identifiers}",
+            "peak memory": "{peak_gb:.2f} GB",
+        },
+    ),
+}
+
+TABLES: dict[str, Table] = {
+    **LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL,
+}  # fmt: skip
 
 
 def render(name: str, figures: Mapping[str, Any]) -> str:

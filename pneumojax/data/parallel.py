@@ -56,6 +56,33 @@ def in_parallel(
                 yield from pool.map(function, chunk)
 
 
+class Workers:
+    """Processes that wait for items, where items come one at a time over hours: see `in_parallel`."""
+
+    def __init__(self, count: int):
+        """Start `count` processes when the first items come."""
+        self._count = count
+        self._pool = _start(count)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result | UnreadableImage]:
+        """Return function(item) for each item, as `in_parallel` does with `workers`."""
+        each = partial(_each, function)
+        pending = [(item, _submit(self._pool, each, [item])) for item in items]
+        results: list[Result | UnreadableImage] = []
+        for item, future in pending:
+            try:
+                results += future.result()
+            except BrokenProcessPool:
+                results += _one_by_one(each, [item])
+                self._pool.shutdown(wait=False, cancel_futures=True)
+                self._pool = _start(self._count)
+        return results
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
 def _each(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
     results = []
     for item in chunk:

@@ -25,6 +25,7 @@ EVALUATION = "evaluation"
 CORRUPTIONS = "corruptions"
 NEIGHBOURS = "neighbours.npz"
 PREDICTIONS = "predictions"
+PACS = "pacs.csv"  # what became of each film of a PACS; no identifier of a patient
 PLACES = "places"  # a file for each name of other images in the folders here: their place
 EXPLANATIONS = "explanations"
 EXPORT = "export"
@@ -53,8 +54,8 @@ UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 _TOP = (
     CONFIG, SPLITS, FINGERPRINT, REMARKS, UNREADABLE, LOCK, CHECKPOINTS, METRICS, TENSORBOARD, EVALUATION, CORRUPTIONS,
-    NEIGHBOURS, PREDICTIONS, PLACES, EXPLANATIONS, EXPORT, "report", AUDIT, EXPERIMENT, EXPERIMENT_TABLES, BENCHMARK,
-    BENCHMARK_TABLES,
+    NEIGHBOURS, PREDICTIONS, PACS, PLACES, EXPLANATIONS, EXPORT, "report", AUDIT, EXPERIMENT, EXPERIMENT_TABLES,
+    BENCHMARK, BENCHMARK_TABLES,
 )  # fmt: skip
 
 

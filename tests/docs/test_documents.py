@@ -13,6 +13,7 @@ from support import ROOT, draw_folder, pneumojax
 
 from pneumojax import main, modes
 from pneumojax.benchmark import plan
+from pneumojax.pacs import pacs_settings
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.config import split_overrides
 from pneumojax.workflows import run_config
@@ -89,7 +90,8 @@ def test_commands_parse(document):
         assert given.keys() <= set(main.FLAGS), arguments
         assert given.get("mode", "train") in modes.MODES, arguments
         config = configs.load(given.get("config") or "m1")
-        run_config.completed(config, overrides, source=given.get("data"), further_rules=(plan.rules,))
+        rules = (plan.rules, pacs_settings.rules)
+        run_config.completed(config, overrides, source=given.get("data"), further_rules=rules)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

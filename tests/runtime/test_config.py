@@ -348,19 +348,23 @@ def test_a_config_of_another_version_is_read_as_far_as_results_depend_on_it(tmp_
 def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
     """A workdir may be a stranger's."""
     path = epath.Path(tmp_path) / "config.json"
-    values = dict.fromkeys(configs.LOCAL, "elsewhere.csv")
+    defaults = {field: configs.fields(configs.load("m1"))[field] for field in configs.LOCAL}
+    values = dict.fromkeys(configs.LOCAL, "elsewhere.csv") | {"pacs.listen": 4711}
     assert set(values) == {
         "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output",
-        "prediction.output",
+        "pacs.address", "pacs.ae_title", "pacs.ca_bundle", "pacs.client_certificate", "pacs.credentials", "pacs.dates",
+        "pacs.dicomweb", "pacs.hosts", "pacs.listen", "pacs.peers", "pacs.queue", "pacs.send", "pacs.study",
+        "pacs.worklist", "prediction.output",
     }  # fmt: skip
     configs.write(configs.with_fields(configs.load("m1"), values), path)
-    assert "elsewhere" not in path.read_text()
+    assert "elsewhere" not in path.read_text() and "4711" not in path.read_text()
     tree = json.loads(path.read_text())
-    for field in values:
+    for field, value in values.items():
         group, name = field.split(".")
-        tree[group][name] = "elsewhere.csv"
+        tree[group][name] = value
     path.write_text(json.dumps(tree))
-    assert all(configs.fields(configs.read(path))[field] == "" for field in values)
+    read = configs.fields(configs.read(path))
+    assert {field: read[field] for field in values} == defaults
 
 
 def test_the_identity_of_a_run_depends_on_settings_splits_and_images_and_not_on_places(tmp_path):

@@ -23,6 +23,7 @@ _JPEG_LS = set(uid.JPEGLSTransferSyntaxes)
 _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
 _COMPRESSED = {*_JPEG, *_JPEG_LS, *_JPEG_2000, uid.RLELossless}
+SYNTAXES = (*uid.UncompressedTransferSyntaxes, *sorted(_COMPRESSED))  # transfer syntaxes that can be decoded
 _PLUGIN = "pneumojax"
 _MARKER = re.compile(rb"\xff+([^\xff\0])")
 _MAX_SEGMENTS = 1000

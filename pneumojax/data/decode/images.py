@@ -90,6 +90,12 @@ def look(path: Path, size: int) -> Picture:
     return _decoded(path, size)
 
 
+def look_whole(path: Path, size: int) -> tuple[Picture, np.ndarray]:
+    """Read a DICOM file as `look` does, and return too what `whole` returns; it is decoded once."""
+    found = _decoded(path, None)
+    return found._replace(square=resize(Image.fromarray(found.square), size)), found.square
+
+
 def whole(path: Path) -> np.ndarray:
     """Decode an image file at its full size, (height, width) uint8, grey and upright. Errors are those of `read`."""
     return _decoded(path, None).square

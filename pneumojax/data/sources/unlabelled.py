@@ -127,6 +127,19 @@ def look_at_file(id: str, size: int) -> Seen:
     return _seen(lambda: images.look(Path(id), size), declared(Path(id)))
 
 
+def look_at_whole_file(id: str, size: int) -> tuple[Seen, np.ndarray | None]:
+    """Read and check a DICOM file as `look_at_file` does; return too the film at its full size, uint8."""
+    found: list[np.ndarray] = []
+
+    def read() -> Picture:
+        picture, pixels = images.look_whole(Path(id), size)
+        found.append(pixels)
+        return picture
+
+    seen = _seen(read, declared(Path(id)))
+    return seen, found[0] if found else None
+
+
 def look_at_array(pixels: np.ndarray, size: int, bits: int | None = None, inverted: bool = False) -> Seen:
     """Check an image in memory; the arguments are those of `images.from_array`."""
     height, width = pixels.shape[:2] if pixels.ndim == 2 else (None, None)
