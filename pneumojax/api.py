@@ -28,7 +28,7 @@ from pneumojax.runtime.files import expanded
 Path = str | os.PathLike[str]
 Film = Path | UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]
 Pixels = UInt8[np.ndarray, "size size"]
-_BATCH = 32  # images that are computed at once, where there are many
+BATCH = 32  # images that are computed at once, where there are many
 _FEW = 8  # fewer images than these are computed one by one: a padded batch would take longer
 Explainer = Callable[[Variables, Pixels], Float32[np.ndarray, "size size"]]
 
@@ -151,15 +151,24 @@ class Model:
 
         return logits
 
+    @property
+    def image_size(self) -> int:
+        """Pixels per side of the square that the model takes."""
+        return self._trained.image_size
+
+    def rows_of(self, films: Sequence[tuple[str, Seen]]) -> list[Row]:
+        """Predict films that were read elsewhere, `BATCH` at most, each with its id; return a row for each."""
+        images = [seen.image for _, seen in films if seen.image is not None]
+        outputs = self._outputs(np.stack(images)[..., None]) if images else None
+        return rows(films, outputs, self._trained)
+
     def _rows(self, films: Iterable[Film], bits: int | None, inverted: bool) -> Iterator[Row]:
         numbered = enumerate(films)
         with ThreadPoolExecutor() as pool:
-            while chunk := list(islice(numbered, _BATCH)):
+            while chunk := list(islice(numbered, BATCH)):
                 ids = [os.fspath(film) if _is_path(film) else str(number) for number, film in chunk]
                 seen = list(pool.map(lambda pair: self._look(pair[1], bits, inverted), chunk))
-                images = [one.image for one in seen if one.image is not None]
-                outputs = self._outputs(np.stack(images)[..., None]) if images else None
-                yield from rows(list(zip(ids, seen, strict=True)), outputs, self._trained)
+                yield from self.rows_of(list(zip(ids, seen, strict=True)))
 
     def _look(self, film: Film, bits: int | None, inverted: bool) -> Seen:
         if isinstance(film, np.ndarray):
@@ -171,7 +180,7 @@ class Model:
     def _outputs(self, images: UInt8[np.ndarray, "n size size 1"]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Compute each member's logits and features, in one batch, or one by one where images are few."""
         if len(images) >= _FEW:
-            padding = np.repeat(images[:1], _BATCH - len(images), axis=0)
+            padding = np.repeat(images[:1], BATCH - len(images), axis=0)
             batches = [np.concatenate([images, padding])]
         else:
             batches = list(images[:, None])

@@ -106,9 +106,11 @@ def _computing(config: "ConfigDict", command: Command) -> Iterator[None]:
 def _checked(command: Command, config: "ConfigDict", source: str | None = None) -> "ConfigDict":
     """Return the config with the command's overrides and the data's `source`, checked by the rules of every part."""
     from pneumojax.benchmark import plan
+    from pneumojax.serving import serve_settings
     from pneumojax.workflows import run_config
 
-    return run_config.completed(config, command.overrides, source=source, further_rules=(plan.rules,))
+    rules = (plan.rules, serve_settings.rules)
+    return run_config.completed(config, command.overrides, source=source, further_rules=rules)
 
 
 def _workdir(command: Command, start: str, config: "ConfigDict") -> epath.Path:
@@ -204,6 +206,16 @@ def _export(command: Command) -> None:
         export_model(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
+def _serve(command: Command) -> None:
+    if command.data is not None:
+        raise UserError("--mode=serve takes no --data: films are sent to it")
+    config = _model_config(command)
+    with _computing(config, command):
+        from pneumojax.serving.run_server import serve
+
+        serve(config, _model_folder(command) or _run_workdir(command, config))
+
+
 def _experiment(command: Command) -> None:
     from pneumojax.runtime import config as configs
     from pneumojax.workflows import run_config
@@ -279,6 +291,9 @@ MODES = {
         "--workdir=RUN|--model=MODEL [--data=FILES]",
         _export,
         takes_model=True,
+    ),
+    "serve": Mode(
+        "answer films that are sent to a local web server", "--workdir=RUN|--model=MODEL", _serve, takes_model=True
     ),
     "experiment": Mode("train models and recipes on folds, and compare them", "--data=FOLDER", _experiment),
     "audit": Mode("look for what is wrong with images and splits", "--data=FOLDER", _audit),
