@@ -22,6 +22,8 @@ const WASM = {
 const shared = { bundle: true, minify: true, charset: "ascii", legalComments: "none", metafile: true, write: false };
 // Emscripten asks for these in Node alone.
 shared.external = ["fs", "path"];
+// ONNX Runtime resolves names beside its own file, which there is none of; it loads none of them.
+shared.define = { "import.meta.url": '"about:blank"' };
 const script = await build({
   ...shared, entryPoints: [join(here, "src", "main.ts")], format: "esm", target: "es2022", platform: "browser",
 });

@@ -80,7 +80,7 @@ def memory(browser: str, built: Path, paths: Sequence[Path], count: int) -> dict
     seen = found["batches"]["films"]
     held = [size / 1e6 for size in seen["memory"]]
     times = {"ready_s": seen["ready"][0] / 1000, "film_ms": statistics.median(seen["films"])}
-    requests = [url for url in seen["requests"] if not url.startswith(("file:", "blob:"))]
+    requests = [url for url in seen["requests"] if not url.startswith(("file:", "blob:", "data:"))]
     sizes = {"before_mb": held[0], "after_mb": held[-1], "peak_mb": max(held)}
     return {"browser": found["version"], "films": count, **times, **sizes, "requests": len(requests)}
 

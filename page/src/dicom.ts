@@ -1,6 +1,6 @@
 /** A DICOM radiograph as a viewer would show it: `pneumojax/data/decode/dicom.py`, with the same refusals. */
 
-import { type DataSet, parseDicom, readPart10Header } from "dicom-parser";
+import { type DataSet, parseDicom, type ParseDicomOptions, readPart10Header } from "dicom-parser";
 
 import { inflated } from "./embedded";
 import { storedValues, type Stored } from "./dicom_pixels";
@@ -41,8 +41,9 @@ export interface Header {
 }
 
 export async function readDicom(bytes: Uint8Array<ArrayBuffer>): Promise<Film> {
-  const { data, syntax } = await reasons("its header", () => parsed(bytes));
+  const { data, syntax, isCut } = await reasons("its header", () => parsed(bytes));
   const header = await reasons("its header", () => checked(data, syntax));
+  if (isCut) throw new Unreadable("its pixel data is cut short");
   refuseLarge(header.columns, header.rows);
   const stored = await reasons("its PixelData", () => storedValues(data, header));
   const size = { width: header.columns, height: header.rows, guessed: false };
@@ -65,6 +66,7 @@ async function reasons<Result>(what: string, read: () => Result | Promise<Result
 interface Parsed {
   data: DataSet;
   syntax: string;
+  isCut: boolean; // whether the file ends within an element
 }
 
 async function parsed(bytes: Uint8Array<ArrayBuffer>): Promise<Parsed> {
@@ -72,13 +74,24 @@ async function parsed(bytes: Uint8Array<ArrayBuffer>): Promise<Parsed> {
   const start = metaEnd(bytes);
   const syntax = start > 132 ? readPart10Header(bytes).string("x00020010") : undefined;
   if (!syntax) return bare(bytes.slice(start));
-  if (syntax !== DEFLATED) return { data: parseDicom(bytes), syntax };
+  if (syntax !== DEFLATED) return { ...elements(bytes), syntax };
   return bare(await inflated(bytes.slice(start), "deflate-raw", MAX_INFLATED), EXPLICIT);
 }
 
 /** Parse elements without a preamble. */
 function bare(bytes: Uint8Array, syntax = encodingOf(bytes) ?? IMPLICIT): Parsed {
-  return { data: parseDicom(bytes, { TransferSyntaxUID: syntax }), syntax };
+  return { ...elements(bytes, { TransferSyntaxUID: syntax }), syntax };
+}
+
+/** Parse as many elements as there are. */
+function elements(bytes: Uint8Array, options: ParseDicomOptions = {}): Omit<Parsed, "syntax"> {
+  try {
+    return { data: parseDicom(bytes, options), isCut: false };
+  } catch (error) {
+    const { dataSet } = error as { dataSet?: DataSet }; // the parser passes on what it has
+    if (!dataSet?.elements) throw error;
+    return { data: dataSet, isCut: true };
+  }
 }
 
 function isPart10(bytes: Uint8Array): boolean {

@@ -39,7 +39,8 @@ export class FilmView {
       const reason = make("p", { class: "reason" }, make("strong", {}, "It cannot be read: "), `${finding}.`);
       this.article = make("article", attributes, heading, reason);
     } else {
-      this.article = make("article", attributes, heading, flagsOf(finding), this.answer, figureOf(this, finding));
+      const columns = make("div", { class: "columns" }, this.answer, figureOf(this, finding));
+      this.article = make("article", attributes, heading, flagsOf(finding), columns);
     }
   }
 

@@ -31,7 +31,7 @@ async function launched(dark) {
 async function opened(browser, { width = 1280, height = 900, dark = false } = {}) {
   const page = await browser.newPage();
   const log = { requests: [], console: [], violations: [] };
-  page.on("request", (request) => log.requests.push(request.url()));
+  page.on("request", (request) => log.requests.push(request.url().slice(0, 200)));
   page.on("console", (message) => log.console.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => log.console.push(`error: ${error.message}`));
   await page.setViewport({ width, height });

@@ -24,6 +24,7 @@ from studies import browsers
 pytestmark = pytest.mark.skipif(bool(browsers.missing()), reason=f"{browsers.missing()} is not installed")
 SIZE = 150
 PICTURES = ROOT / "build/pictures"
+LOCAL = ("file:", "blob:", "data:")  # Firefox counts the fonts of its own buttons
 SHARED = ROOT.parent / "shared/data"
 
 
@@ -48,14 +49,14 @@ def built(tmp_path_factory):
     return path
 
 
-def film(number: int, width: int = 300, height: int = 360) -> Image.Image:
+def film(number: int, width: int = 280, height: int = 340) -> Image.Image:
     return Image.fromarray(phantom.render(11, number, number % 2, width)[0]).resize((width, height))
 
 
 def found_in(browser, built, paths):
     """Return what the page finds on files, and check that it asked for nothing and complained of nothing."""
     seen = browsers.drive(browser, built, batches={"films": [str(path) for path in paths]})["batches"]["films"]
-    assert [url for url in seen["requests"] if not url.startswith(("file:", "blob:"))] == []
+    assert [url for url in seen["requests"] if not url.startswith(LOCAL)] == []
     assert [line for line in seen["console"] if line.startswith("error")] == []
     return browsers.findings(seen)
 
@@ -83,7 +84,7 @@ def pictures_of_all_kinds(folder: Path) -> list[Path]:
         "sixteen.png": encoded(Image.fromarray(wide)),
         "twelve.png": encoded(Image.fromarray(wide >> 4)),
         "stated.png": encoded(Image.fromarray(wide >> 4), pnginfo=significant),
-        "dark.png": encoded(Image.fromarray(np.where(np.arange(300) == 0, 65535, wide >> 5).astype(np.uint16))),
+        "dark.png": encoded(Image.fromarray(np.where(np.arange(280) == 0, 65535, wide >> 5).astype(np.uint16))),
         "progressive.jpg": encoded(grey, "JPEG", progressive=True),
         "inverted.png": encoded(grey.point(lambda level: 255 - level)),
         "uniform.png": encoded(Image.new("L", (200, 200), 90)),
@@ -104,10 +105,11 @@ def test_png_and_jpeg_of_all_kinds_are_read_as_the_command_line_reads_them(brows
     for path, found in zip(paths, found_in(browser, built, paths), strict=True):
         right = look_at_file(str(path), SIZE)
         assert (path.name, found.error) == (path.name, right.problem)
-        # A turned film is resized after it is turned, and a JPEG in colour becomes grey by another rounding.
-        exact = "turned" not in path.name and path.name != "colour.jpg"
         away = np.abs(found.square.astype(int) - right.image)
-        assert (path.name, away.max() <= (0 if exact else 2)) == (path.name, True), away.max()
+        if path.name == "colour.jpg":  # of colours that RGB cannot show, libjpeg knows the brightness alone
+            assert away.mean() < 0.5
+        else:  # a turned film is resized after it is turned
+            assert (path.name, away.max() <= 2 * ("turned" in path.name)) == (path.name, True), away.max()
         quality = tuple(flag for flag in found.flags if flag not in ("unlike_training", "in_training"))
         assert (path.name, quality) == (path.name, right.flags)
 
