@@ -18,7 +18,9 @@ def fields_help() -> str:
     """Return the fields by group, from the comments beside them in configs/base.py and from the rules."""
     config = configs.load("m1")
     defaults = configs.fields(config)
-    ranges = {rule.field: rule.expected for rules in (*RULES, plan.rules, serve_settings.rules) for rule in rules(config)}
+    ranges = {
+        rule.field: rule.expected for rules in (*RULES, plan.rules, serve_settings.rules) for rule in rules(config)
+    }
     lines = ["Fields of the config, with the defaults of --config=m1. Override one as", "--config.FIELD=VALUE."]
     group = ""
     for field, meaning in _meanings(configs.shared_source()):

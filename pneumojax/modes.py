@@ -207,9 +207,9 @@ def _export(command: Command) -> None:
 
 
 def _serve(command: Command) -> None:
+    config = _model_config(command)
     if command.data is not None:
         raise UserError("--mode=serve takes no --data: films are sent to it")
-    config = _model_config(command)
     with _computing(config, command):
         from pneumojax.serving.run_server import serve
 

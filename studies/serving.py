@@ -97,7 +97,13 @@ async def load(port: int, requests: Sequence[bytes], clients: int, seconds: floa
     statuses = Counter(status for status, _ in found)
     p50, p99 = np.percentile(waits, (50, 99))
     rate = statuses[200] / took
-    return {"clients": clients, "films_per_s": rate, "p50_ms": p50, "p99_ms": p99, "refused": len(found) - statuses[200]}
+    return {
+        "clients": clients,
+        "films_per_s": rate,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "refused": len(found) - statuses[200],
+    }
 
 
 def predicted(model: str, data: Path) -> float:
@@ -192,7 +198,10 @@ def measure(model: str, data: Path, clients: Sequence[int], seconds: float, roun
         ended = asyncio.run(stopped(server, requests[0], 32))
         ended["status"] = server.process.wait(_START_S)
     rates = [predicted(model, data) for _ in range(rounds)]
-    rows = [_row(f"--mode=serve, {_clients(count)}", [turn for turn in turns if turn["clients"] == count]) for count in clients]
+    rows = [
+        _row(f"--mode=serve, {_clients(count)}", [turn for turn in turns if turn["clients"] == count])
+        for count in clients
+    ]
     rows.append(_row("--mode=predict, once it has started", [{"films_per_s": rate} for rate in rates]))
     return {"rows": rows, "bad": found, "films_per_s_after_bad": after["films_per_s"], "stopped": ended, "turns": turns}
 

@@ -323,7 +323,17 @@ RUNS = {
     ),
 }
 
-TABLES: dict[str, Table] = {**LEARNING, **EXPLANATIONS, **PREDICTING, **TRYING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS}
+TABLES: dict[str, Table] = {
+    **LEARNING,
+    **EXPLANATIONS,
+    **PREDICTING,
+    **TRYING,
+    **SPEED,
+    **COST,
+    **LOADING,
+    **AUDIT,
+    **RUNS,
+}
 
 
 def render(name: str, figures: Mapping[str, Any]) -> str:

@@ -81,6 +81,16 @@ function findings(page) {
   });
 }
 
+/** Press the button that saves the rows, and return what the browser is given to write. */
+async function saved(page) {
+  await page.evaluate(() => {
+    const make = URL.createObjectURL;
+    URL.createObjectURL = (blob) => make.call(URL, (window.saved = blob));
+  });
+  await page.$eval("#save", (button) => button.click());
+  return page.evaluate(() => window.saved.text());
+}
+
 const times = (page, name) =>
   page.evaluate((name) => performance.getEntriesByName(name).map((entry) => entry.duration), name);
 
@@ -113,7 +123,7 @@ async function batch(files) {
       await give(page, files.slice(start, start + 50));
       seen.memory.push(memory(browser));
     }
-    const csv = await page.evaluate(() => window.pneumojax.csv());
+    const csv = await saved(page);
     const status = await page.$eval("#status", (element) => element.textContent);
     return { ...seen, ...log, csv, status, findings: await findings(page), films: await times(page, "film") };
   } finally {

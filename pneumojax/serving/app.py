@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -120,36 +120,35 @@ class _Server:
         _refuse_other_types(request)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                films = await self._received(request)
-                rows = await self._rows(films)
+                rows = await self._rows(request)
+        except ClientDisconnect:
+            raise HTTPException(400, "the connection ended early") from None
         except TimeoutError:
             raise HTTPException(408, f"the request took more than {self._limits.seconds:g} s") from None
         found = [row._asdict() | {"flags": list(row.flags)} for row in rows]
         return JSONResponse({"rows": found}, headers=_HEADERS)
 
-    async def _received(self, request: Request) -> list[tuple[str, bytes]]:
-        """Return the name and content of each film of a request."""
+    async def _rows(self, request: Request) -> list[Row]:
+        """Return a row for each film of a request."""
         bounded = Request(request.scope, _bounded(request, self._limits.bytes))
         most = self._limits.films
         try:
             async with bounded.form(max_files=most, max_fields=0, max_part_size=1 << 10) as form:
-                return await _films(form)
-        except HTTPException as error:
-            too_many = "Too many files" in str(error.detail)
-            detail = f"more than {most} films in one request" if too_many else error.detail
-            raise HTTPException(413 if too_many else error.status_code, detail) from None
-
-    async def _rows(self, films: list[tuple[str, bytes]]) -> list[Row]:
-        try:
-            with self._batcher.places(len(films)):
-                return await asyncio.gather(*(self._row(name, content) for name, content in films))
+                films = _films(form)
+                with self._batcher.places(len(films)):
+                    return await asyncio.gather(*map(self._row, films))
         except Full:
             detail = f"{self._batcher.taken} films wait already: try again later"
             raise HTTPException(503, detail, {"Retry-After": "1"}) from None
+        except HTTPException as error:
+            if "Too many files" in str(error.detail):
+                raise HTTPException(400, f"more than {most} films in one request") from None
+            raise
 
-    async def _row(self, name: str, content: bytes) -> Row:
+    async def _row(self, film: UploadFile) -> Row:
+        content = await film.read()
         seen = await asyncio.get_running_loop().run_in_executor(self._readers, self._look, content)
-        return await self._batcher.row(name, seen)
+        return await self._batcher.row(film.filename or "", seen)
 
 
 def _look(folder: str, size: int, content: bytes) -> Seen:
@@ -160,13 +159,14 @@ def _look(folder: str, size: int, content: bytes) -> Seen:
         return look_at_file(file.name, size)
 
 
-async def _films(form: FormData) -> list[tuple[str, bytes]]:
+def _films(form: FormData) -> list[UploadFile]:
+    """Return the films of a form, which holds nothing else."""
     parts = form.multi_items()
     if strange := [name for name, part in parts if name != FIELD or not isinstance(part, UploadFile)]:
         raise HTTPException(400, f"{strange[0]!r} is no film: send files as {FIELD!r}")
     if not parts:
         raise HTTPException(400, f"no film: send files as {FIELD!r}")
-    return [(part.filename or "", await part.read()) for _, part in parts if isinstance(part, UploadFile)]
+    return [part for _, part in parts if isinstance(part, UploadFile)]
 
 
 def _bounded(request: Request, most: int) -> Receive:

@@ -23,10 +23,10 @@ _ROW = {
     "digest": {"type": "string"},
 }
 _REFUSED = {
-    "400": "there is no film, something else, or the form is broken",
+    "400": "there is no film, too many of them, or something else; or the form is broken",
     "403": "a page of another site sent it",
     "408": "it took too long",
-    "413": "it is too large, or has too many films",
+    "413": "it is too large",
     "415": "it is no form",
     "500": "the server failed",
     "503": "too many films wait",
@@ -79,9 +79,7 @@ def _predict(limits: Limits) -> dict[str, Any]:
     }
     summary = "Predict films: a row for each, as --mode=predict writes it"
     operation = _operation("predict", summary, _answer(_JSON, "Rows"))
-    refused = {
-        status: {"description": meaning, **_answer(_JSON, "Error")} for status, meaning in _REFUSED.items()
-    }
+    refused = {status: {"description": meaning, **_answer(_JSON, "Error")} for status, meaning in _REFUSED.items()}
     operation["responses"] |= refused
     schema = _object({FIELD: films})
     return operation | {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

@@ -4,6 +4,8 @@ See `make test-page`. Pictures of it lie in build/pictures.
 """
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ from support import ROOT, encoded
 import pneumojax
 from pneumojax.data.sources import phantom
 from pneumojax.data.sources.unlabelled import look_at_file
-from pneumojax.export.try_page import page
+from pneumojax.export import try_page
 from pneumojax.inference import bundle
 from pneumojax.inference.predictions import Row
+from pneumojax.serving.serve_settings import Limits
 from studies import browsers
 
 pytestmark = pytest.mark.skipif(bool(browsers.missing()), reason=f"{browsers.missing()} is not installed")
@@ -44,7 +47,7 @@ def model():
 def built(tmp_path_factory):
     folder = bundle.shipped()["m1"]
     path = tmp_path_factory.mktemp("page") / "try.html"
-    path.write_bytes(page(bundle.read(folder), (folder / "README.md").read_text()).content)
+    path.write_bytes(try_page.page(bundle.read(folder), (folder / "README.md").read_text()).content)
     assert path.stat().st_size <= 12_000_000
     return path
 
@@ -53,10 +56,11 @@ def film(number: int, width: int = 280, height: int = 340) -> Image.Image:
     return Image.fromarray(phantom.render(11, number, number % 2, width)[0]).resize((width, height))
 
 
-def found_in(browser, built, paths):
+def found_in(browser, built, paths, **asked):
     """Return what the page finds on files, and check that it asked for nothing and complained of nothing."""
-    seen = browsers.drive(browser, built, batches={"films": [str(path) for path in paths]})["batches"]["films"]
-    assert [url for url in seen["requests"] if not url.startswith(LOCAL)] == []
+    seen = browsers.drive(browser, built, batches={"films": [str(path) for path in paths]}, **asked)["batches"]["films"]
+    page = asked.get("url")
+    assert [url for url in seen["requests"] if not url.startswith(LOCAL) and url != page] == []
     assert [line for line in seen["console"] if line.startswith("error")] == []
     return browsers.findings(seen)
 
@@ -228,6 +232,29 @@ def test_the_csv_is_that_of_predict(browser, built, model, tmp_path):
         for name in ("decision", "decision_at_sens95", "model", "version", "digest", "error"):
             assert found.row[name] == (getattr(right, name) or "")
         assert found.row["flags"] == ";".join(right.flags)
+
+
+def test_it_is_the_same_from_the_server(browser, built, model, tmp_path):
+    """The server's own policy and encoding hold beside those in the page."""
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    from pneumojax.serving.app import application
+
+    text = built.read_bytes()
+    policy = try_page.policy_of(*(try_page.BUNDLE.joinpath(name).read_text() for name in ("page.js", "page.css")))
+    app = application(model, try_page.Page(text, policy), Limits(8, 4, 1_000_000, 20))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    path = tmp_path / "film.png"
+    film(0).save(path)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=[[listener]])
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        try:
+            [found] = found_in(browser, built, [path], url=url)
+        finally:
+            server.should_exit = True
+            thread.join()
+    assert float(found.row["probability"]) == pytest.approx(model.predict(path).probability, abs=1e-6)
 
 
 def test_nothing_gets_out_by_any_way(browser, built):

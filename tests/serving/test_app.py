@@ -49,7 +49,7 @@ def test_rows_are_those_of_predict_in_the_order_of_the_films(client, served_mode
     ("request_", "status", "reason"),
     [
         ({"files": [part("a", b"x", "image")]}, 400, "'image' is no film"),
-        ({"files": [part("a", b"x")] * (LIMITS.films + 1)}, 413, "more than 4 films"),
+        ({"files": [part("a", b"x")] * (LIMITS.films + 1)}, 400, "more than 4 films"),
         ({"files": [part("a", bytes(LIMITS.bytes + 1))]}, 413, "more than 1 MB"),
         ({"content": b"{}", "headers": {"Content-Type": "application/json"}}, 415, "application/json"),
         ({"content": b"x"}, 415, "of no type"),
