@@ -5,7 +5,7 @@ import type { Row } from "./csv";
 import type { Engine, Finding } from "./engine";
 import { MEANINGS } from "./flags";
 import { mapCanvas, pictureOf, strongest } from "./pictures";
-import { percent, placeOfStrongest } from "./words";
+import { ofHundred, percent, placeOfStrongest } from "./words";
 
 type Content = string | Node | null;
 const OPACITY = 60; // percent, at the start
@@ -80,7 +80,11 @@ function answerOf(row: Row, p: number, calibration: Calibration): HTMLElement[] 
     make("li", {}, `${name} threshold (${percent(threshold)}): `, make("strong", {}, decided ?? ""));
   return [
     make("p", { class: "probability" }, make("strong", {}, percent(p)), " probability of pneumonia"),
-    make("p", { class: "note" }, `Where ${percent(calibration.prevalence)} of films show pneumonia.`),
+    make(
+      "p",
+      { class: "note" },
+      `Of 100 films with this answer, ${ofHundred(p)} show pneumonia, where ${percent(calibration.prevalence)} of all films do.`,
+    ),
     barOf(p, calibration),
     make(
       "ul",

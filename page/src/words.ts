@@ -6,6 +6,12 @@ export function percent(share: number): string {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+export function ofHundred(share: number): string {
+  if (share < 0.005) return "fewer than 1";
+  if (share > 0.995) return "more than 99";
+  return `about ${Math.round(100 * share)}`;
+}
+
 export function counted(count: number, thing: string): string {
   return `${count.toLocaleString("en-US")} ${thing}${count === 1 ? "" : "s"}`;
 }
