@@ -65,8 +65,8 @@ def form(content: bytes, name: str = "film.jpeg") -> bytes:
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Read an answer: its status and its body."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    length = next(int(line.partition(":")[2]) for line in head.split("\r\n") if line.startswith("content-length:"))
-    return int(head.split()[1]), await reader.readexactly(length)
+    lengths = [int(line.partition(":")[2]) for line in head.split("\r\n") if line.startswith("content-length:")]
+    return int(head.split()[1]), await (reader.readexactly(lengths[0]) if lengths else reader.read())
 
 
 async def client(port: int, requests: Sequence[bytes], until: float) -> list[tuple[int, float]]:
@@ -120,8 +120,8 @@ def predicted(model: str, data: Path) -> float:
     return (LINES[1] - LINES[0]) / (times[1] - times[0])
 
 
-def bad_requests(films: Sequence[bytes], count: int) -> Iterator[bytes]:
-    """Yield requests that are broken in many ways."""
+def bad_requests(films: Sequence[bytes], count: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield requests that are broken in many ways, each with whether the connection ends behind it."""
     choose = random.Random(0)
     for number in range(count):
         whole = bytearray(form(films[number % len(films)]))
@@ -143,15 +143,16 @@ def bad_requests(films: Sequence[bytes], count: int) -> Iterator[bytes]:
             whole = bytearray(b"DELETE /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n")
         else:  # an empty film
             whole = bytearray(form(b""))
-        yield bytes(whole)
+        yield bytes(whole), kind == 2
 
 
-async def sent(port: int, request: bytes) -> str:
-    """Send a request on a connection of its own; return the status of what comes back, or that nothing does."""
+async def sent(port: int, request: bytes, ends: bool) -> str:
+    """Send a request on a connection of its own, which `ends` then; return the status of what comes back, or that nothing does."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        writer.write_eof()
+        if ends:
+            writer.write_eof()
         return str((await asyncio.wait_for(answer(reader), 60))[0])
     except (OSError, asyncio.IncompleteReadError):
         return "connection closed"
@@ -159,9 +160,9 @@ async def sent(port: int, request: bytes) -> str:
         writer.close()
 
 
-async def refused(port: int, requests: Sequence[bytes]) -> dict[str, int]:
+async def refused(port: int, requests: Sequence[tuple[bytes, bool]]) -> dict[str, int]:
     """Return how often each status came back for bad requests."""
-    return dict(Counter([await sent(port, request) for request in requests]).most_common())
+    return dict(Counter([await sent(port, *request) for request in requests]).most_common())
 
 
 async def stopped(server: Server, request: bytes, clients: int) -> dict[str, int]:

@@ -43,7 +43,7 @@ def serve(config: ConfigDict, folder: epath.Path) -> None:
         app = application(model, page(trained, _card(folder, trained)), limits(config), loopback=is_loopback(host))
         settings = uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
