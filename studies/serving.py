@@ -147,7 +147,7 @@ def bad_requests(films: Sequence[bytes], count: int) -> Iterator[tuple[bytes, bo
 
 
 async def sent(port: int, request: bytes, ends: bool) -> str:
-    """Send a request on a connection of its own, which `ends` then; return the status of what comes back, or that nothing does."""
+    """Send a request on a connection of its own, which `ends` then; return the status that comes back, if any."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
