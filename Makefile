@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-slow check docs weights test-browser test-pacs test-peers test-slurm bench peers fuzz soak lock clean
+.PHONY: install train test test-slow check docs weights page page-bundle test-page test-serve test-browser test-pacs test-peers test-slurm bench peers fuzz soak lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -35,6 +35,29 @@ weights: install
 	$(BIN)/python -m pneumojax.main --mode=explain --workdir=runs/weights --config.explanation.checks
 	$(BIN)/python -m pneumojax.main --mode=export --workdir=runs/weights --config.export.formats=safetensors \
 	  --config.export.output=pneumojax/weights/m1 --config.export.about=configs/weights.toml
+
+# The shipped weights as a page that computes in a browser: build/page/try.html. It needs no Node.
+page: install
+	$(BIN)/python -m pneumojax.main --mode=export --model=m1 --data=phantom --config.export.formats=html \
+	  --config.export.output=build/page
+
+# What such pages are made of, from page/ and the locked npm packages into pneumojax/export/page. Needs Node 20 and npm.
+page-bundle: page/node_modules
+	cd page && npm run build
+
+page/node_modules: page/package-lock.json
+	cd page && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+# The page in headless Chromium and Firefox ESR, with pictures in build/pictures: needs Debian's chromium, firefox-esr,
+# nodejs and npm.
+test-page: install page/node_modules
+	$(BIN)/python -m pytest -s tests/export/test_page_in_browsers.py
+
+# The server by requests that its OpenAPI document generates, and by broken ones. Installs schemathesis.
+test-serve: install
+	$(BIN)/python -m pip install --quiet schemathesis
+	$(BIN)/python -m pytest -s tests/serving
 
 # The documents in a browser, at http://127.0.0.1:8000.
 docs: install

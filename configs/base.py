@@ -103,7 +103,7 @@ def recommended() -> ConfigDict:
                 "shard": "",  # part of the images to predict, such as 0/4 for the first of 4; empty: one per process
             },
             "export": {
-                "formats": "safetensors,onnx,stablehlo",  # formats to write
+                "formats": "safetensors,onnx,stablehlo",  # formats to write; html: a page that computes in a browser
                 "output": "",  # folder to write; empty: export/ in the workdir
                 "about": "",  # TOML or JSON file with what the model card cannot know, such as licenses; empty: none
             },
@@ -128,6 +128,14 @@ def recommended() -> ConfigDict:
                 "associations_per_minute": 600,  # connections that one address may open in a minute
                 "pdu_kilobytes": 64,  # longest protocol data unit that a peer may send, in units of 1,024 bytes
                 "film_megabytes": 100,  # largest film, in units of 1,000,000 bytes
+            },
+            "serve": {
+                "host": "127.0.0.1",  # address to listen on; others than this lets other machines send films
+                "port": 8150,  # port to listen on; 0: a free one
+                "queue": 64,  # films that may wait for an answer; more are refused
+                "films": 16,  # films in one request
+                "megabytes": 64,  # size of one request, in MB
+                "seconds": 30.0,  # time for one request, with its upload, in seconds
             },
             "experiment": {
                 "models": "",  # configs to train, such as "m1,m2,m3"; empty: that of --config, or all shipped ones

@@ -27,7 +27,7 @@ from pneumojax.runtime.files import expanded
 Path = str | os.PathLike[str]
 Film = Path | UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]
 Pixels = UInt8[np.ndarray, "size size"]
-_BATCH = 32  # images that are computed at once, where there are many
+BATCH = 32  # images that are computed at once, where there are many
 _FEW = 8  # fewer images than these are computed one by one: a padded batch would take longer
 Explainer = Callable[[Variables, Pixels], Float32[np.ndarray, "size size"]]
 
@@ -170,7 +170,7 @@ class Model:
     def _rows(self, films: Iterable[Film], bits: int | None, inverted: bool) -> Iterator[Row]:
         numbered = enumerate(films)
         with ThreadPoolExecutor() as pool:
-            while chunk := list(islice(numbered, _BATCH)):
+            while chunk := list(islice(numbered, BATCH)):
                 ids = [os.fspath(film) if _is_path(film) else str(number) for number, film in chunk]
                 seen = list(pool.map(lambda pair: self._look(pair[1], bits, inverted), chunk))
                 yield from self.rows(list(zip(ids, seen, strict=True)))
@@ -187,7 +187,7 @@ class Model:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Compute each member's logits and features, in one batch, or one by one where images are few."""
         if padded_to or len(images) >= _FEW:
-            padding = np.repeat(images[:1], (padded_to or _BATCH) - len(images), axis=0)
+            padding = np.repeat(images[:1], (padded_to or BATCH) - len(images), axis=0)
             batches = [np.concatenate([images, padding])]
         else:
             batches = list(images[:, None])

@@ -104,7 +104,7 @@ def _hint(arguments: list[str]) -> str:
 
 
 def _main(argv: list[str]) -> int:
-    if FLAGS.mode in ("predict", "pacs"):  # else NumPy's threads spin on, on cores that decode and infer
+    if FLAGS.mode in ("predict", "pacs", "serve"):  # else NumPy's threads spin on, on cores that decode and infer
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
     for variable, library in (("MPLCONFIGDIR", "matplotlib"), ("KERAS_HOME", "keras")):
         os.environ.setdefault(variable, str(cache.folder("") / library))  # else it writes to the home folder

@@ -107,9 +107,10 @@ def _checked(command: Command, config: "ConfigDict", source: str | None = None) 
     """Return the config with the command's overrides and the data's `source`, checked by the rules of every part."""
     from pneumojax.benchmark import plan
     from pneumojax.pacs import pacs_settings
+    from pneumojax.serving import serve_settings
     from pneumojax.workflows import run_config
 
-    rules = (plan.rules, pacs_settings.rules)
+    rules = (plan.rules, pacs_settings.rules, serve_settings.rules)
     return run_config.completed(config, command.overrides, source=source, further_rules=rules)
 
 
@@ -220,6 +221,16 @@ def _pacs(command: Command) -> int:
         return run_pacs(config, workdir, model)
 
 
+def _serve(command: Command) -> None:
+    config = _model_config(command)
+    if command.data is not None:
+        raise UserError("--mode=serve takes no --data: films are sent to it")
+    with _computing(config, command):
+        from pneumojax.serving.run_server import serve
+
+        serve(config, _model_folder(command) or _run_workdir(command, config))
+
+
 def _experiment(command: Command) -> None:
     from pneumojax.runtime import config as configs
     from pneumojax.workflows import run_config
@@ -301,6 +312,9 @@ MODES = {
         "--workdir=RUN|--model=MODEL --config.pacs.listen=PORT|--config.pacs.study=UID ...",
         _pacs,
         takes_model=True,
+    ),
+    "serve": Mode(
+        "answer films that are sent to a local web server", "--workdir=RUN|--model=MODEL", _serve, takes_model=True
     ),
     "experiment": Mode("train models and recipes on folds, and compare them", "--data=FOLDER", _experiment),
     "audit": Mode("look for what is wrong with images and splits", "--data=FOLDER", _audit),

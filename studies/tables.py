@@ -207,6 +207,51 @@ PREDICTING = {
     ),
 }
 
+TRYING = {
+    "page": Table(
+        "page",
+        "rows",
+        {
+            "films": "{films} {what}",
+            "browser": "{browser}",
+            "logit": "{logit:.1g}",
+            "heat map": "{map:.1g}",
+            "probability": "{probability:.2g}",
+            "decisions turned": "{turned}",
+            "a film, ms": "{film_ms:.0f}",
+        },
+    ),
+    "page-memory": Table(
+        "page",
+        "memory",
+        {
+            "browser": "{browser}",
+            "ready after": "{ready_s:.1f} s",
+            "films": "{films}",
+            "a film, ms": "{film_ms:.0f}",
+            "memory before": "{before_mb:,.0f} MB",
+            "after": "{after_mb:,.0f} MB",
+            "requests": "{requests}",
+        },
+    ),
+    "serving": Table(
+        "serving",
+        "rows",
+        {
+            "what": "{what}",
+            "films/s": "{films_per_s:.0f}",
+            "median wait": "{p50_ms:.0f} ms",
+            "99 % wait at most": "{p99_ms:.0f} ms",
+            "refused": "{refused:.0f}",
+        },
+    ),
+    "serving-bad": Table(
+        "serving",
+        lambda figures: [{"answer": answer, "times": times} for answer, times in figures["bad"].items()],
+        {"answer to a bad request": "{answer}", "times": "{times:,}"},
+    ),
+}
+
 AUDIT = {
     "audit": Table(
         "audit",
@@ -351,7 +396,7 @@ HOSPITAL = {
 }
 
 TABLES: dict[str, Table] = {
-    **LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL,
+    **LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL, **TRYING,
 }  # fmt: skip
 
 

@@ -6,10 +6,12 @@ from support import SIZE, one_epoch
 
 from pneumojax import modes
 from pneumojax.benchmark import plan, run_benchmark
+from pneumojax.inference import bundle
 from pneumojax.modes import Command
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import ExitStatus, UserError
+from pneumojax.serving import run_server
 from pneumojax.workflows import audit, evaluate, experiment, explain, predict, prepare, train
 
 
@@ -40,7 +42,8 @@ def workdir(tmp_path):
 
 def test_every_mode_says_what_it_does_and_with_which_flags():
     assert list(modes.MODES) == [
-        "train", "evaluate", "predict", "explain", "export", "pacs", "experiment", "audit", "prepare", "benchmark",
+        "train", "evaluate", "predict", "explain", "export", "pacs", "serve", "experiment", "audit", "prepare",
+        "benchmark",
     ]  # fmt: skip
     assert all(mode.summary and "--" in mode.usage for mode in modes.MODES.values())
 
@@ -53,6 +56,18 @@ def test_train_gets_overrides_data_and_a_default_workdir(replace):
     assert workdir == epath.Path("runs/m2-paper-phantom")
     assert (config.model.name, config.recipe, config.data.source) == ("m2", "paper", "phantom")
     assert (config.epochs, config.augment.rotation) == (3, 5.0)
+
+
+def test_serve_takes_a_model_and_its_settings(replace):
+    calls = replace(run_server, "serve")
+    modes.run("serve", Command(model="m1", overrides=["serve.port=0", "serve.queue=9"]))
+    [(config, folder)] = calls
+    assert (config.serve.port, config.serve.queue, folder) == (0, 9, bundle.shipped()["m1"])
+    for wrong in ("serve.port=70000", "serve.host=example.org", "serve.films=0"):
+        with pytest.raises(UserError, match=wrong.partition("=")[0]):
+            modes.run("serve", Command(model="m1", overrides=[wrong]))
+    with pytest.raises(UserError, match="films are sent to it"):
+        modes.run("serve", Command(model="m1", data="films"))
 
 
 def test_without_config_the_run_in_the_workdir_continues_with_its_own(replace, workdir):

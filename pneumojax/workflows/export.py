@@ -26,11 +26,11 @@ from pneumojax.runtime.signals import deferred
 from pneumojax.runtime.tables import markdown_table
 from pneumojax.training import checkpoint
 from pneumojax.workflows import model_card, run_folder, trained_models
-from pneumojax.workflows.export_films import Films, films
+from pneumojax.workflows.export_films import MAX_WHOLE, Films, films
 from pneumojax.workflows.run_config import read_config
 
-SAFETENSORS, ONNX, STABLEHLO = FORMATS = ("safetensors", "onnx", "stablehlo")
-FILM_GRAPH, BATCH_GRAPH, FUNCTION = "model.onnx", "model-batch.onnx", "model.stablehlo"
+SAFETENSORS, ONNX, STABLEHLO, HTML = FORMATS = ("safetensors", "onnx", "stablehlo", "html")
+FILM_GRAPH, BATCH_GRAPH, FUNCTION, PAGE = "model.onnx", "model-batch.onnx", "model.stablehlo", "try.html"
 PICTURES = "pictures"
 _NAMES = {
     workdirs.WEIGHTS,
@@ -38,6 +38,7 @@ _NAMES = {
     FILM_GRAPH,
     BATCH_GRAPH,
     FUNCTION,
+    PAGE,
     workdirs.PARITY,
     PICTURES,
     card.NAME,
@@ -82,6 +83,8 @@ def export_model(
             if interrupted():
                 raise KeyboardInterrupt  # and leave nothing
         _describe(folder, trained, facts, measured, model or workdir, config)
+        if HTML in formats:
+            _write_page(folder, trained)
         sizes = {path.name: path.stat().length for path in sorted(folder.iterdir()) if path.is_file()}
     run_log.console.print(_summary(sizes, measured))
     run_log.console.print(f"Exported: {output}")
@@ -190,10 +193,28 @@ def _write_stablehlo(folder: epath.Path, model: TrainedModel, compared: Films) -
     return found, {FUNCTION: {"sha256": _sha256(content)} | stablehlo.describe(content)}
 
 
+def _measure_page(folder: epath.Path, model: TrainedModel, compared: Films) -> tuple[Measured, dict[str, Any]]:
+    """Compare the graph of the page, which `_write_page` writes when there is a model card."""
+    from pneumojax.export import onnx_parity
+    from pneumojax.export.onnx_graph import batch_model, film_model
+
+    films = [*compared.whole, *compared.squares[:MAX_WHOLE]]
+    found = onnx_parity.measure(model, film_model(model), batch_model(model), compared.squares[:0], films)
+    parity.refuse(f"the ONNX graph in {found['runtime']}", found, _LEAVE_OUT)
+    return found, {}
+
+
+def _write_page(folder: epath.Path, model: TrainedModel) -> None:
+    from pneumojax.export.try_page import page
+
+    (folder / PAGE).write_bytes(page(model, (folder / card.NAME).read_text()).content)
+
+
 _WRITERS: Mapping[str, Callable[[epath.Path, TrainedModel, Films], tuple[Measured, dict[str, Any]]]] = {
     SAFETENSORS: _write_safetensors,
     ONNX: _write_onnx,
     STABLEHLO: _write_stablehlo,
+    HTML: _measure_page,
 }
 
 

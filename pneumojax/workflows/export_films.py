@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+from PIL import Image
 
 from pneumojax.data import data_settings
 from pneumojax.data.decode import images
 from pneumojax.data.source import name_of, read_images
+from pneumojax.data.sources import phantom
 from pneumojax.data.sources.unlabelled import look_at_file, open_inputs
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
@@ -20,6 +22,7 @@ from pneumojax.workflows.run_config import read_config
 
 MAX_FILMS = 256  # as squares: a trained network computes them in seconds
 MAX_WHOLE = 32  # at full size, up to 20 million pixels each
+PHANTOMS, _DRAWN = "phantom", 16
 
 
 class Films(NamedTuple):
@@ -39,10 +42,14 @@ class Films(NamedTuple):
 def films(config: ConfigDict, workdir: epath.Path, model: epath.Path | None, data: str | None) -> Films:
     """Read the films at `data`; without it, val of the run in the workdir, or of an experiment's first run.
 
+    "phantom" stands for phantoms, by which a model can be compared where there are no films.
+
     Raises:
       UserError: there are none, or the run's own source is gone.
     """
     size = config.model.image_size
+    if data == PHANTOMS and not Path(data).exists():
+        return _drawn(size)
     if data is not None:
         return _given(data, size)
     if model is not None:
@@ -70,6 +77,13 @@ def _given(data: str, size: int) -> Films:
         raise UserError(f"no image at {data} can be read: give other films by --data")
     paths = [Path(id) for id, _ in readable] if inputs.look is look_at_file else []
     return Films(name_of(data), np.stack([image for _, image in readable]), _whole(paths))
+
+
+def _drawn(size: int) -> Films:
+    """Draw phantoms twice as large as the square, half of them with pneumonia."""
+    whole = [phantom.render(0, number, number % 2, 2 * size)[0] for number in range(_DRAWN)]
+    squares = np.stack([images.resize(Image.fromarray(film), size) for film in whole])
+    return Films(PHANTOMS, squares, whole)
 
 
 def _whole(paths: Iterable[Path]) -> list[np.ndarray]:

@@ -71,8 +71,9 @@ def test_the_folder_explains_itself(folder, work):
     description = read_json(folder / "config.json")
     names = {"safetensors": ["model.safetensors"], "stablehlo": ["model.stablehlo"]}
     names["onnx"] = ["model.onnx", "model-batch.onnx"]
-    files = [name for kind in NAMES for name in names[kind]]
-    assert set(contents(folder)) == {"config.json", "parity.json", "README.md", "card.json", *files}
+    files = [name for kind in NAMES for name in names.get(kind, ())]
+    described = {"config.json", "parity.json", "README.md", "card.json", "try.html"}
+    assert set(contents(folder)) == {*described, *files}
     digests = {description["weights"]["file"]: description["weights"]["sha256"]}
     digests |= {name: facts["sha256"] for name, facts in description["formats"].items()}
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
