@@ -8,6 +8,7 @@ from pneumojax.evaluation.calibration import Calibration
 from pneumojax.export.bounds import largest_within, lowest_logit
 
 
+@pytest.mark.slow
 def test_logits_on_both_sides_of_the_bound_decide_as_probabilities_do():
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -188,6 +188,7 @@ def changed_at(tree, path):
     return tree
 
 
+@pytest.mark.slow
 def test_a_changed_figure_in_any_file_changes_the_card(card_run):
     """Each number of the evaluations and the checks, one at a time; of other files, those that are shown."""
     facts = facts_of(card_run)
