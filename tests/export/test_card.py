@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from card_runs import PLACES, card_of, content_of, facts_of, outline, tables_of, trained, wilson
 from etils import epath
 from hypothesis import given
