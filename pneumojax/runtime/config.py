@@ -24,7 +24,7 @@ from pneumojax.runtime.run_identity import KEY, Identity, sha256
 
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
-    r"(benchmark|checkpoint|evaluation|experiment|explanation|export|pacs|prediction)\."
+    r"(benchmark|checkpoint|evaluation|experiment|explanation|export|pacs|prediction|serve)\."
     r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|columns|on_error|resident|workers)"
 )
 # Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
@@ -32,7 +32,7 @@ LOCAL = (
     "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output", "pacs.address",
     "pacs.ae_title", "pacs.ca_bundle", "pacs.client_certificate", "pacs.credentials", "pacs.dates", "pacs.dicomweb",
     "pacs.hosts", "pacs.listen", "pacs.peers", "pacs.queue", "pacs.send", "pacs.study", "pacs.worklist",
-    "prediction.output",
+    "prediction.output", "serve.host", "serve.port",
 )  # fmt: skip
 _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
 # Fields with an effect that 0.1 did not have: what they would have said then.

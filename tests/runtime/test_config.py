@@ -349,7 +349,7 @@ def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
     """A workdir may be a stranger's."""
     path = epath.Path(tmp_path) / "config.json"
     defaults = {field: configs.fields(configs.load("m1"))[field] for field in configs.LOCAL}
-    values = dict.fromkeys(configs.LOCAL, "elsewhere.csv") | {"pacs.listen": 4711}
+    values = dict.fromkeys(configs.LOCAL, "elsewhere.csv") | {"pacs.listen": 4711, "serve.port": 4711}
     assert set(values) == {
         "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output",
         "pacs.address", "pacs.ae_title", "pacs.ca_bundle", "pacs.client_certificate", "pacs.credentials", "pacs.dates",
