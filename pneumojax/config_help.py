@@ -6,11 +6,8 @@ import textwrap
 import tokenize
 from collections.abc import Iterator
 
-from pneumojax.benchmark import plan
-from pneumojax.pacs import pacs_settings
+from pneumojax.config_rules import RULES
 from pneumojax.runtime import config as configs
-from pneumojax.serving import serve_settings
-from pneumojax.workflows.run_config import RULES
 
 _WIDTH = 80
 
@@ -19,8 +16,7 @@ def fields_help() -> str:
     """Return the fields by group, from the comments beside them in configs/base.py and from the rules."""
     config = configs.load("m1")
     defaults = configs.fields(config)
-    every = (*RULES, plan.rules, pacs_settings.rules, serve_settings.rules)
-    ranges = {rule.field: rule.expected for rules in every for rule in rules(config)}
+    ranges = {rule.field: rule.expected for rules in RULES for rule in rules(config)}
     lines = ["Fields of the config, with the defaults of --config=m1. Override one as", "--config.FIELD=VALUE."]
     group = ""
     for field, meaning in _meanings(configs.shared_source()):

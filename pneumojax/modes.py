@@ -105,13 +105,10 @@ def _computing(config: "ConfigDict", command: Command) -> Iterator[None]:
 
 def _checked(command: Command, config: "ConfigDict", source: str | None = None) -> "ConfigDict":
     """Return the config with the command's overrides and the data's `source`, checked by the rules of every part."""
-    from pneumojax.benchmark import plan
-    from pneumojax.pacs import pacs_settings
-    from pneumojax.serving import serve_settings
+    from pneumojax.config_rules import FURTHER
     from pneumojax.workflows import run_config
 
-    rules = (plan.rules, pacs_settings.rules, serve_settings.rules)
-    return run_config.completed(config, command.overrides, source=source, further_rules=rules)
+    return run_config.completed(config, command.overrides, source=source, further_rules=FURTHER)
 
 
 def _workdir(command: Command, start: str, config: "ConfigDict") -> epath.Path:
@@ -309,7 +306,7 @@ MODES = {
     ),
     "pacs": Mode(
         "predict films from a PACS, and store reports in it",
-        "--workdir=RUN|--model=MODEL --config.pacs.listen=PORT|--config.pacs.study=UID ...",
+        "--workdir=RUN|--model=MODEL --config.pacs.listen=PORT",
         _pacs,
         takes_model=True,
     ),

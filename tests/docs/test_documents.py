@@ -12,8 +12,7 @@ import yaml
 from support import ROOT, draw_folder, pneumojax
 
 from pneumojax import main, modes
-from pneumojax.benchmark import plan
-from pneumojax.pacs import pacs_settings
+from pneumojax.config_rules import FURTHER
 from pneumojax.runtime import config as configs
 from pneumojax.runtime.config import split_overrides
 from pneumojax.workflows import run_config
@@ -90,8 +89,7 @@ def test_commands_parse(document):
         assert given.keys() <= set(main.FLAGS), arguments
         assert given.get("mode", "train") in modes.MODES, arguments
         config = configs.load(given.get("config") or "m1")
-        rules = (plan.rules, pacs_settings.rules)
-        run_config.completed(config, overrides, source=given.get("data"), further_rules=rules)
+        run_config.completed(config, overrides, source=given.get("data"), further_rules=FURTHER)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

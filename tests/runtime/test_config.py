@@ -5,7 +5,7 @@ import json
 import pytest
 from etils import epath
 
-from pneumojax.benchmark import plan
+from pneumojax.config_rules import RULES
 from pneumojax.data import data_settings
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import run_identity
@@ -354,7 +354,7 @@ def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
         "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output",
         "pacs.address", "pacs.ae_title", "pacs.ca_bundle", "pacs.client_certificate", "pacs.credentials", "pacs.dates",
         "pacs.dicomweb", "pacs.hosts", "pacs.listen", "pacs.peers", "pacs.queue", "pacs.send", "pacs.study",
-        "pacs.worklist", "prediction.output",
+        "pacs.worklist", "prediction.output", "serve.host", "serve.port",
     }  # fmt: skip
     configs.write(configs.with_fields(configs.load("m1"), values), path)
     assert "elsewhere" not in path.read_text() and "4711" not in path.read_text()
@@ -401,7 +401,7 @@ def test_every_number_has_bounds(field):
     for value in (10**12, -(10**12), *((float("nan"), float("inf")) if kind is float else ())):
         changed = configs.with_fields(config, {field: kind(value)})
         with pytest.raises(UserError, match=f"'{field}' must be"):
-            configs.check(changed, (*run_config.RULES, plan.rules))
+            configs.check(changed, RULES)
 
 
 @pytest.mark.parametrize(
