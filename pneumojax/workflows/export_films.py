@@ -1,7 +1,7 @@
 """The films on which an export is compared with the model: val of the model's run, or others that the user names."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class Films(NamedTuple):
     Attributes:
       source: short name of where they come from.
       squares: (n, size, size) uint8, as the model sees them, evenly from the whole.
-      whole: those of the first of them that are files, at full size: (height, width) uint8, grey.
+      whole: the first of them, as far as they are files, at full size: (height, width) uint8, grey.
     """
 
     source: str
@@ -59,8 +59,8 @@ def films(config: ConfigDict, workdir: epath.Path, model: epath.Path | None, dat
     records = run_folder.own_splits(run, source)["val"]
     chosen = [records[i] for i in _evenly(len(records))]
     squares = read_images(source, chosen, size)[..., 0]
-    paths = [] if source.root is None else [source.root / record.id for record in chosen]
-    return Films(source.name, squares, _whole(paths))
+    files = (source.file_of(record) for record in chosen)
+    return Films(source.name, squares, _whole(takewhile(bool, files)))
 
 
 def _evenly(count: int) -> list[int]:
@@ -86,5 +86,5 @@ def _drawn(size: int) -> Films:
     return Films(PHANTOMS, squares, whole)
 
 
-def _whole(paths: Iterable[Path]) -> list[np.ndarray]:
-    return [images.whole(path) for path in islice(paths, MAX_WHOLE)]
+def _whole(paths: Iterable[Path | None]) -> list[np.ndarray]:
+    return [images.whole(path) for path in islice(paths, MAX_WHOLE) if path]

@@ -1,7 +1,14 @@
 """A run on several sites, from the command line: what it stores, and that it opens its images again."""
 
+import numpy as np
 import pytest
+from etils import epath
+from PIL import Image
 from support import draw_folder, in_process, read_json, read_rows, refused
+
+from pneumojax.data.decode.images import resize
+from pneumojax.runtime import config as configs
+from pneumojax.workflows.export_films import MAX_WHOLE, films
 
 SETTINGS = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
@@ -63,6 +70,14 @@ def test_it_opens_its_images_again(folder):
     assert "have changed" not in done.stdout
     done = in_process("--mode=train", "--workdir=work", cwd=folder)
     assert "This run is complete" in done.stdout, done.stderr
+
+
+def test_an_export_is_compared_on_whole_films_of_the_sites(folder):
+    work = epath.Path(folder / "work")
+    found = films(configs.read(work / "config.json"), work, None, None)
+    assert len(found.whole) == min(len(found.squares), MAX_WHOLE)
+    for film, square in zip(found.whole, found.squares, strict=False):
+        np.testing.assert_array_equal(resize(Image.fromarray(film), 32), square)
 
 
 def test_distrusted_labels_train_with_less_weight_and_judge_nothing(folder):
