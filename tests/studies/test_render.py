@@ -69,7 +69,7 @@ def test_check_exits_with_1_and_names_the_page(
 def test_every_table_and_every_result_is_shown() -> None:
     text = "".join(page.read_text() for page in render.pages(ROOT))
     marks = re.findall(r"<!-- (?:table|source): (\S+) -->", text)
-    assert tables.TABLES.keys() <= set(marks)
+    assert {name for name, table in tables.TABLES.items() if table.result in RESULTS} <= set(marks)
     assert {tables.TABLES[name].result for name in marks if name in tables.TABLES} == set(RESULTS)
     assert text.count("<!-- end -->") == len(marks)
 

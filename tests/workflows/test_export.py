@@ -216,8 +216,8 @@ def test_if_the_runs_films_are_gone_others_are_named(other, chests, tmp_path):
     ("formats", "message"),
     [
         ("onx", "no format 'onx': did you mean onnx?"),
-        ("", "no format '': choose from onnx, safetensors, stablehlo"),
-        ("stablehlo,keras", "no format 'keras': choose from onnx, safetensors, stablehlo"),
+        ("", "no format '': choose from html, onnx, safetensors, stablehlo"),
+        ("stablehlo,keras", "no format 'keras': choose from html, onnx, safetensors, stablehlo"),
     ],
 )
 def test_an_unknown_format_is_refused(work, formats, message):
