@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pneumojax.runtime.tables import markdown_table
-from studies.speed_tables import COST, LOADING, SPEED
+from studies.loading_tables import LOADING
+from studies.service_tables import HOSPITAL, TRYING
+from studies.speed_tables import COST, SPEED
 from studies.table import Table, cell
 
 _INTERVAL = "{{{0}:.3f}} ({{{0}_low:.3f}}-{{{0}_high:.3f}})|{{{0}:.3f}}"
@@ -207,51 +209,6 @@ PREDICTING = {
     ),
 }
 
-TRYING = {
-    "page": Table(
-        "page",
-        "rows",
-        {
-            "films": "{films} {what}",
-            "browser": "{browser}",
-            "logit": "{logit:.1g}",
-            "heat map": "{map:.1g}",
-            "probability": "{probability:.2g}",
-            "decisions turned": "{turned}",
-            "a film, ms": "{film_ms:.0f}",
-        },
-    ),
-    "page-memory": Table(
-        "page",
-        "memory",
-        {
-            "browser": "{browser}",
-            "ready after": "{ready_s:.1f} s",
-            "films": "{films}",
-            "a film, ms": "{film_ms:.0f}",
-            "memory before": "{before_mb:,.0f} MB",
-            "after": "{after_mb:,.0f} MB",
-            "requests": "{requests}",
-        },
-    ),
-    "serving": Table(
-        "serving",
-        "rows",
-        {
-            "what": "{what}",
-            "films/s": "{films_per_s:.0f}",
-            "median wait": "{p50_ms:.0f} ms",
-            "99 % wait at most": "{p99_ms:.0f} ms",
-            "refused": "{refused:.0f}",
-        },
-    ),
-    "serving-bad": Table(
-        "serving",
-        lambda figures: [{"answer": answer, "times": times} for answer, times in figures["bad"].items()],
-        {"answer to a bad request": "{answer}", "times": "{times:,}"},
-    ),
-}
-
 AUDIT = {
     "audit": Table(
         "audit",
@@ -333,64 +290,6 @@ RUNS = {
             "1 process, images/s": "{one:.1f}",
             "2 processes, images/s": "{two:.1f}",
             "ratio (range)": _RATIO,
-        },
-    ),
-}
-
-HOSPITAL = {
-    "pacs": Table(
-        "pacs",
-        "rows",
-        {
-            "what": "{what}",
-            "films": "{films}",
-            "films/s": "{films_per_s:.1f}",
-            "received, films/s": "{received_per_s:.1f}",
-            "C-STORE to report: median": "{median_s:.2f} s",
-            "99 %": "{p99_s:.2f} s",
-            "longest": "{longest_s:.2f} s",
-        },
-    ),
-    "pacs-memory": Table(
-        "pacs",
-        lambda figures: [row for row in figures["rows"] if row["peak_gb"] is not None],
-        {
-            "what": "{what}",
-            "peak memory": "{peak_gb:.2f} GB",
-            "in the second half": "{late_min_gb:.2f}-{late_max_gb:.2f} GB",
-        },
-    ),
-    "pacs-kills": Table(
-        "pacs",
-        "kills",
-        {
-            "films": "{films}",
-            "kills": "{kills}",
-            "acknowledged": "{acknowledged}",
-            "with one report": "{with_one_report}",
-            "with several": "{with_several_reports}",
-            "without": "{without}",
-            "with one capture": "{with_one_capture}",
-            "left in the queue": "{left_in_queue}",
-        },
-    ),
-    "pacs-hostile": Table(
-        "pacs_hostile",
-        "rows",
-        {
-            "mutated": "{what}",
-            "cases": "{cases:,}",
-            "answered": "{answered}",
-            "rejected": "{rejected}",
-            "aborted": "{aborted}",
-            "closed": "{closed}",
-            "no end within 10 s": "{no_end}",
-            "slowest": "{slowest_s:.1f} s",
-            "reports": "{reports}",
-            "refused with a reason": "{refused}",
-            "crashes": "{crashes}",
-            "identifiers found": "{identifiers}",
-            "peak memory": "{peak_gb:.2f} GB",
         },
     ),
 }

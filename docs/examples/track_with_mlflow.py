@@ -1,11 +1,11 @@
 """Copy a run of PneumoJAX to MLflow: its settings, the metrics of each epoch, the evaluations and the report.
 
-  pip install mlflow-skinny
+  pip install mlflow
   python track_with_mlflow.py RUN          # after the run
   python track_with_mlflow.py RUN --follow  # beside it: ends when the run's report is there
 
-RUN is a workdir on this machine. The metrics go to MLFLOW_TRACKING_URI. Where that is not set, they go where MLflow
-puts them by default.
+RUN is a workdir on this machine. The metrics go to the server that MLFLOW_TRACKING_URI names; for that, mlflow-skinny
+is enough. Without one, they go into a database in the current folder.
 """
 
 import argparse

@@ -92,6 +92,6 @@ def _store(event: Any, queue: Queue, say: Callable[[str], None]) -> int:
     try:
         queue.add(name, event.encoded_dataset())
     except OSError as error:
-        say(f"a film cannot be kept ({error.strerror or error}): its sender is told to try again")
+        say(f"a film cannot be kept ({error.strerror or error}): its sender must send it again")
         return _OUT_OF_RESOURCES
     return _SUCCESS

@@ -243,9 +243,8 @@ def _facts(manager: Manager, step: int) -> dict[str, Any]:
     facts, workdir = _restore(manager, step, facts=ocp.args.JsonRestore()).facts, _workdir(manager)
     if "use" not in facts:
         raise _earlier_version(workdir)
-    if (
-        facts.get("run", "") != run_identity.of_workdir(workdir).id
-    ):  # a run of 0.1 has no id, and its checkpoints neither
+    run = facts.get("run", "")  # a run of 0.1 has no id, and its checkpoints neither
+    if run != run_identity.of_workdir(workdir).id:
         raise UserError(
             f"{manager.directory / str(step)} is of another run than {workdir / CONFIG}: bring back the checkpoints of"
             " this run"

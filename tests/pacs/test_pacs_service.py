@@ -120,7 +120,7 @@ def free_port():
 
 
 class Running:
-    """A service that listens in a thread, until it is told to stop."""
+    """A service that listens in a thread, until it is stopped."""
 
     def __init__(self, config, work, model):
         self._end, self.raised = threading.Event(), None
