@@ -80,7 +80,7 @@ def page(model: TrainedModel, card: str) -> Page:
 def policy_of(script: str, style: str) -> str:
     """Return the policy by which this script alone runs, this style alone applies, and nothing is loaded or sent."""
     parts = ["default-src 'none'", f"script-src 'sha256-{_sha256(script)}' 'wasm-unsafe-eval'"]
-    parts += [f"style-src 'sha256-{_sha256(style)}'", "img-src blob:", "base-uri 'none'", "form-action 'none'"]
+    parts += [f"style-src 'sha256-{_sha256(style)}'", "img-src blob: data:", "base-uri 'none'", "form-action 'none'"]
     return "; ".join(parts)
 
 
