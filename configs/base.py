@@ -23,6 +23,8 @@ def recommended() -> ConfigDict:
             "deterministic": False,  # same bits in each run on GPUs too, but slower; no effect on CPUs and TPUs
             "epochs": 20,  # passes over the train split
             "batch_size": 16,  # images per training step, over all devices of all processes
+            "init_from": "",  # model to start from: a shipped one's name, an exported folder or a run; empty: none
+            "site": "",  # site file that --mode=calibrate wrote or will write: its name, or a path; empty: as trained
             "model": {
                 "name": "m1",  # network
                 "blocks": "",  # filters:dropout of each block of your own network, as 32:0,64:0.1; empty: the named one
@@ -35,6 +37,7 @@ def recommended() -> ConfigDict:
                 "learning_rate": 1e-3,  # the highest learning rate of the schedule
                 "schedule": "cosine",  # cosine: falls to zero at the last step; plateau: falls when val accuracy stalls
                 "warmup_epochs": 1.0,  # epochs during which the learning rate rises linearly
+                "freeze": "",  # layers whose parameters stay as they start, such as conv_1,batch_norm_1; empty: none
             },
             "loss": {
                 "class_weights": "balanced",  # balanced: classes weigh the same; balanced_sites: those of each site
@@ -84,6 +87,7 @@ def recommended() -> ConfigDict:
             "evaluation": {
                 "batch_size": 64,  # images per evaluation step, over all devices
                 "prevalence": 0.0,  # share of pneumonia where the model is used, to adapt probabilities; 0: as in val
+                "operating_points": "val",  # thresholds by val; worst: by the worst of its sites and corruptions of them
                 "corruptions": False,  # also evaluate the main split (test, held out or val) under corruptions
             },
             "explanation": {
@@ -100,6 +104,7 @@ def recommended() -> ConfigDict:
             },
             "prediction": {
                 "output": "",  # file to write; -: standard output; empty: predictions/<name>.csv in the workdir
+                "abstain": False,  # give no number for images that have flags
                 "shard": "",  # part of the images to predict, such as 0/4 for the first of 4; empty: one per process
             },
             "export": {

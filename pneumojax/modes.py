@@ -77,7 +77,7 @@ def _with_model(mode: str, command: Command) -> Command:
     if not is_bundle(folder):
         workdirs.refuse_links(folder)
     if is_bundle(folder) or command.workdir not in (None, folder):
-        workdir = command.workdir or epath.Path(f"runs/model-{folder.name}")
+        workdir = command.workdir or workdirs.default_of(folder.name)
         workdirs.refuse_links(workdir)
         return command._replace(workdir=workdir, model=str(folder))
     return command._replace(workdir=folder, model=None)
@@ -204,6 +204,14 @@ def _export(command: Command) -> None:
         export_model(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
+def _calibrate(command: Command) -> None:
+    config = _model_config(command)
+    with _computing(config, command):
+        from pneumojax.workflows.calibrate import calibrate_site
+
+        calibrate_site(config, _run_workdir(command, config), command.data, model=_model_folder(command))
+
+
 def _experiment(command: Command) -> None:
     from pneumojax.runtime import config as configs
     from pneumojax.workflows import run_config
@@ -273,6 +281,12 @@ MODES = {
     ),
     "explain": Mode(
         "draw where predictions come from", "--workdir=RUN|--model=MODEL [--data=FILES]", _explain, takes_model=True
+    ),
+    "calibrate": Mode(
+        "set up a trained model for a hospital, or see what has moved there",
+        "--workdir=RUN|--model=MODEL --data=FILMS [--config.site=NAME]",
+        _calibrate,
+        takes_model=True,
     ),
     "export": Mode(
         "write a trained model into a folder that needs no run",

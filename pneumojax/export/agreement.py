@@ -46,7 +46,7 @@ def of_model(model: TrainedModel, squares: Squares, dtype: jax.typing.DTypeLike 
             pairs = [jax.device_get(step(member.variables, chunk[..., None])) for chunk in _chunks(squares)]
         logits, features = (np.concatenate(part)[: len(squares)] for part in zip(*pairs, strict=True))
         outputs.append((np.asarray(logits, np.float32), np.asarray(features, np.float32)))
-    logits, scores, _ = together(outputs, model.members)
+    logits, scores, _ = together(outputs, model.members, squares)
     calibration = model.calibration
     return Answers(logits, metrics.probabilities(logits, calibration.temperature, calibration.offset), scores)
 

@@ -128,7 +128,7 @@ def expected(model: TrainedModel, squares: UInt8[np.ndarray, "n size size"]) -> 
         *pair, member_maps = (np.concatenate(parts)[: len(squares)] for parts in zip(*found, strict=True))
         outputs.append(pair)
         maps.append(member_maps / np.float32(member.scale))
-    logits, scores, unlike = together(outputs, model.members)
+    logits, scores, unlike = together(outputs, model.members, squares)
     calibration = model.calibration
     p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
     answers = {"probability": p, "logit": logits, "ood_score": scores, "unlike_training": unlike}
