@@ -37,7 +37,7 @@ def recommended() -> ConfigDict:
                 "learning_rate": 1e-3,  # the highest learning rate of the schedule
                 "schedule": "cosine",  # cosine: falls to zero at the last step; plateau: falls when val accuracy stalls
                 "warmup_epochs": 1.0,  # epochs during which the learning rate rises linearly
-                "freeze": "",  # layers whose parameters stay as they start, such as conv_1,batch_norm_1; empty: none
+                "freeze": "",  # layers whose parameters stay as they are, such as conv_1,batch_norm_1; empty: none
             },
             "loss": {
                 "class_weights": "balanced",  # balanced: classes weigh the same; balanced_sites: those of each site
@@ -87,7 +87,7 @@ def recommended() -> ConfigDict:
             "evaluation": {
                 "batch_size": 64,  # images per evaluation step, over all devices
                 "prevalence": 0.0,  # share of pneumonia where the model is used, to adapt probabilities; 0: as in val
-                "operating_points": "val",  # thresholds by val; worst: by the worst of its sites and corruptions of them
+                "operating_points": "val",  # thresholds by val; worst: by the worst of its sites and corruptions
                 "corruptions": False,  # also evaluate the main split (test, held out or val) under corruptions
             },
             "explanation": {

@@ -119,7 +119,7 @@ def crops(pictures: Sequence[Image.Image], size: int, count: int = CROPS, seed: 
 
 
 def others(folder: Path | None, size: int) -> Pictures:
-    """Return images of other parts of the body and by other devices: of a folder, or those of pydicom and matplotlib."""
+    """Return images of other parts of the body, by other devices: of a folder, or of pydicom and matplotlib."""
     found = []
     if folder is None:
         import matplotlib

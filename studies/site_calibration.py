@@ -2,8 +2,8 @@
 
   python -m studies.site_calibration RUN --site FOLDER [--column read_by=radiologist] [--draws=200] --output FILE
 
-RUN is the workdir of a model that never saw the site; FOLDER has class folders and a CSV. Films whose column has another
-value are left out. Films are drawn by patient, and scored on patients that were not drawn.
+RUN is the workdir of a model that never saw the site; FOLDER has class folders and a CSV. Films whose column has
+another value are left out. Films are drawn by patient, and scored on patients that were not drawn.
 
 ECE in 15 bins is biased upward in small samples. So the table has beside it the ECE that perfect probabilities would
 have there, on average over drawn labels.
@@ -48,7 +48,9 @@ def logits_at(workdir: epath.Path, folder: Path, column: str) -> tuple[np.ndarra
     return split.labels.astype(int), logits, patients, trained.calibration
 
 
-def scores(labels: np.ndarray, logits: np.ndarray, calibration: Calibration, rng: np.random.Generator) -> dict[str, float]:
+def scores(
+    labels: np.ndarray, logits: np.ndarray, calibration: Calibration, rng: np.random.Generator
+) -> dict[str, float]:
     """Score a calibration on films."""
     p = metrics.probabilities(logits, calibration.temperature, calibration.offset)
     reached = p >= calibration.threshold
@@ -96,7 +98,7 @@ def curve(
             rng = np.random.default_rng(count)
             measured, films, enough = [], [], []
             for number in range(draws):
-                drawn = sample(labels, patients, max(count, COUNTS[-1] if not count else count), rng)
+                drawn = sample(labels, patients, count or COUNTS[-1], rng)
                 measured.append(scores(labels[~drawn], logits[~drawn], fit(labels[drawn], logits[drawn], of_val), rng))
                 films.append(int(drawn.sum()) if count else 0)
                 if way == "--mode=calibrate" and number < draws // 4:
@@ -105,9 +107,7 @@ def curve(
     return rows
 
 
-def row(
-    way: str, count: int, measured: list[dict[str, float]], films: list[int], enough: list[bool]
-) -> dict[str, Any]:
+def row(way: str, count: int, measured: list[dict[str, float]], films: list[int], enough: list[bool]) -> dict[str, Any]:
     """Return the means over draws, and the spread of some."""
     found: dict[str, Any] = {"way": way, "films": count, "drawn": float(np.mean(films)), "draws": len(measured)}
     for name in measured[0]:
@@ -129,7 +129,9 @@ def shares(
             trusted = []
             classes = [np.flatnonzero(own[0] == label) for label in (0, 1)]
             for _ in range(draws):
-                films = min(100, *(int(len(members) / part) for members, part in zip(classes, (1 - share, share), strict=True)))
+                films = min(
+                    100, *(int(len(members) / part) for members, part in zip(classes, (1 - share, share), strict=True))
+                )
                 positives = round(share * films)
                 chosen = np.concatenate([
                     rng.choice(classes[0], films - positives, replace=False),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pneumojax.runtime.tables import markdown_table
+from studies.elsewhere_tables import ELSEWHERE
 from studies.speed_tables import COST, LOADING, SPEED
 from studies.table import Table, cell
 
@@ -278,7 +279,17 @@ RUNS = {
     ),
 }
 
-TABLES: dict[str, Table] = {**LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS}
+TABLES: dict[str, Table] = {
+    **LEARNING,
+    **ELSEWHERE,
+    **EXPLANATIONS,
+    **PREDICTING,
+    **SPEED,
+    **COST,
+    **LOADING,
+    **AUDIT,
+    **RUNS,
+}
 
 
 def render(name: str, figures: Mapping[str, Any]) -> str:

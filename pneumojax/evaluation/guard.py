@@ -4,8 +4,8 @@ It has four parts, each in units of a limit, and the largest counts, so 1 is the
 
 - deep: the distance to the tenth nearest training image in the network's features, see `neighbours`;
 - near: the distance to the third nearest in the `NEAR` main axes of `film_statistics`, whitened;
-- rest: the length along all further axes, whitened, which training images hardly use (the Mahalanobis distance of Lee et
-  al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018);
+- rest: the length along all further axes, whitened, which training images hardly use (the Mahalanobis distance of Lee
+  et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018);
 - turned: Fisher's discriminant between training images and the same ones turned, upside down or inverted (outlier
   exposure: Hendrycks et al., "Deep Anomaly Detection with Outlier Exposure", 2019).
 

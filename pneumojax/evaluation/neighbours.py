@@ -113,8 +113,8 @@ def warnings(what: str, n: int, known: int, unlike: int) -> list[str]:
 
     if bdtrc(unlike - 1, n, EXPECTED) < 0.001:
         found.append(
-            f"{unlike:,} of {what} are unlike the training images ({unlike / n:.0%}; of val, {EXPECTED:.1%} is): probabilities and"
-            " thresholds may not hold here."
+            f"{unlike:,} of {what} are unlike the training images ({unlike / n:.0%}; of val, {EXPECTED:.1%} is):"
+            " probabilities and thresholds may not hold here."
         )
     return found
 

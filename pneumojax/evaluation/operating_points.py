@@ -45,7 +45,7 @@ class Chosen(NamedTuple):
 def choose(groups: Mapping[str, Cases], home: Cases, of_val: Calibration) -> Chosen:
     """Choose the threshold with the highest balanced accuracy in the worst group.
 
-    The sensitive threshold is the highest with a sensitivity of at least 95 % in every group, and never above the other.
+    The sensitive threshold is the highest with a sensitivity of at least 95 % in every group, never above the other.
     Temperature and offset are fitted on all groups together, which weigh the same.
 
     Args:

@@ -75,9 +75,7 @@ def em(probabilities: ArrayLike, prevalence: float) -> float:
     return share
 
 
-def black_box_shift(
-    val_labels: ArrayLike, val_predicted: ArrayLike, predicted: ArrayLike
-) -> float:
+def black_box_shift(val_labels: ArrayLike, val_predicted: ArrayLike, predicted: ArrayLike) -> float:
     """Estimate the share of pneumonia from decisions, by val's sensitivity and specificity; it may leave [0, 1].
 
     Lipton, Wang and Smola, "Detecting and Correcting for Label Shift with Black Box Predictors", 2018, for two classes:

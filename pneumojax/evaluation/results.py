@@ -107,7 +107,14 @@ def _checked(content: Any, partial: bool = False) -> Summary:
             holds = isinstance(value, list)
         elif name == "threshold":
             holds = _is_number(value) and 0 <= value <= 1
-        elif name.partition("_at_")[0] in (*_REQUIRED, "epoch", "prevalence", "known_images", "site_images", "unlike_training"):
+        elif name.partition("_at_")[0] in (
+            *_REQUIRED,
+            "epoch",
+            "prevalence",
+            "known_images",
+            "site_images",
+            "unlike_training",
+        ):
             holds = _is_number(value) or (value is None and undefined)
         else:  # another version's
             holds = True
@@ -166,7 +173,7 @@ def warnings(stem: str, evaluation: Evaluation) -> list[str]:
     first = [f"On {stem}, the model is {chance}: do not use it on such images."] if chance else []
     if of_site := evaluation.get("site_images", 0):
         first.append(
-            f"{counted(of_site, 'image')} of {stem} set the thresholds of the site: scores on them are a little too good."
+            f"{counted(of_site, 'image')} of {stem} set the thresholds of the site: scores on them are a bit too good."
         )
     return first + neighbours.warnings(f"{counted(n, 'image')} of {stem}", n, known, unlike)
 

@@ -59,9 +59,7 @@ class Fit(NamedTuple):
             if count < MIN_OF_CLASS:
                 found.append(f"{count} of {name}, where {MIN_OF_CLASS} are needed")
         if self.lost > MOST_LOST:
-            found.append(
-                f"the threshold may lose {self.lost:.3f} of balanced accuracy, where {MOST_LOST} is allowed"
-            )
+            found.append(f"the threshold may lose {self.lost:.3f} of balanced accuracy, where {MOST_LOST} is allowed")
         if self.moved > MOST_MOVED:
             found.append(f"probabilities may be {self.moved:.2f} away, where {MOST_MOVED} is allowed")
         return found
@@ -91,9 +89,7 @@ def fit(labels: ArrayLike, logits: ArrayLike, model: Calibration, seed: int = 0,
         for name in ("temperature", "offset", "threshold", "threshold_sens95", "prevalence")
     }
     p = metrics.probabilities(scores, calibration.temperature, calibration.offset)
-    moved = [
-        np.abs(_sigmoid(scores / each.temperature + each.offset) - p).mean() for each in drawn
-    ]
+    moved = [np.abs(_sigmoid(scores / each.temperature + each.offset) - p).mean() for each in drawn]
     lost = _lost(scores, p, np.array([_lowest_logit(each) for each in drawn]))
     return Fit(
         calibration,

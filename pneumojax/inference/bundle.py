@@ -212,6 +212,8 @@ def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: 
     additions = {field: arrays[prefix + name] for field, name in _ADDITIONS.items() if prefix + name in arrays}
     index = Index(ids, labels, features, limit, seen, **additions)
     check_additions(index)
-    if len(index.guard_center) not in (0, film_statistics.COUNT) or (has_guard(index) and size < film_statistics.MIN_SIZE):
+    if len(index.guard_center) not in (0, film_statistics.COUNT) or (
+        has_guard(index) and size < film_statistics.MIN_SIZE
+    ):
         raise ValueError(f"{prefix}guard.center is of other statistics, or images are too small for it")
     return Member(model, variables_of(found), index, scale)

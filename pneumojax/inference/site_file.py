@@ -87,7 +87,9 @@ def read(path: epath.Path) -> SiteFile:
       UserError: there is none, or it is damaged.
     """
     if not path.is_file():
-        raise UserError(f"no site file {path}: write it with --mode=calibrate --data=SITE, or name another --config.site")
+        raise UserError(
+            f"no site file {path}: write it with --mode=calibrate --data=SITE, or name another --config.site"
+        )
     try:
         return of_json(read_json(path))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

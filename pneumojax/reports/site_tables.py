@@ -15,7 +15,7 @@ HEADER = (
 
 
 def rows(workdir: epath.Path) -> list[tuple[str, ...]]:
-    """Return a row of text for each site file of the workdir, as `HEADER` names its cells; damaged ones are left out."""
+    """Return a row of text for each site file of the workdir, as `HEADER` names its cells; damaged ones have none."""
     found = []
     for path in sorted((workdir / SITES).glob("*.json")):
         with suppress(KeyError, TypeError, UserError, ValueError):

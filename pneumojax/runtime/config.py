@@ -30,7 +30,8 @@ _WITHOUT_EFFECT = re.compile(
 )
 # Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
 LOCAL = (
-    "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output", "prediction.output", "site",
+    "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output", "prediction.output",
+    "site",
 )  # fmt: skip
 _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
 # Fields with an effect that 0.1 did not have: what they would have said then.

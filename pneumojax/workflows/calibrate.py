@@ -227,11 +227,13 @@ def _distance_sentences(state: dict[str, Any]) -> list[str]:
     unlike = state["unlike_training"]
     low, high = unlike["ci"]
     found = [
-        f"Unlike the training images: {unlike['share']:.1%} ({low:.1%} to {high:.1%}) of the films; {EXPECTED:.1%} of val is."
+        f"Unlike the training images: {unlike['share']:.1%} ({low:.1%} to {high:.1%}) of the films;"
+        f" {EXPECTED:.1%} of val is."
     ]
     if farther := state.get("farther_than_val"):
         found.append(
-            f"A film from here is farther from training than one of val in {farther['share']:.0%} of pairs (50%: as val)."
+            f"A film from here is farther from training than one of val in {farther['share']:.0%} of pairs; 50%"
+            " would be as val."
         )
     away = [
         (abs(one["mean"] - one["training_mean"]) / one["training_sd"], name, one)

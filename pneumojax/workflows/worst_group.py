@@ -17,8 +17,8 @@ def with_operating_points(
 ) -> Trained:
     """Return the run's model with the operating points that the config asks for.
 
-    Those by the worst group are chosen once for an epoch's model, and lie in operating_points.json in the workdir. To go
-    back to those of val, the file is removed.
+    Those by the worst group are chosen once for an epoch's model, and lie in operating_points.json in the workdir. To
+    go back to those of val, the file is removed.
     """
     found = operating_points.read(workdir, trained.epoch)
     if choice == operating_points.VAL:
@@ -29,7 +29,7 @@ def with_operating_points(
         of_val = found.of_val
         return trained._replace(calibration=of_val)
     if found is None:
-        found = _chosen(val, evaluator, trained)
+        found = choose(val, evaluator, trained)
         if found is None:
             return trained
         if distributed.first():
@@ -38,7 +38,7 @@ def with_operating_points(
     return trained._replace(calibration=found.calibration)
 
 
-def _chosen(val: Split, evaluator: Evaluator, trained: Trained) -> operating_points.Chosen | None:
+def choose(val: Split, evaluator: Evaluator, trained: Trained) -> operating_points.Chosen | None:
     """Evaluate val under every corruption, and choose; None where its groups are too small."""
     sites = val.groups.get(SITE, np.full(len(val.ids), ""))
     labels = val.labels.astype(int)

@@ -35,7 +35,9 @@ def test_fifty_films_calibrate_better_than_none(seed):
     others = films(4000, 100 + seed)
     found = site_fit.calibrated(labels, logits, MODEL)
     assert ece(found, *others) < ece(MODEL, *others) / 2
-    best = balanced(found._replace(threshold=metrics.best_threshold(others[0], probabilities(found, others[1]))), *others)
+    best = balanced(
+        found._replace(threshold=metrics.best_threshold(others[0], probabilities(found, others[1]))), *others
+    )
     assert best - balanced(found, *others) < 0.02
 
 

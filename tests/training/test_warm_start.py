@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 from support import SIZE
 
+from pneumojax.models.architectures import FAMILY, layers_of
 from pneumojax.models.classifier import create_model, init_variables
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
@@ -53,9 +54,15 @@ def test_a_tiny_learning_rate_stays_near_the_start(config, splits, start, tmp_pa
 
 @pytest.mark.parametrize(
     ("freeze", "holds"),
-    [("", True), ("conv_1", True), ("conv_1, batch_norm_5,dense_2", True), ("conv_6", False), ("conv1", False),
-     (",".join([*(f"{kind}_{n}" for n in range(1, 6) for kind in ("conv", "batch_norm")), "dense_1", "dense_2"]), False)],
-)  # fmt: skip
+    [
+        ("", True),
+        ("conv_1", True),
+        ("conv_1, batch_norm_5,dense_2", True),
+        ("conv_6", False),
+        ("conv1", False),
+        (",".join(layers_of(FAMILY["m1"])), False),
+    ],
+)
 def test_names_of_layers_are_checked(freeze, holds):
     config = configs.with_fields(configs.load("m1"), {"optimizer.freeze": freeze})
     if holds:

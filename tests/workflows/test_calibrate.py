@@ -70,7 +70,9 @@ def test_predict_takes_a_site(place, site_file, tmp_path):
     plain = predicted(place, tmp_path / "plain.csv")
     rows = predicted(place, tmp_path / "site.csv", "site=clinic")
     assert {row["site"] for row in plain} == {""}
-    assert {(row["site"], float(row["threshold"])) for row in rows} == {("clinic", site_file["calibration"]["threshold"])}
+    assert {(row["site"], float(row["threshold"])) for row in rows} == {
+        ("clinic", site_file["calibration"]["threshold"])
+    }
     assert {row["digest"] for row in rows} == {row["digest"] for row in plain} == {site_file["digest"]}
     assert [row["probability"] for row in rows] != [row["probability"] for row in plain]
     path = predicted(place, tmp_path / "path.csv", f"site={place}/work/sites/clinic.json")
@@ -114,7 +116,9 @@ def test_films_without_labels_alone_leave_decisions_as_they_are(place, site_file
     calibrate(place, "later", "site=unlabelled")
     site = read_json(place / "work/sites/unlabelled.json")
     assert (site["fit"], site["films"]["normal"]) == (None, 0)
-    assert site["fitted_on"] == ("prevalence of unlabelled films" if site["prevalence"]["trusted"] else "val, as trained")
+    assert site["fitted_on"] == (
+        "prevalence of unlabelled films" if site["prevalence"]["trusted"] else "val, as trained"
+    )
     assert "decisions are as trained" in " ".join(capsys.readouterr().out.split())
 
 
