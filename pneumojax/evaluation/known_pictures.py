@@ -50,12 +50,12 @@ def hashing(split: Split) -> Hashing:
     return Hashing(split._replace(read=read), hashes, statistics, done)
 
 
-def complete(hashed: Hashing) -> Hashing:
-    """Return the split with the hashes and statistics of all images; read those that other processes have read."""
+def complete(hashed: Hashing) -> Hashes:
+    """Return the hashes of all images, and complete the statistics; read what another process of the job has read."""
     missing = np.flatnonzero(~hashed.read)
     for start in range(0, len(missing), _READ):
         hashed.split.read(missing[start : start + _READ])
-    return hashed
+    return hashed.hashes
 
 
 def hash_of(image: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "32"]:

@@ -16,6 +16,7 @@ MIN_FILMS = 20  # of fewer, an estimate says nothing
 MIN_SEPARATION = 0.2  # of sensitivity + specificity - 1 on val, whose inverse multiplies every error
 LEVEL = 0.05  # of the test that a mixture of val's classes explains the scores
 RESAMPLES = 200
+_ANY = 1e6  # beyond every share: where a resample allows no estimate
 _TOLERANCE, _ROUNDS = 1e-8, 1000
 
 
@@ -123,9 +124,12 @@ def estimate(
         return Prevalence(by_em, None, tuple(conditions))
     labels, val_scores = np.asarray(val[0]) == 1, np.asarray(val[1], np.float64)
     decided = metrics.probabilities(val_scores, temperature, offset) >= threshold
-    by_shift = _shift(labels, decided, p >= threshold, rng)
+    conditions.append(_separates(labels, decided))
+    try:
+        by_shift = _shift(labels, decided, p >= threshold, rng)
+    except metrics.Undefined:
+        return Prevalence(by_em, None, tuple(conditions))
     conditions += [
-        _separates(labels, decided),
         _in_range(by_shift),
         _one_mixture(scores, labels, val_scores, (temperature, offset, prevalence), rng),
         _agree(by_em, by_shift),
@@ -151,7 +155,7 @@ def _shift(
         try:
             drawn.append(black_box_shift(labels[kept], decided[kept], rng.choice(films, len(films))))
         except metrics.Undefined:
-            drawn += [-np.inf, np.inf]
+            drawn += [-_ANY, _ANY]
     return _estimate(black_box_shift(labels, decided, films), drawn)
 
 

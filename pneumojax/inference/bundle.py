@@ -15,7 +15,7 @@ from pneumojax import __version__
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation import film_statistics
 from pneumojax.evaluation.guard import has_guard
-from pneumojax.evaluation.neighbours import NONE_SEEN, Index, K, check_additions
+from pneumojax.evaluation.neighbours import EXPECTED, NONE_SEEN, Index, K, check_additions
 from pneumojax.inference import site_file
 from pneumojax.inference.trained_model import Member, TrainedModel, of_members, tensors, variables_of
 from pneumojax.models.architectures import HEAD_UNITS, Block, shapes_of
@@ -93,12 +93,22 @@ def description_of(model: TrainedModel) -> dict[str, Any]:
         "batch_norm_epsilon": EPSILON,
         "calibration": (model.site.of_val if model.site else model.calibration)._asdict(),
         "ood_score": _ood_score(model),
-    } | ({"site": model.site.content} if model.site else {})
+    } | _additions(model)
+
+
+def _additions(model: TrainedModel) -> dict[str, Any]:
+    """Return what the description has where the model has a guard, or is set up for a site."""
+    guard = {"ood_val_share": round(1 - EXPECTED, 12)} if _is_guarded(model) else {}
+    return guard | ({"site": model.site.content} if model.site else {})
+
+
+def _is_guarded(model: TrainedModel) -> bool:
+    return any(has_guard(member.training) for member in model.members)
 
 
 def _ood_score(model: TrainedModel) -> str:
     distance = f"distance to the {K}th nearest training image, between features of unit length"
-    if not any(has_guard(member.training) for member in model.members):
+    if not _is_guarded(model):
         return distance
     return (
         f"the largest of four, each in units of its limit: {distance}; distances of shallow statistics to the training"

@@ -121,16 +121,16 @@ def _look(config: ConfigDict, source: Source, trained: TrainedModel, layout: sha
         for member in trained.members:
             evaluator = forward.Evaluator(member.model, layout, config.evaluation.batch_size)
             outputs.append(evaluator.outputs(member.variables, hashed.split, after_batch=advance))
-    whole = known_pictures.complete(hashed)
-    logits, scores, unlike = predictions.together(outputs, trained.members, statistics=whole.statistics)
-    known = known_pictures.known(predictions.seen_by(trained), whole.hashes)
+    hashes = known_pictures.complete(hashed)
+    logits, scores, unlike = predictions.together(outputs, trained.members, statistics=hashed.statistics)
+    known = known_pictures.known(predictions.seen_by(trained), hashes)
     if known.all():
         raise UserError(
             f"all films at {source.location} show pictures that the model was trained or chosen on, so they say nothing"
             " of the site: give others"
         )
     labels = _labels(config, records)
-    every = (labels, logits, scores, unlike, whole.statistics, whole.hashes)
+    every = (labels, logits, scores, unlike, hashed.statistics, hashes)
     return Films(*(each[~known] for each in every), int(known.sum()))
 
 

@@ -145,7 +145,7 @@ def _set_by(content: Mapping[str, Any], hashed: known_pictures.Hashing) -> dict[
     films = site_file.labelled_films(content)
     if not len(films):
         return {}
-    return {"site_images": int(known_pictures.known(films, known_pictures.complete(hashed).hashes).sum())}
+    return {"site_images": int(known_pictures.known(films, known_pictures.complete(hashed)).sum())}
 
 
 def show(stem: str, evaluation: results.Evaluation) -> None:
@@ -184,11 +184,11 @@ def evaluate_model(config: ConfigDict, folder: epath.Path, workdir: epath.Path, 
             with run_log.images_bar(f"evaluate {name}", len(split.ids) * len(evaluators)) as advance:
                 for evaluator, member in zip(evaluators, model.members, strict=True):
                     outputs.append(evaluator.outputs(member.variables, hashed.split, after_batch=advance))
-            whole = known_pictures.complete(hashed)
-            logits, _, unlike = predictions.together(outputs, model.members, statistics=whole.statistics)
-            known = known_pictures.known(predictions.seen_by(model), whole.hashes)
+            hashes = known_pictures.complete(hashed)
+            logits, _, unlike = predictions.together(outputs, model.members, statistics=hashed.statistics)
+            known = known_pictures.known(predictions.seen_by(model), hashes)
             facts = origin | {"unlike_training": int(unlike.sum()), "known_images": int(known.sum())}
-            facts |= _set_by(model.site.content if model.site else {}, whole)
+            facts |= _set_by(model.site.content if model.site else {}, hashed)
             stems.append(run_folder.name_of(workdir, workdirs.EVALUATION, f"{source.name}-{name}", source.location))
             if distributed.first():
                 written = results.write(workdir, stems[-1], split, logits, model.calibration, facts)
@@ -202,10 +202,10 @@ def _strange(index: neighbours.Index, features: np.ndarray, hashed: known_pictur
 
     An index that 0.1 wrote does not know what the model has seen.
     """
-    whole = known_pictures.complete(hashed)
-    counts = {"unlike_training": int((guard.scores(index, features, whole.statistics) > index.limit).sum())}
+    hashes = known_pictures.complete(hashed)
+    counts = {"unlike_training": int((guard.scores(index, features, hashed.statistics) > index.limit).sum())}
     if len(index.seen):
-        counts["known_images"] = int(known_pictures.known(index.seen, whole.hashes).sum())
+        counts["known_images"] = int(known_pictures.known(index.seen, hashes).sum())
     return counts
 
 
@@ -236,7 +236,7 @@ def _write_index_and_pictures(
     trained: Trained,
 ) -> None:
     train, foremost = splits["train"], splitting.foremost(splits)
-    index = _index(splits, outputs, {name: known_pictures.complete(hashed[name]) for name in ("train", "val")})
+    index = _index(splits, outputs, hashed)
     neighbours.write(workdir, index)
     # From here on this process alone computes, on its own device.
     explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
@@ -268,7 +268,7 @@ def _index(
 ) -> neighbours.Index:
     """Return the index of train, with the guard, and with what val scores."""
     train, val = splits["train"], splits["val"]
-    seen = np.concatenate([hashed["train"].hashes, hashed["val"].hashes])
+    seen = np.concatenate([known_pictures.complete(hashed[name]) for name in ("train", "val")])
     plain = neighbours.build(train.ids, train.labels, outputs["train"].features, outputs["val"].features, seen)
     some = np.unique(np.linspace(0, len(train.ids) - 1, min(guard.TURNED, len(train.ids))).astype(int))
     turned = film_statistics.of(guard.turned(train.read(some)[..., 0]))
