@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from pneumojax.data.source import Record, from_source
+from pneumojax.data.source import DEFAULTS, Record, from_source
 from pneumojax.data.sources import open_source
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation import forward, metrics, prevalence, site_fit
@@ -34,8 +34,8 @@ PERFECT_DRAWS = 20  # of labels, for the ECE of perfect probabilities
 def logits_at(workdir: epath.Path, folder: Path, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Calibration]:
     """Return labels, logits and patients of the site's films, and the model's own calibration."""
     config, layout = read_config(workdir), sharding.layout(jax.local_devices())
-    source = open_source(str(folder))
     name, _, value = column.partition("=")
+    source = open_source(str(folder), DEFAULTS._replace(columns=name))
     records: list[Record] = [
         record for record in source.records if not name or dict(record.metadata).get(name) == value
     ]

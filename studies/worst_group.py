@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from pneumojax.data import data_settings
-from pneumojax.data.source import SITE, Split, from_source
+from pneumojax.data.source import DEFAULTS, SITE, Split, from_source
 from pneumojax.data.sources import open_source, sites
 from pneumojax.evaluation import forward, metrics
 from pneumojax.evaluation.calibration import Calibration
@@ -67,7 +67,7 @@ def elsewhere(run: Run, place: str, column: str) -> Split:
     """Return the films of another site."""
     ((name, folder),) = sites.places(place).items()
     key, _, value = column.partition("=")
-    source = open_source(folder)
+    source = open_source(folder, DEFAULTS._replace(columns=key))
     records = [record for record in source.records if not key or dict(record.metadata).get(key) == value]
     return from_source(source, name, records, run.size)
 

@@ -21,8 +21,10 @@ def phantoms(count: int, size: int, seed: int = 3) -> np.ndarray:
     return np.stack([phantom.render(seed, number, number % 2, size)[0] for number in range(count)])
 
 
-def random_member(table: str, size: int, seed: int, scale: float = 1.0, dtype: str = "float32") -> Member:
-    """Return a network, named or as a table of blocks, with an index of 32 phantoms.
+def random_member(
+    table: str, size: int, seed: int, scale: float = 1.0, dtype: str = "float32", guarded: bool = True
+) -> Member:
+    """Return a network, named or as a table of blocks, with an index of 32 phantoms, and a guard or none.
 
     Scales of batch normalization are of both signs, and one is zero.
     """
@@ -47,6 +49,8 @@ def random_member(table: str, size: int, seed: int, scale: float = 1.0, dtype: s
     _, features = jax.jit(eval_step, static_argnums=0)(model, variables, images)
     features = np.asarray(features, np.float32)
     index = neighbours.build(np.arange(32).astype(str), np.arange(32) % 2, features, features)
+    if not guarded:
+        return Member(model, variables, index, scale)
     statistics, turned = film_statistics.of(images[..., 0]), film_statistics.of(guard.turned(images[..., 0]))
     index = guard.guarded(index, statistics, statistics, features, turned)
     return Member(model, variables, index, scale)
