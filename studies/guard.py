@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 class Guarded(NamedTuple):
     """A run's model with what measures images by it."""
 
-    index: neighbours.Index
+    training: neighbours.Index
     size: int
     evaluator: forward.Evaluator
     variables: Any
@@ -65,7 +65,7 @@ class Guarded(NamedTuple):
         with jax.set_mesh(self.layout.mesh):
             features = self.evaluator.outputs(self.variables, split).features
         found = film_statistics.of(pictures)
-        return Measured(features, found, np.stack(guard.parts_of(self.index, features, found), 1))
+        return Measured(features, found, np.stack(guard.parts_of(self.training, features, found), 1))
 
 
 def guarded(workdir: epath.Path) -> Guarded:
@@ -111,7 +111,7 @@ def crops(pictures: Sequence[Image.Image], size: int, count: int = CROPS, seed: 
     rng = np.random.default_rng(seed)
     found = [resize(picture, size) for picture in pictures]
     while len(found) < count:
-        picture = pictures[rng.integers(len(pictures))]
+        picture = pictures[int(rng.integers(len(pictures)))]
         side = rng.uniform(0.4, 1.0) * min(picture.size)
         left, top = rng.uniform(0, [picture.width - side, picture.height - side])
         found.append(resize(picture, size, (left, top, left + side, top + side)))

@@ -128,11 +128,10 @@ def shares(
             errors: dict[str, list[float]] = {"em": [], "shift": []}
             trusted = []
             classes = [np.flatnonzero(own[0] == label) for label in (0, 1)]
+            most = [int(len(members) / part) for members, part in zip(classes, (1 - share, share), strict=True)]
+            films = min(100, *most)
+            positives = round(share * films)
             for _ in range(draws):
-                films = min(
-                    100, *(int(len(members) / part) for members, part in zip(classes, (1 - share, share), strict=True))
-                )
-                positives = round(share * films)
                 chosen = np.concatenate([
                     rng.choice(classes[0], films - positives, replace=False),
                     rng.choice(classes[1], positives, replace=False),

@@ -75,7 +75,7 @@ def choose(groups: Mapping[str, Cases], home: Cases, of_val: Calibration) -> Cho
     calibration = of_val._replace(
         temperature=scaling[0], offset=scaling[1], threshold=threshold, threshold_sens95=sensitive
     )
-    rows = [(name, *(_balanced(cases, each) for each in (of_val, calibration))) for name, cases in kept.items()]
+    rows = [(name, _balanced(cases, of_val), _balanced(cases, calibration)) for name, cases in kept.items()]
     return Chosen(calibration, of_val, sorted(rows, key=lambda row: row[2]), _home(home, of_val, calibration))
 
 

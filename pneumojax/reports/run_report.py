@@ -98,7 +98,8 @@ def write(
 def _operating_points(own: Evaluations, workdir: epath.Path) -> dict[str, list[tuple[str, str, str]]]:
     """Return the rows of the groups, and of val as it is, if operating points were chosen by the worst group."""
     epochs = {evaluation.get("epoch") for evaluation in own.values()}
-    chosen = operating_points.read(workdir, epochs.pop()) if len(epochs) == 1 else None
+    epoch = epochs.pop() if len(epochs) == 1 else None
+    chosen = None if epoch is None else operating_points.read(workdir, epoch)
     if chosen is None:
         return {}
     home = [(name.replace("_", " "), *pair) for name, pair in chosen.home.items()]

@@ -130,8 +130,10 @@ def _look(config: ConfigDict, source: Source, trained: TrainedModel, layout: sha
             " of the site: give others"
         )
     labels = _labels(config, records)
-    every = (labels, logits, scores, unlike, hashed.statistics, hashes)
-    return Films(*(each[~known] for each in every), int(known.sum()))
+    new = ~known
+    return Films(
+        labels[new], logits[new], scores[new], unlike[new], hashed.statistics[new], hashes[new], known=int(known.sum())
+    )
 
 
 def _labels(config: ConfigDict, records: Sequence[Record]) -> np.ndarray:
