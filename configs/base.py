@@ -24,6 +24,7 @@ def recommended() -> ConfigDict:
             "epochs": 20,  # passes over the train split
             "batch_size": 16,  # images per training step, over all devices of all processes
             "init_from": "",  # model to start from: a shipped one's name, an exported folder or a run; empty: none
+            "freeze": "",  # layers whose parameters stay as they are, such as conv_1,batch_norm_1; empty: none
             "site": "",  # site file that --mode=calibrate wrote or will write: its name, or a path; empty: as trained
             "model": {
                 "name": "m1",  # network
@@ -37,7 +38,6 @@ def recommended() -> ConfigDict:
                 "learning_rate": 1e-3,  # the highest learning rate of the schedule
                 "schedule": "cosine",  # cosine: falls to zero at the last step; plateau: falls when val accuracy stalls
                 "warmup_epochs": 1.0,  # epochs during which the learning rate rises linearly
-                "freeze": "",  # layers whose parameters stay as they are, such as conv_1,batch_norm_1; empty: none
             },
             "loss": {
                 "class_weights": "balanced",  # balanced: classes weigh the same; balanced_sites: those of each site

@@ -60,7 +60,7 @@ def create_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.Gradient
 
 def frozen_layers(config: ConfigDict) -> list[str]:
     """Return the names of the layers that the config freezes."""
-    return [name.strip() for name in config.optimizer.freeze.split(",") if name.strip()]
+    return [name.strip() for name in config.freeze.split(",") if name.strip()]
 
 
 def after_epoch(plateau: Plateau, val_accuracy: float, learning_rate: float) -> Plateau:

@@ -31,9 +31,9 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("optimizer.name", c.optimizer.name in ("adam", "rmsprop"), "adam or rmsprop")
     yield Rule("optimizer.schedule", c.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
     layers = _layers(config)
-    frozen = {name.strip() for name in c.optimizer.freeze.split(",") if name.strip()}
+    frozen = {name.strip() for name in c.freeze.split(",") if name.strip()}
     rule = f"empty, or some of {', '.join(layers)} with commas between them, but not all"
-    yield Rule("optimizer.freeze", frozen < set(layers) or not layers, rule)
+    yield Rule("freeze", frozen < set(layers) or not layers, rule)
     yield Rule("init_from", isinstance(c.init_from, str) and len(c.init_from) <= 4096, "the name or place of a model")
     yield Rule("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs")
     yield Rule("loss.label_smoothing", 0 <= c.loss.label_smoothing < 1, _SHARE)

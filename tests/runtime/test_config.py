@@ -350,7 +350,7 @@ def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
     values = dict.fromkeys(configs.LOCAL, "elsewhere.csv")
     assert set(values) == {
         "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output",
-        "prediction.output",
+        "prediction.output", "site",
     }  # fmt: skip
     configs.write(configs.with_fields(configs.load("m1"), values), path)
     assert "elsewhere" not in path.read_text()

@@ -39,7 +39,7 @@ def equal(one, other):
 
 def test_frozen_layers_stay_as_they_start_and_others_do_not(config, splits, start, tmp_path):
     """The start has other variables than the run's seed draws."""
-    config = configs.with_fields(config, {"epochs": 1, "optimizer.freeze": " ,".join(FROZEN)})
+    config = configs.with_fields(config, {"epochs": 1, "freeze": " ,".join(FROZEN)})
     found = trained(config, epath.Path(tmp_path / "work"), splits, variables=start)["params"]
     for layer, own in found.items():
         assert equal(own, start["params"][layer]) == (layer in FROZEN), layer
@@ -57,9 +57,9 @@ def test_frozen_layers_stay_as_they_start_and_others_do_not(config, splits, star
     ],
 )
 def test_names_of_layers_are_checked(freeze, holds):
-    config = configs.with_fields(configs.load("m1"), {"optimizer.freeze": freeze})
+    config = configs.with_fields(configs.load("m1"), {"freeze": freeze})
     if holds:
         configs.check(config, [training_settings.rules])
     else:
-        with pytest.raises(UserError, match="optimizer.freeze"):
+        with pytest.raises(UserError, match="freeze"):
             configs.check(config, [training_settings.rules])
