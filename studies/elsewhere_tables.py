@@ -39,7 +39,7 @@ ELSEWHERE = {
             "share of pneumonia": "{share:.2f}",
             "by EM": "{em:.2f} ± {em_sd:.2f}",
             "by black-box shift": "{shift:.2f} ± {shift_sd:.2f}",
-            "all conditions hold": "{trusted:.0%}",
+            "all other conditions hold": "{trusted:.0%}",
         },
     ),
     "worst-group": Table(

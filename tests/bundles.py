@@ -57,7 +57,8 @@ def _guarded(index: Index, size: int) -> Index:
         return index
     images = phantoms(40, size, seed=4)
     statistics = film_statistics.of(images)
-    return guard.guarded(index, statistics, statistics, index.features, film_statistics.of(guard.turned(images)))
+    val = film_statistics.of(phantoms(40, size, seed=5))
+    return guard.guarded(index, statistics, val, index.features, film_statistics.of(guard.turned(images)))
 
 
 def written(model: TrainedModel, folder: epath.PathLike) -> epath.Path:

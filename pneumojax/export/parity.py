@@ -91,7 +91,7 @@ def measure(
 
     Returns:
       The largest differences: `logit`, relative to the logit where that is beyond 1; `probability`; `map`, relative to
-      the largest value of its map; `ood_score`; and `square`, in grey levels from Pillow's. How many of each kind
+      the largest value of its map; `ood_score`, relative to it where that is beyond 1; and `square`, in grey levels from Pillow's. How many of each kind
       differ: `decisions_turned`, at both thresholds; and `flags_turned`, of "unlike_training", which rounding may turn
       where a score is at its limit. And `runtime`, and the numbers of `squares` and `films`.
     """
@@ -174,7 +174,7 @@ def _differences(found: Answers, right: Answers) -> dict[str, float]:
         "logit": float((away["logit"] / np.maximum(1, np.abs(right["logit"]))).max()),
         "probability": float(away["probability"].max()),
         "map": float((away["map"].max((1, 2)) / np.where(largest == 0, 1, largest)).max()),
-        "ood_score": float(away["ood_score"].max()),
+        "ood_score": float((away["ood_score"] / np.maximum(1, right["ood_score"])).max()),
         "decisions_turned": int(turned.sum()),
         "flags_turned": int(away["unlike_training"].sum()),
     }

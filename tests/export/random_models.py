@@ -52,7 +52,8 @@ def random_member(
     if not guarded:
         return Member(model, variables, index, scale)
     statistics, turned = film_statistics.of(images[..., 0]), film_statistics.of(guard.turned(images[..., 0]))
-    index = guard.guarded(index, statistics, statistics, features, turned)
+    val = film_statistics.of(phantoms(32, size, seed=4))
+    index = guard.guarded(index, statistics, val, features, turned)
     return Member(model, variables, index, scale)
 
 

@@ -356,8 +356,8 @@ def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
     assert "elsewhere" not in path.read_text()
     tree = json.loads(path.read_text())
     for field in values:
-        group, name = field.split(".")
-        tree[group][name] = "elsewhere.csv"
+        *group, name = field.split(".")
+        (tree[group[0]] if group else tree)[name] = "elsewhere.csv"
     path.write_text(json.dumps(tree))
     assert all(configs.fields(configs.read(path))[field] == "" for field in values)
 
