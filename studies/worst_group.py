@@ -3,7 +3,7 @@
   python -m studies.worst_group RUN... [--elsewhere NAME=FOLDER] [--column read_by=radiologist] --output FILE
 
 Each RUN is a workdir. Its own test split is scored where it has one, site by site; otherwise its val. Films of FOLDER
-whose column has another value are left out.
+whose column has another value are left out; a run that has a site of that name is not scored on them.
 """
 
 from collections.abc import Iterator
@@ -94,7 +94,8 @@ def rows(workdir: str, options: Any) -> list[dict[str, Any]]:
     if chosen is None:
         raise SystemExit(f"val of {workdir} has no group of enough images")
     scored = dict(by_site(run, splits.get("test", splits["val"])))
-    if options.elsewhere:
+    trained_on = sites.places(str(read_config(run.workdir).data.source))
+    if options.elsewhere and not trained_on.keys() & sites.places(options.elsewhere).keys():
         scored |= dict(by_site(run, elsewhere(run, options.elsewhere, options.column)))
     name = sites.title_of(str(read_config(run.workdir).data.source))
     ways = {"val": chosen.of_val, "worst group": chosen.calibration}
