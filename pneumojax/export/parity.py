@@ -91,8 +91,8 @@ def measure(
 
     Returns:
       The largest differences: `logit`, relative to the logit where that is beyond 1; `probability`; `map`, relative to
-      the largest value of its map; `ood_score`, relative to it where that is beyond 1; and `square`, in grey levels from
-      Pillow's. How many of each kind differ: `decisions_turned`, at both thresholds; and `flags_turned`, of
+      the largest value of its map; `ood_score`, relative to it where that is beyond 1; and `square`, in grey levels
+      from Pillow's. How many of each kind differ: `decisions_turned`, at both thresholds; and `flags_turned`, of
       "unlike_training", which rounding may turn where a score is at its limit. And `runtime`, and the numbers of
       `squares` and `films`.
     """
