@@ -23,6 +23,9 @@ def recommended() -> ConfigDict:
             "deterministic": False,  # same bits in each run on GPUs too, but slower; no effect on CPUs and TPUs
             "epochs": 20,  # passes over the train split
             "batch_size": 16,  # images per training step, over all devices of all processes
+            "init_from": "",  # model to start from: a shipped one's name, an exported folder or a run; empty: none
+            "freeze": "",  # layers whose parameters stay as they are, such as conv_1,batch_norm_1; empty: none
+            "site": "",  # site file that --mode=calibrate wrote or will write: its name, or a path; empty: as trained
             "model": {
                 "name": "m1",  # network
                 "blocks": "",  # filters:dropout of each block of your own network, as 32:0,64:0.1; empty: the named one
@@ -84,6 +87,7 @@ def recommended() -> ConfigDict:
             "evaluation": {
                 "batch_size": 64,  # images per evaluation step, over all devices
                 "prevalence": 0.0,  # share of pneumonia where the model is used, to adapt probabilities; 0: as in val
+                "operating_points": "val",  # thresholds by val; worst: by the worst of its sites and corruptions
                 "corruptions": False,  # also evaluate the main split (test, held out or val) under corruptions
             },
             "explanation": {
@@ -100,6 +104,7 @@ def recommended() -> ConfigDict:
             },
             "prediction": {
                 "output": "",  # file to write; -: standard output; empty: predictions/<name>.csv in the workdir
+                "abstain": False,  # give no number for images that have flags
                 "shard": "",  # part of the images to predict, such as 0/4 for the first of 4; empty: one per process
             },
             "export": {

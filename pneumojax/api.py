@@ -16,11 +16,12 @@ from pneumojax.data.decode.unreadable import UnreadableImage, reason_of
 from pneumojax.data.sources.unlabelled import Seen, look_at_array, look_at_file
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation.forward import eval_step
-from pneumojax.inference import bundle
+from pneumojax.inference import bundle, site_file
 from pneumojax.inference.predictions import Row, rows
 from pneumojax.inference.trained_model import Member, TrainedModel
 from pneumojax.models.classifier import Variables
 from pneumojax.runtime import allocator, cache
+from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.runtime.files import expanded
 
@@ -167,6 +168,11 @@ class Model:
         """Pixels per side of the square that the model takes."""
         return self._trained.image_size
 
+    @property
+    def site(self) -> str:
+        """The name of the site that the model is set up for; empty where it is as trained."""
+        return self._trained.site.name if self._trained.site else ""
+
     def _rows(self, films: Iterable[Film], bits: int | None, inverted: bool) -> Iterator[Row]:
         numbered = enumerate(films)
         with ThreadPoolExecutor() as pool:
@@ -234,6 +240,7 @@ def load(
     model: str | os.PathLike[str],
     *,
     prevalence: float | None = None,
+    site: str | os.PathLike[str] | None = None,
     keep_freed_memory: bool = True,
     keep_compiled: bool = True,
 ) -> Model:
@@ -242,13 +249,17 @@ def load(
     Args:
       model: name of a shipped model, such as "m1"; or a folder that `--mode=export` wrote; or the workdir of a run or
         of an experiment, whose runs then form an ensemble.
-      prevalence: share of pneumonia where the model is used, in (0, 1), to adapt probabilities; None: as in its val.
+      prevalence: share of pneumonia where the model is used, in (0, 1), to adapt probabilities; None: as in its val,
+        or at the site.
+      site: a site file of `--mode=calibrate`: its path, or its name in sites/ of the folder, or of the workdir that
+        `--model` has by default.
       keep_freed_memory: whether to let this process keep the memory that it frees, where the C library is glibc.
         Without it, inference on a CPU reaches a third of the images a second.
       keep_compiled: whether to keep compiled programs in the user's cache folder, unless JAX has a place for them.
 
     Raises:
-      UserError: there is no such model, a file of it is damaged, or the prevalence is out of range.
+      UserError: there is no such model or site file, one is damaged, the site file is of another model, or the
+        prevalence is out of range.
     """
     if keep_freed_memory:
         allocator.keep_freed()
@@ -265,5 +276,8 @@ def load(
 
         trained = trained_models.load_alone(os.fspath(model))
         metadata = bundle.description_of(trained)
+    if site is not None:
+        path = site_file.found(os.fspath(site), [folder, workdirs.default_of(folder.name)])
+        trained = site_file.applied(trained, site_file.read(path), str(path))
     calibration = calibrations.at_prevalence(trained.calibration, prevalence or 0)
     return Model(trained._replace(calibration=calibration), metadata)

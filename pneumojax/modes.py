@@ -77,7 +77,7 @@ def _with_model(mode: str, command: Command) -> Command:
     if not is_bundle(folder):
         workdirs.refuse_links(folder)
     if is_bundle(folder) or command.workdir not in (None, folder):
-        workdir = command.workdir or epath.Path(f"runs/model-{folder.name}")
+        workdir = command.workdir or workdirs.default_of(folder.name)
         workdirs.refuse_links(workdir)
         return command._replace(workdir=workdir, model=str(folder))
     return command._replace(workdir=folder, model=None)
@@ -212,9 +212,11 @@ def _pacs(command: Command) -> int:
         except ImportError as error:
             raise UserError(f"--mode=pacs needs {error.name}: install PneumoJAX with the extra [dicom]") from None
         from pneumojax.api import load
+        from pneumojax.inference import site_file
 
         workdir = _run_workdir(command, config)
-        model = load(command.model or workdir, prevalence=config.evaluation.prevalence or None)
+        site = site_file.found(config.site, [workdir, _model_folder(command) or workdir]) if config.site else None
+        model = load(command.model or workdir, prevalence=config.evaluation.prevalence or None, site=site)
         return run_pacs(config, workdir, model)
 
 
@@ -225,7 +227,16 @@ def _serve(command: Command) -> None:
     with _computing(config, command):
         from pneumojax.serving.run_server import serve
 
-        serve(config, _model_folder(command) or _run_workdir(command, config))
+        workdir = _run_workdir(command, config)
+        serve(config, _model_folder(command) or workdir, workdir)
+
+
+def _calibrate(command: Command) -> None:
+    config = _model_config(command)
+    with _computing(config, command):
+        from pneumojax.workflows.calibrate import calibrate_site
+
+        calibrate_site(config, _run_workdir(command, config), command.data, model=_model_folder(command))
 
 
 def _experiment(command: Command) -> None:
@@ -297,6 +308,12 @@ MODES = {
     ),
     "explain": Mode(
         "draw where predictions come from", "--workdir=RUN|--model=MODEL [--data=FILES]", _explain, takes_model=True
+    ),
+    "calibrate": Mode(
+        "set up a trained model for a hospital, or see what has moved there",
+        "--workdir=RUN|--model=MODEL --data=FILMS [--config.site=NAME]",
+        _calibrate,
+        takes_model=True,
     ),
     "export": Mode(
         "write a trained model into a folder that needs no run",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pneumojax.runtime.tables import markdown_table
+from studies.elsewhere_tables import ELSEWHERE
 from studies.loading_tables import LOADING
 from studies.service_tables import HOSPITAL, TRYING
 from studies.speed_tables import COST, SPEED
@@ -295,7 +296,8 @@ RUNS = {
 }
 
 TABLES: dict[str, Table] = {
-    **LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL, **TRYING,
+    **LEARNING, **ELSEWHERE, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL,
+    **TRYING,
 }  # fmt: skip
 
 

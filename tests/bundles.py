@@ -5,6 +5,7 @@ import numpy as np
 from etils import epath
 
 from pneumojax.data.sources import phantom
+from pneumojax.evaluation import film_statistics, guard
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.known_pictures import hash_of
 from pneumojax.evaluation.neighbours import Index, unit
@@ -46,8 +47,18 @@ def _member(blocks: tuple[Block, ...], size: int, seed: int, dtype: str) -> Memb
     features = unit(np.abs(rng.normal(size=(40, HEAD_UNITS))))
     seen = hash_of(phantoms(1, size, seed=2)[0])[None]
     labels = np.arange(40, dtype=np.uint8) % 2
-    index = Index(np.arange(40).astype(str), labels, features, 0.9, seen)
+    index = _guarded(Index(np.arange(40).astype(str), labels, features, 0.9, seen), size)
     return Member(model, variables, index, 1.0 + seed / 2)
+
+
+def _guarded(index: Index, size: int) -> Index:
+    """Return the index with a guard of 40 phantoms, where images are large enough for one."""
+    if size < film_statistics.MIN_SIZE:
+        return index
+    images = phantoms(40, size, seed=4)
+    statistics = film_statistics.of(images)
+    val = film_statistics.of(phantoms(40, size, seed=5))
+    return guard.guarded(index, statistics, val, index.features, film_statistics.of(guard.turned(images)))
 
 
 def written(model: TrainedModel, folder: epath.PathLike) -> epath.Path:

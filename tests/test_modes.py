@@ -42,8 +42,8 @@ def workdir(tmp_path):
 
 def test_every_mode_says_what_it_does_and_with_which_flags():
     assert list(modes.MODES) == [
-        "train", "evaluate", "predict", "explain", "export", "pacs", "serve", "experiment", "audit", "prepare",
-        "benchmark",
+        "train", "evaluate", "predict", "explain", "calibrate", "export", "pacs", "serve", "experiment", "audit",
+        "prepare", "benchmark",
     ]  # fmt: skip
     assert all(mode.summary and "--" in mode.usage for mode in modes.MODES.values())
 

@@ -14,11 +14,12 @@ export interface Row {
   model: string;
   version: string;
   digest: string;
+  site: string;
 }
 
 const COLUMNS = [
   "id", "probability", "decision", "threshold", "decision_at_sens95", "threshold_sens95", "ood_score", "flags", "error",
-  "model", "version", "digest",
+  "model", "version", "digest", "site",
 ] as const;
 
 export function csvOf(rows: readonly Row[]): string {

@@ -15,6 +15,7 @@ export interface Facts {
   name: string;
   version: string;
   digest: string;
+  site: string;
   image_size: number;
   calibration: Calibration;
 }
@@ -78,9 +79,10 @@ export class Engine {
 
   /** Return the row of a finding, or of a reason why there is none. */
   row(id: string, finding: Finding | string, calibration: Calibration): Row {
-    const { name: model, version, digest } = this.facts;
+    const { name: model, version, digest, site } = this.facts;
     const nothing = { probability: null, decision: null, threshold: null, decision_at_sens95: null };
-    const row: Row = { id, ...nothing, threshold_sens95: null, ood_score: null, flags: [], error: null, model, version, digest };
+    const made = { model, version, digest, site };
+    const row: Row = { id, ...nothing, threshold_sens95: null, ood_score: null, flags: [], error: null, ...made };
     if (typeof finding === "string") return { ...row, error: finding };
     const p = probability(finding.logit, calibration);
     const { threshold, threshold_sens95 } = calibration;

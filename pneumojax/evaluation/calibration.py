@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -57,6 +57,19 @@ def stored(fields: Mapping[str, float]) -> Calibration:
     """Return the calibration that a checkpoint stored; version 0.1 could store a lower `threshold`."""
     calibration = Calibration(**fields)
     return calibration._replace(threshold_sens95=min(calibration.threshold, calibration.threshold_sens95))
+
+
+def checked(fields: Mapping[str, Any]) -> Calibration:
+    """Return the calibration with these fields, as a file has them.
+
+    Raises:
+      AttributeError, TypeError, ValueError: they are no calibration.
+    """
+    calibration = Calibration(**{name: float(value) for name, value in fields.items()})
+    shares = (calibration.threshold, calibration.threshold_sens95, calibration.prevalence)
+    if not np.isfinite(calibration).all() or calibration.temperature <= 0 or not all(0 <= p <= 1 for p in shares):
+        raise ValueError("its calibration is out of range")
+    return calibration
 
 
 def fit_scaling(labels: ArrayLike, logits: ArrayLike) -> tuple[float, float]:

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from pneumojax.data.audit.duplicates import HASH_BITS, perceptual_hash
 from pneumojax.data.source import Split
+from pneumojax.evaluation import film_statistics
 
 # Bits of `perceptual_hash`. Copies in 14 other encodings, sizes, brightnesses and contrasts differ in 20 at most,
 # different pictures in 35 at least (see `duplicates`).
@@ -19,34 +20,38 @@ Hashes = UInt8[np.ndarray, "n 32"]
 
 
 class Hashing(NamedTuple):
-    """A split whose images are hashed as they are read.
+    """A split whose images are hashed and measured as they are read.
 
     Attributes:
       split: reads the images.
       hashes: of the images that were read.
+      statistics: of the images that were read, see `film_statistics`.
       read: whether an image was.
     """
 
     split: Split
     hashes: Hashes
+    statistics: Float32[np.ndarray, "n statistics"]
     read: Bool[np.ndarray, " n"]
 
 
 def hashing(split: Split) -> Hashing:
-    """Return the split, to be read once for its images and their hashes."""
+    """Return the split, to be read once for its images, their hashes and their statistics."""
     hashes, done = np.zeros((len(split.ids), BYTES), np.uint8), np.zeros(len(split.ids), bool)
+    statistics = np.zeros((len(split.ids), film_statistics.COUNT), np.float32)
 
     def read(indices: np.ndarray) -> np.ndarray:
         images = split.read(indices)
         for index, image in zip(indices.tolist(), images, strict=True):
             hashes[index], done[index] = hash_of(image[..., 0]), True
+        statistics[indices] = film_statistics.of(images[..., 0])
         return images
 
-    return Hashing(split._replace(read=read), hashes, done)
+    return Hashing(split._replace(read=read), hashes, statistics, done)
 
 
 def complete(hashed: Hashing) -> Hashes:
-    """Return the hashes of all images; read those that another process of the job has read."""
+    """Return the hashes of all images, and complete the statistics; read what another process of the job has read."""
     missing = np.flatnonzero(~hashed.read)
     for start in range(0, len(missing), _READ):
         hashed.split.read(missing[start : start + _READ])

@@ -21,6 +21,10 @@ K = 10  # the OOD score is the distance to the K-th nearest training image
 VAL_SHARE = 0.99  # of val has an OOD score within the limit
 DISTANCES_AT_ONCE = 1 << 24  # 64 MiB
 NONE_SEEN = np.zeros((0, 32), np.uint8)
+GUARD_PARTS = 4  # of the OOD score, see `guard`
+EXPECTED = 0.015  # of val is unlike training by the guard; of the features alone, 0.01
+_NOTHING = np.zeros(0, np.float32)
+_NONE = np.zeros((0, 0), np.float32)
 
 
 class Index(NamedTuple):
@@ -32,6 +36,10 @@ class Index(NamedTuple):
       features: each of length 1, or 0 where no unit is active.
       limit: of the OOD score; an image beyond it is flagged as unlike the training images.
       seen: hashes of the images of train and val, see `known_pictures`; none in the files of version 0.1.
+      guard_center, guard_axes, guard_training, guard_turned, guard_limits: of the guard, see `guard`; empty where the
+        OOD score is the distance in the features alone, as in files of earlier versions.
+      val_labels, val_logits, val_scores: of val, in its order: 1 is pneumonia; the network's raw logits; the OOD
+        scores. Empty in files of earlier versions.
     """
 
     ids: Shaped[np.ndarray, " n"]
@@ -39,6 +47,14 @@ class Index(NamedTuple):
     features: Float32[np.ndarray, "n d"]
     limit: float
     seen: UInt8[np.ndarray, "m 32"] = NONE_SEEN
+    guard_center: Float32[np.ndarray, " statistics"] = _NOTHING
+    guard_axes: Float32[np.ndarray, "statistics axes"] = _NONE
+    guard_training: Float32[np.ndarray, "n near"] = _NONE
+    guard_turned: Float32[np.ndarray, " statistics"] = _NOTHING
+    guard_limits: Float32[np.ndarray, " parts"] = _NOTHING
+    val_labels: UInt8[np.ndarray, " val"] = NONE_SEEN[:, 0]
+    val_logits: Float32[np.ndarray, " val"] = _NOTHING
+    val_scores: Float32[np.ndarray, " val"] = _NOTHING
 
 
 def build(
@@ -77,7 +93,7 @@ def ood_scores(
 def warnings(what: str, n: int, known: int, unlike: int) -> list[str]:
     """Return in sentences whether images say nothing about new films, or are many that are unlike the training images.
 
-    Many are more than chance explains (p < 0.001) where 1 % is expected, as of val.
+    Many are more than chance explains (p < 0.001) where 1.5 % is expected, as of val.
 
     Args:
       what: the images, such as "20 images of test".
@@ -95,10 +111,10 @@ def warnings(what: str, n: int, known: int, unlike: int) -> list[str]:
         return found
     from scipy.special import bdtrc  # not at the top: it is slow to import
 
-    if bdtrc(unlike - 1, n, 1 - VAL_SHARE) < 0.001:
+    if bdtrc(unlike - 1, n, EXPECTED) < 0.001:
         found.append(
-            f"{unlike:,} of {what} are unlike the training images ({unlike / n:.0%}; of val, 1% is): probabilities and"
-            " thresholds may not hold here."
+            f"{unlike:,} of {what} are unlike the training images ({unlike / n:.0%}; of val, {EXPECTED:.1%} is):"
+            " probabilities and thresholds may not hold here."
         )
     return found
 
@@ -193,6 +209,25 @@ def is_intact(workdir: epath.Path) -> bool:
     return True
 
 
+def check_additions(index: Index) -> None:
+    """Raise ValueError if guard and val of an index are neither empty nor what `guard.guarded` adds."""
+    guard = (index.guard_center, index.guard_axes, index.guard_training, index.guard_turned, index.guard_limits)
+    numbers = (*guard, index.val_logits, index.val_scores)
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in numbers):
+        raise ValueError("its guard or val is of another type, or holds numbers that are not finite")
+    count = len(index.guard_center)
+    near = index.guard_training.shape[1:]
+    rows = len(index.features) if count else 0
+    shapes = ((count,), (count, count), (rows, *near), (count,), (GUARD_PARTS if count else 0,))
+    if tuple(array.shape for array in guard) != shapes or (index.guard_limits <= 0).any() or not near <= (count,):
+        raise ValueError("its guard is of another shape")
+    val = (index.val_labels, index.val_logits, index.val_scores)
+    if len({array.shape for array in val}) != 1 or index.val_labels.ndim != 1 or index.val_labels.dtype != np.uint8:
+        raise ValueError("its val is of another shape or type")
+    if (index.val_labels > 1).any():
+        raise ValueError("its val has other labels")
+
+
 def _check(index: Index, width: int | None) -> None:
     """Raise ValueError if this is not what `build` returns."""
     features = index.features
@@ -205,6 +240,7 @@ def _check(index: Index, width: int | None) -> None:
         raise ValueError("its ids or labels are of another kind")
     if index.seen.dtype != np.uint8 or index.seen.shape[1:] != NONE_SEEN.shape[1:]:
         raise ValueError("its hashes are of another shape or type")
+    check_additions(index)
     # A NaN compares as false with everything: no image would be flagged as unlike the training images.
     if not (np.isfinite(features).all() and 0 <= index.limit <= 2.01):
         raise ValueError("it holds numbers that are no features of length 1 and no distance")

@@ -99,7 +99,7 @@ def _checked(content: Any, partial: bool = False) -> Summary:
             holds = all(type(value[part]) is int and value[part] >= 0 for part in ("tp", "fp", "fn", "tn"))
         elif name.endswith("_ci"):
             holds = [_is_number(end) for end in value] == [True, True] if value is not None else undefined
-        elif name.endswith("_reason") or name in ("source", "notice", "run"):
+        elif name.endswith("_reason") or name in ("source", "notice", "run", "site"):
             holds = isinstance(value, str)
         elif name == "groups":
             holds = bool(groups.checked(value))
@@ -107,7 +107,14 @@ def _checked(content: Any, partial: bool = False) -> Summary:
             holds = isinstance(value, list)
         elif name == "threshold":
             holds = _is_number(value) and 0 <= value <= 1
-        elif name.partition("_at_")[0] in (*_REQUIRED, "epoch", "prevalence", "known_images", "unlike_training"):
+        elif name.partition("_at_")[0] in (
+            *_REQUIRED,
+            "epoch",
+            "prevalence",
+            "known_images",
+            "site_images",
+            "unlike_training",
+        ):
             holds = _is_number(value) or (value is None and undefined)
         else:  # another version's
             holds = True
@@ -164,6 +171,10 @@ def warnings(stem: str, evaluation: Evaluation) -> list[str]:
     n, known, unlike = (evaluation.get(name, 0) for name in ("n", "known_images", "unlike_training"))
     chance = against_chance(evaluation)
     first = [f"On {stem}, the model is {chance}: do not use it on such images."] if chance else []
+    if of_site := evaluation.get("site_images", 0):
+        first.append(
+            f"{counted(of_site, 'image')} of {stem} set the thresholds of the site: scores on them are a bit too good."
+        )
     return first + neighbours.warnings(f"{counted(n, 'image')} of {stem}", n, known, unlike)
 
 

@@ -136,7 +136,6 @@ def _environment() -> jinja2.Environment:
         bins=ECE_BINS,
         sensitivity=SENSITIVITY,
         val_share=neighbours.VAL_SHARE,
-        ood_expected=round(1 - neighbours.VAL_SHARE, 12),
     )
     environment.filters.update(code=code, verbatim=_verbatim)
     return environment

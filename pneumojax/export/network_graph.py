@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Float32
 from onnx import TensorProto
 
+from pneumojax.evaluation.guard import has_guard
 from pneumojax.evaluation.neighbours import Index, K
 from pneumojax.export.graph_builder import Graph
+from pneumojax.export.statistics_graph import guard_score
 from pneumojax.inference.trained_model import Member, tensors
 from pneumojax.models.block_reference import EPSILON
 
@@ -22,10 +24,10 @@ class Outputs(NamedTuple):
     ood_score: str
 
 
-def network(graph: Graph, member: Member, images: str, size: int) -> Outputs:
-    """Compute a member's outputs of `images`, (batch, 1, size, size) float32 in [0, 1].
+def network(graph: Graph, member: Member, images: str, size: int, statistics: str = "") -> Outputs:
+    """Compute a member's outputs of `images`, (batch, 1, size, size) float32 in [0, 1], whose statistics are given.
 
-    Logit and map are divided by the member's scale.
+    Logit and map are divided by the member's scale. A member without a guard needs no statistics.
     """
     values = tensors(member.variables)
     count, side = len(member.model.blocks), size
@@ -38,7 +40,10 @@ def network(graph: Graph, member: Member, images: str, size: int) -> Outputs:
     if member.scale != 1:
         scale = graph.constant("scale", np.float32(member.scale))
         logit, plain = (graph.add("Div", [each, scale], f"{each.rpartition('.')[2]}_scaled") for each in (logit, plain))
-    return Outputs(logit, plain, _ood_score(graph.part("ood"), member.training, hidden))
+    score = _distance(graph.part("ood"), member.training, hidden)
+    if has_guard(member.training):
+        score = guard_score(graph.part("guard"), member.training, score, statistics)
+    return Outputs(logit, plain, score)
 
 
 def _pooled(side: int) -> int:
@@ -120,7 +125,7 @@ def _side(size: int, blocks: int) -> int:
     return size
 
 
-def _ood_score(graph: Graph, index: Index, hidden: str) -> str:
+def _distance(graph: Graph, index: Index, hidden: str) -> str:
     """Compute `neighbours.ood_scores`, (batch, 1), by the same steps."""
     features, rank = index.features, min(K, len(index.features))
     length = graph.add("ReduceL2", [hidden, graph.axis(1)], "length", keepdims=1)

@@ -9,7 +9,7 @@ Outputs, for each film or image:
   logit: before calibration; of an ensemble, the mean of the scaled logits.
   decision, decision_at_sens95: int64, 1 is pneumonia: whether the probability reaches the balanced threshold, and the
     sensitive one.
-  ood_score: distance to the training images, in [0, 2]; of an ensemble, the median.
+  ood_score: how far the image is from the training images, at least 0, see `guard`; of an ensemble, the median.
   unlike_training: bool, whether the OOD score is beyond the limit; of an ensemble, of more than half of its networks.
   map: (size, size), Grad-CAM at the last convolution, positive where the image is evidence for pneumonia.
   square: (size, size) uint8, what the networks saw.
@@ -24,10 +24,12 @@ from onnx import TensorProto, helper
 
 from pneumojax import __version__
 from pneumojax.evaluation.calibration import Calibration
+from pneumojax.evaluation.guard import has_guard
 from pneumojax.export.bounds import largest_within, lowest_logit
 from pneumojax.export.film_square import squared
 from pneumojax.export.graph_builder import Graph
 from pneumojax.export.network_graph import network
+from pneumojax.export.statistics_graph import statistics
 from pneumojax.inference.trained_model import TrainedModel
 from pneumojax.models.architectures import table_of
 
@@ -77,8 +79,10 @@ def _answers(graph: Graph, model: TrainedModel, images: str) -> dict[str, str]:
     levels = part.add("Cast", [channel], "levels", to=TensorProto.FLOAT)
     scaled = part.add("Div", [levels, part.constant("white", np.float32(255))], "intensities")
     alone = len(model.members) == 1
+    guarded = any(has_guard(member.training) for member in model.members)
+    measured = statistics(graph.part("statistics"), scaled, model.image_size) if guarded else ""
     found = [
-        network(graph.part("network" if alone else f"network_{number}"), member, scaled, model.image_size)
+        network(graph.part("network" if alone else f"network_{number}"), member, scaled, model.image_size, measured)
         for number, member in enumerate(model.members)
     ]
     limits = np.array([largest_within(member.training.limit) for member in model.members])

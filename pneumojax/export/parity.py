@@ -89,13 +89,15 @@ def differences(found: Answers, right: Answers) -> dict[str, float]:
 
     Returns:
       The largest differences: `logit`, relative to the logit where that is beyond 1; `probability`; `map`, relative to
-      the largest value of its map; and `ood_score`. How many of each kind differ: `decisions_turned`, at both
-      thresholds; and `flags_turned`, of "unlike_training", which rounding may turn where a score is at its limit.
+      the largest value of its map; and `ood_score`, relative to it where that is beyond 1. How many of each kind
+      differ: `decisions_turned`, at both thresholds; and `flags_turned`, of "unlike_training", which rounding may turn
+      where a score is at its limit.
     """
     shared = [name for name in right if name in found]
     away = {name: np.abs(np.asarray(found[name], np.float64) - right[name]) for name in shared}
-    largest = {name: float(away[name].max()) for name in ("probability", "ood_score") if name in away}
-    largest["logit"] = float((away["logit"] / np.maximum(1, np.abs(right["logit"]))).max())
+    units = {name: np.maximum(1, np.abs(right[name])) for name in ("logit", "ood_score") if name in right}
+    units["probability"] = np.ones(())
+    largest = {name: float((away[name] / unit).max()) for name, unit in units.items() if name in away}
     if "map" in away:
         highest = np.abs(right["map"]).max((1, 2))
         largest["map"] = float((away["map"].max((1, 2)) / np.where(highest == 0, 1, highest)).max())

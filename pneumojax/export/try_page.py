@@ -105,7 +105,8 @@ def card_html(card: str) -> Markup:
 
 def _json(model: TrainedModel) -> str:
     facts = {"name": model.name, "version": model.version, "digest": model.digest, "image_size": model.image_size}
-    text = json.dumps(facts | {"calibration": model.calibration._asdict()})
+    facts |= {"site": model.site.name if model.site else "", "calibration": model.calibration._asdict()}
+    text = json.dumps(facts)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 

@@ -12,8 +12,11 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from pneumojax import __version__
-from pneumojax.evaluation.calibration import Calibration
-from pneumojax.evaluation.neighbours import NONE_SEEN, Index, K
+from pneumojax.evaluation import calibration as calibrations
+from pneumojax.evaluation import film_statistics
+from pneumojax.evaluation.guard import has_guard
+from pneumojax.evaluation.neighbours import EXPECTED, NONE_SEEN, Index, K, check_additions
+from pneumojax.inference import site_file
 from pneumojax.inference.trained_model import Member, TrainedModel, of_members, tensors, variables_of
 from pneumojax.models.architectures import HEAD_UNITS, Block, shapes_of
 from pneumojax.models.block_reference import EPSILON
@@ -27,13 +30,24 @@ FORMAT = "PneumoJAX model, version 1"
 MAX_BYTES = 1 << 30  # of the weights: ten times those of M3 with their index
 MAX_SIDE = 4096  # pixels of the square
 _FEATURES, _SEEN = "training.features", "training.seen"
+# What newer bundles have beside these, by the fields of `Index`.
+_ADDITIONS = {
+    "guard_center": "guard.center",
+    "guard_axes": "guard.axes",
+    "guard_training": "guard.training",
+    "guard_turned": "guard.turned",
+    "guard_limits": "guard.limits",
+    "val_labels": "val.labels",
+    "val_logits": "val.logits",
+    "val_scores": "val.ood_scores",
+}
 
 
 def contents(model: TrainedModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of a bundle by name; their calibration is that of val.
+    """Return the files of a bundle by name; their calibration is that of val, with the site's beside it.
 
-    Neither ids nor labels of training images are kept: of them, the features and the hashes serve the flags
-    "unlike_training" and "in_training".
+    Neither ids nor labels of training images are kept: of them, the features, the hashes and the guard serve the flags
+    "unlike_training" and "in_training". Labels and scores of val, without ids, serve `--mode=calibrate`.
 
     Args:
       model: what predicts, calibrated as on val.
@@ -43,6 +57,8 @@ def contents(model: TrainedModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
     for prefix, member in _prefixed(model):
         arrays |= {prefix + name: value for name, value in tensors(member.variables).items()}
         arrays[prefix + _FEATURES] = member.training.features
+        additions = {name: getattr(member.training, field) for field, name in _ADDITIONS.items()}
+        arrays |= {prefix + name: value for name, value in additions.items() if value.size}
     weights = safetensors.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
     files = {"weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()}}
     description = description_of(model) | files | dict(facts)
@@ -75,9 +91,29 @@ def description_of(model: TrainedModel) -> dict[str, Any]:
         "networks": networks,
         "hidden_units": HEAD_UNITS,
         "batch_norm_epsilon": EPSILON,
-        "calibration": model.calibration._asdict(),
-        "ood_score": f"distance to the {K}th nearest training image, between features of unit length",
-    }
+        "calibration": (model.site.of_val if model.site else model.calibration)._asdict(),
+        "ood_score": _ood_score(model),
+    } | _additions(model)
+
+
+def _additions(model: TrainedModel) -> dict[str, Any]:
+    """Return what the description has where the model has a guard, or is set up for a site."""
+    guard = {"ood_val_share": round(1 - EXPECTED, 12)} if _is_guarded(model) else {}
+    return guard | ({"site": model.site.content} if model.site else {})
+
+
+def _is_guarded(model: TrainedModel) -> bool:
+    return any(has_guard(member.training) for member in model.members)
+
+
+def _ood_score(model: TrainedModel) -> str:
+    distance = f"distance to the {K}th nearest training image, between features of unit length"
+    if not _is_guarded(model):
+        return distance
+    return (
+        f"the largest of four, each in units of its limit: {distance}; distances of shallow statistics to the training"
+        " images, along their main axes and along all others; and how turned or inverted the image looks"
+    )
 
 
 def _prefixed(model: TrainedModel) -> list[tuple[str, Member]]:
@@ -132,6 +168,8 @@ def read(folder: epath.Path) -> TrainedModel:
         if hashlib.sha256(weights).hexdigest() != description["weights"]["sha256"]:
             raise ValueError(f"it is not the one that {DESCRIPTION} describes")
         model = _model(description, safetensors.load(weights))
+    except UserError as error:  # the site's
+        raise _damaged(folder / DESCRIPTION, str(error)) from None
     except (ArithmeticError, AttributeError, KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     return model
@@ -146,17 +184,15 @@ def _model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     size = description["preprocessing"]["image_size"]
     if type(size) is not int or not 1 <= size <= MAX_SIDE:
         raise ValueError(f"its image_size is not from 1 to {MAX_SIDE}")
-    calibration = Calibration(**{name: float(value) for name, value in description["calibration"].items()})
-    shares = (calibration.threshold, calibration.threshold_sens95, calibration.prevalence)
-    if not np.isfinite(calibration).all() or calibration.temperature <= 0 or not all(0 <= p <= 1 for p in shares):
-        raise ValueError("its calibration is out of range")
+    calibration = calibrations.checked(description["calibration"])
     if not description["networks"]:
         raise ValueError("it has no network")
     members = [_member(network, arrays, size) for network in description["networks"]]
     model = of_members(str(description["name"]), members, calibration, size)
     if model.digest != description["digest"]:
         raise ValueError(f"its digest is {model.digest}, not {description['digest']}")
-    return model
+    site = description.get("site")
+    return site_file.applied(model, site_file.of_json(site), DESCRIPTION) if site else model
 
 
 def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: int) -> Member:
@@ -183,4 +219,11 @@ def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: 
         raise ValueError("its scale or ood_limit is out of range")
     count = len(features)
     ids, labels = np.arange(count).astype(str), np.zeros(count, np.uint8)
-    return Member(model, variables_of(found), Index(ids, labels, features, limit, seen), scale)
+    additions = {field: arrays[prefix + name] for field, name in _ADDITIONS.items() if prefix + name in arrays}
+    index = Index(ids, labels, features, limit, seen, **additions)
+    check_additions(index)
+    if len(index.guard_center) not in (0, film_statistics.COUNT) or (
+        has_guard(index) and size < film_statistics.MIN_SIZE
+    ):
+        raise ValueError(f"{prefix}guard.center is of other statistics, or images are too small for it")
+    return Member(model, variables_of(found), index, scale)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from pneumojax.runtime.config import Rule
+from pneumojax.runtime.workdir import SITE_NAME
 
 BASELINES = ("blurred", "black")
 
@@ -19,8 +20,14 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     for name in ("square", "square_step"):
         yield Rule(f"explanation.{name}", 0 < c[name] <= 1, "above 0 and at most 1")
     yield Rule("explanation.noise", 0 <= c.noise <= 1, "at least 0 and at most 1")
+    yield Rule("prediction.abstain", config.prediction.abstain in (True, False), "true or false")
+    yield Rule("site", not config.site or _is_site(config.site), "empty, the name of a site, or a path to a .json file")
     yield Rule("prediction.output", _is_output(config.prediction.output), "empty, -, or end in .csv or .jsonl")
     yield Rule("prediction.shard", _is_shard(config.prediction.shard), "empty, or like 0/4")
+
+
+def _is_site(text: str) -> bool:
+    return text.endswith(".json") or re.fullmatch(SITE_NAME, text) is not None
 
 
 def _is_output(text: str) -> bool:

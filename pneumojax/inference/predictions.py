@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from pneumojax.data.source import CLASSES
 from pneumojax.data.sources.unlabelled import Seen
-from pneumojax.evaluation import known_pictures, metrics, neighbours
+from pneumojax.evaluation import film_statistics, guard, known_pictures, metrics
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.inference.trained_model import Member, TrainedModel
 
@@ -28,12 +28,13 @@ class Row(NamedTuple):
       decision_at_sens95: the decision at `threshold_sens95`.
       threshold_sens95: the sensitive one, with a sensitivity of at least 95 % on val and never above `threshold`, in
         [0, 1]; at the config's prevalence.
-      ood_score: distance to the training images, in [0, 2]; see `neighbours.ood_scores`.
+      ood_score: how far the image is from the training images, at least 0; see `guard.scores`.
       flags: reasons not to rely on the prediction: those of `Seen`, "unlike_training" and "in_training".
       error: why the image cannot be read.
       model: name of the model, such as "m1".
       version: of PneumoJAX, which read the image and computed the row.
       digest: of the model's weights and calibration, see `trained_model.digest_of`.
+      site: name of the site that the model is set up for; empty where it is as trained.
     """
 
     id: str
@@ -48,6 +49,12 @@ class Row(NamedTuple):
     model: str = ""
     version: str = ""
     digest: str = ""
+    site: str = ""
+
+
+def without_number(row: Row) -> Row:
+    """Return the row without probability and decisions if it has flags: nobody should rely on these."""
+    return row._replace(probability=None, decision=None, decision_at_sens95=None) if row.flags else row
 
 
 def rows(
@@ -65,7 +72,7 @@ def rows(
     scores = iter(())
     if outputs is not None:
         found = [[np.asarray(part, np.float32)[: len(pictures)] for part in pair] for pair in jax.device_get(outputs)]
-        logits, ood_scores, unlike = together(found, model.members)
+        logits, ood_scores, unlike = together(found, model.members, np.stack(pictures))
         p = metrics.probabilities(logits, model.calibration.temperature, model.calibration.offset)
         hashes = np.stack([known_pictures.hash_of(picture) for picture in pictures])
         raised = {UNLIKE: unlike, KNOWN: known_pictures.known(seen_by(model), hashes)}
@@ -75,13 +82,17 @@ def rows(
         Row(id, error=seen.problem) if seen.image is None else _row(id, seen, *next(scores), model.calibration)
         for id, seen in batch
     ]
-    return [row._replace(model=model.name, version=model.version, digest=model.digest) for row in rows]
+    site = model.site.name if model.site else ""
+    return [row._replace(model=model.name, version=model.version, digest=model.digest, site=site) for row in rows]
 
 
 def together(
-    outputs: Sequence[Sequence[Float32[np.ndarray, "n ..."]]], members: Sequence[Member]
+    outputs: Sequence[Sequence[Float32[np.ndarray, "n ..."]]],
+    members: Sequence[Member],
+    images: UInt8[np.ndarray, "n size size"] | None = None,
+    statistics: Float32[np.ndarray, "n statistics"] | None = None,
 ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Combine each member's logits and features.
+    """Combine each member's logits and features; a guard needs the images too, or their `film_statistics`.
 
     Returns:
       The mean of the logits, each divided by its member's scale; the median OOD score; and whether more than half of
@@ -89,7 +100,9 @@ def together(
     """
     pairs = list(zip(outputs, members, strict=True))
     logits = np.mean([logits / member.scale for (logits, _), member in pairs], axis=0)
-    scores = np.stack([neighbours.ood_scores(member.training, features) for (_, features), member in pairs])
+    if statistics is None and images is not None and any(guard.has_guard(member.training) for member in members):
+        statistics = film_statistics.of(images)
+    scores = np.stack([guard.scores(member.training, features, statistics) for (_, features), member in pairs])
     limits = np.array([[member.training.limit] for member in members])
     return logits, np.median(scores, axis=0), (scores > limits).mean(0) > 0.5
 

@@ -7,6 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pneumojax.evaluation import calibration as calibrations
+from pneumojax.evaluation import operating_points
 from pneumojax.models.classifier import Classifier, Variables, init_variables
 from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
@@ -19,7 +20,7 @@ class Trained(NamedTuple):
     Attributes:
       model: the module.
       variables: its `{"params": ..., "batch_stats": ...}`.
-      calibration: of its logits, as fitted on val.
+      calibration: of its logits, as fitted on val, or on the groups of val.
       epoch: the epoch after which it was saved.
     """
 
@@ -38,4 +39,6 @@ def load(workdir: epath.Path, config: ConfigDict, layout: sharding.Layout) -> Tr
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
     variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)
-    return Trained(model, variables, calibrations.stored(facts["calibration"]), facts["epoch"])
+    chosen = operating_points.read(workdir, facts["epoch"])
+    calibration = chosen.calibration if chosen else calibrations.stored(facts["calibration"])
+    return Trained(model, variables, calibration, facts["epoch"])

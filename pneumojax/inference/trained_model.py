@@ -33,6 +33,22 @@ class Member(NamedTuple):
     scale: float = 1.0
 
 
+class SetUp(NamedTuple):
+    """How a model is set up for a site, see `site_file`.
+
+    Attributes:
+      name: of the site.
+      date: of its file.
+      of_val: the model's own calibration, which the site's replaces.
+      content: of the file, fit for JSON.
+    """
+
+    name: str
+    date: str
+    of_val: Calibration
+    content: dict[str, Any]
+
+
 class TrainedModel(NamedTuple):
     """What predicts.
 
@@ -42,6 +58,7 @@ class TrainedModel(NamedTuple):
       members: the networks; of several, the mean of the scaled logits counts.
       calibration: of that mean, at the prevalence that the user states.
       image_size: pixels per side of the square that the networks take.
+      site: how the model is set up for a site; None where it is as trained.
     """
 
     name: str
@@ -49,6 +66,7 @@ class TrainedModel(NamedTuple):
     members: Sequence[Member]
     calibration: Calibration
     image_size: int
+    site: SetUp | None = None
 
     @property
     def version(self) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
 from pneumojax.data.source import Split
-from pneumojax.evaluation import metrics, neighbours
+from pneumojax.evaluation import film_statistics, guard, metrics, neighbours
 from pneumojax.evaluation.results import Evaluation
 from pneumojax.inference.overlay import overlay
 
@@ -81,7 +81,7 @@ def collect(
             probability=float(probabilities[i]),
             image=image,
             explained=overlay(image, explain(image)),
-            unlike=bool(neighbours.ood_scores(index, features_of_image)[0] > index.limit),
+            unlike=bool(guard.scores(index, features_of_image, film_statistics.of(image[None]))[0] > index.limit),
             nearest=[near for label in (0, 1) for near in _nearest(index, features_of_image, label, train)],
         )
 

@@ -67,6 +67,12 @@ def shapes_of(blocks: Sequence[Block], image_size: int) -> dict[str, tuple[int, 
     return shapes
 
 
+def layers_of(blocks: Sequence[Block]) -> list[str]:
+    """Return the names of the layers that have parameters, in order."""
+    convolutions = [f"{kind}_{number}" for number in range(1, len(blocks) + 1) for kind in ("conv", "batch_norm")]
+    return [*convolutions, "dense_1", "dense_2"]
+
+
 def table_of(blocks: Iterable[Block]) -> str:
     """Return the table that `blocks_of` reads."""
     return ",".join(f"{block.filters}:{block.dropout:g}" for block in blocks)

@@ -13,7 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from pneumojax.inference.overlay import AGAINST, FOR, smoothed, tinted
 from pneumojax.inference.predictions import Row
 from pneumojax.pacs import codes as concepts
-from pneumojax.pacs.identity import Kind, result_uid, series_uid
+from pneumojax.pacs.identity import Kind, key_of, result_uid, series_uid
 from pneumojax.pacs.report import MANUFACTURER, moment, series_description
 
 SERIES_NUMBER = 9902
@@ -47,8 +47,8 @@ def capture(
         if keyword in source:
             dataset[keyword] = source[keyword]
     dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.SOPInstanceUID = result_uid(Kind.CAPTURE, film, row.digest)
-    dataset.SeriesInstanceUID = series_uid(Kind.CAPTURE, film, row.digest)
+    dataset.SOPInstanceUID = result_uid(Kind.CAPTURE, film, key_of(row))
+    dataset.SeriesInstanceUID = series_uid(Kind.CAPTURE, film, key_of(row))
     dataset.SeriesNumber, dataset.InstanceNumber = SERIES_NUMBER, 1
     dataset.SeriesDescription = series_description(row, " heat map")
     dataset.Modality, dataset.ConversionType, dataset.BodyPartExamined = "OT", "WSD", "CHEST"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from pneumojax.inference.predictions import Row
+from pneumojax.api import Model
+from pneumojax.data.sources.unlabelled import Seen
 from pneumojax.pacs import log
 from pneumojax.pacs.dicomweb import Archive, Place
 from pneumojax.pacs.faults import Away, Backoff, Refused, Stopped
-from pneumojax.pacs.identity import Kind, is_uid, result_uid
+from pneumojax.pacs.identity import Kind, is_uid, key_of_model, result_uid
 from pneumojax.pacs.queue import Queue
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import expanded
@@ -26,10 +27,9 @@ class Fetching:
     """Fetches the films that have no report by this model yet."""
 
     def __init__(
-        self, archive: Archive, queue: Queue, rows: log.Rows, digest: str, backoff: Backoff, stopped: threading.Event
+        self, archive: Archive, queue: Queue, rows: log.Rows, model: Model, backoff: Backoff, stopped: threading.Event
     ):
-        """Prepare to fetch; `digest` is that of the model."""
-        self._archive, self._queue, self._rows, self._digest = archive, queue, rows, digest
+        self._archive, self._queue, self._rows, self._model = archive, queue, rows, model
         self._backoff, self._stopped = backoff, stopped
         self.fetched = self.known = self.refused = 0
 
@@ -64,7 +64,7 @@ class Fetching:
 
     def _film(self, place: Place) -> None:
         name = self._queue.name_of(place.instance)
-        report = result_uid(Kind.REPORT, place.instance, self._digest)
+        report = result_uid(Kind.REPORT, place.instance, key_of_model(self._model))
         try:
             if self._queue.is_known(name) or self._backoff.until_done(lambda: self._archive.has(place.study, report)):
                 self.known += 1
@@ -72,7 +72,7 @@ class Fetching:
             self._backoff.until_done(lambda: self._keep(name, place))
             self.fetched += 1
         except Refused as reason:
-            row = Row(name, error=f"it cannot be fetched: {reason}", digest=self._digest)
+            row = self._model.rows([(name, Seen(None, f"it cannot be fetched: {reason}", ()))])[0]
             self._rows.add(name, row)
             self.refused += 1
             log.say(log.line_of(name, row))

@@ -33,9 +33,9 @@ _LAST = ".1"  # the suffix of the document that completes a result
 class Queue:
     """A queue in a folder, used by one process. Threads may share it."""
 
-    def __init__(self, folder: Path, digest: str):
-        """Open the queue, or create it; use `opened` instead. `digest` is that of the model."""
-        self._folder, self._digest = folder, digest
+    def __init__(self, folder: Path, model: str):
+        """Open the queue, or create it; use `opened` instead. `model` is its key, see `identity`."""
+        self._folder, self._model = folder, model
         self._key = _key(folder / "key")
         self._changed = threading.Condition()
         self._arriving: set[str] = set()
@@ -55,7 +55,7 @@ class Queue:
 
     def name_of(self, uid: str) -> str:
         """Return the name of the film with this SOP Instance UID."""
-        return identity.name_of(uid, self._digest, self._key)
+        return identity.name_of(uid, self._model, self._key)
 
     def is_known(self, name: str) -> bool:
         """Whether the film is here, or needs nothing more."""
@@ -165,7 +165,7 @@ class Queue:
 
 
 @contextmanager
-def opened(folder: str, workdir: epath.Path, digest: str) -> Iterator[Queue]:
+def opened(folder: str, workdir: epath.Path, model: str) -> Iterator[Queue]:
     """Open a queue for this process alone, and create the folder if it is missing.
 
     Raises:
@@ -185,7 +185,7 @@ def opened(folder: str, workdir: epath.Path, digest: str) -> Iterator[Queue]:
         raise UserError(f"another process uses the queue {folder}: stop it, or give another --config.pacs.queue")
 
     with files.locked(epath.Path(path / ".lock"), taken):
-        yield Queue(path, digest)
+        yield Queue(path, model)
 
 
 def _key(path: Path) -> bytes:

@@ -25,7 +25,7 @@ from pydicom.valuerep import DA, TM
 
 from pneumojax.inference.predictions import Row
 from pneumojax.pacs import codes as concepts
-from pneumojax.pacs.identity import Kind, result_uid, series_uid
+from pneumojax.pacs.identity import Kind, key_of, result_uid, series_uid
 
 SERIES_NUMBER = 9901
 MANUFACTURER = "PneumoJAX"
@@ -45,9 +45,9 @@ def report(row: Row, source: Dataset) -> Comprehensive3DSR:
     document = Comprehensive3DSR(
         evidence=[source],
         content=_content(row, source),
-        series_instance_uid=series_uid(Kind.REPORT, film, row.digest),
+        series_instance_uid=series_uid(Kind.REPORT, film, key_of(row)),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=result_uid(Kind.REPORT, film, row.digest),
+        sop_instance_uid=result_uid(Kind.REPORT, film, key_of(row)),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=row.model,
@@ -110,12 +110,12 @@ def _content(row: Row, source: Dataset) -> MeasurementReport:
 
 
 def _device_uid(row: Row) -> str:
-    return result_uid(Kind.REPORT, "device", row.digest)
+    return result_uid(Kind.REPORT, "device", key_of(row))
 
 
 def _group(row: Row, source: Dataset, what: str, **parts) -> MeasurementsAndQualitativeEvaluations:
     film = str(source.SOPInstanceUID)
-    tracked = result_uid(Kind.REPORT, f"{film}/{what}", row.digest)
+    tracked = result_uid(Kind.REPORT, f"{film}/{what}", key_of(row))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked, identifier=what),
         source_images=[SourceImageForMeasurementGroup(source.SOPClassUID, film)],
@@ -131,9 +131,8 @@ def _caution(row: Row, source: Dataset) -> MeasurementsAndQualitativeEvaluations
 
 
 def _prediction(row: Row, source: Dataset) -> MeasurementsAndQualitativeEvaluations:
-    algorithm = AlgorithmIdentification(
-        name=f"PneumoJAX {row.model}", version=row.version, parameters=[f"digest={row.digest}"]
-    )
+    parameters = [f"digest={row.digest}"] + [f"site={row.site}"] * bool(row.site)
+    algorithm = AlgorithmIdentification(name=f"PneumoJAX {row.model}", version=row.version, parameters=parameters)
     numbers = {concepts.PROBABILITY: row.probability, concepts.THRESHOLD: row.threshold}
     numbers |= {concepts.THRESHOLD_SENS95: row.threshold_sens95, concepts.OOD_SCORE: row.ood_score}
     measurements = [Measurement(name, cast(float, value), concepts.NO_UNITS) for name, value in numbers.items()]

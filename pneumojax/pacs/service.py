@@ -18,6 +18,7 @@ from pneumojax.pacs.documents import METHOD
 from pneumojax.pacs.faults import Backoff, Stopped
 from pneumojax.pacs.fetch import Fetching
 from pneumojax.pacs.guard import Limits
+from pneumojax.pacs.identity import key_of_model
 from pneumojax.pacs.listen import Station, listening
 from pneumojax.pacs.pacs_settings import listed, peer_in
 from pneumojax.pacs.queue import Queue, opened
@@ -38,7 +39,6 @@ class _Works(NamedTuple):
     predicting: Predicting
     delivering: Delivering
     rows: log.Rows
-    digest: str  # of the model
 
 
 def run_pacs(
@@ -67,15 +67,15 @@ def run_pacs(
     batch_size, stopped = config.evaluation.batch_size, threading.Event()
     backoff = Backoff(log.say, stopped, config.pacs.retry_seconds)
     status = None
-    digest = model.metadata["digest"]
-    with log.quiet(), signals.deferred() as interrupted, opened(config.pacs.queue, workdir, digest) as queue:
+    key = key_of_model(model)
+    with log.quiet(), signals.deferred() as interrupted, opened(config.pacs.queue, workdir, key) as queue:
         _warm_up(model, batch_size)
         with (
             _watched(lambda: interrupted() or stop(), stopped) as asked,
             _working(queue, model, batch_size, log.Rows(workdir), store, backoff, stopped) as works,
             suppress(Stopped),
         ):
-            status = _serve(config, studies, queue, works, stopped)
+            status = _serve(config, model, studies, queue, works, stopped)
     if asked.is_set():
         raise KeyboardInterrupt
     if status is None:
@@ -84,14 +84,14 @@ def run_pacs(
 
 
 def _serve(
-    config: ConfigDict, studies: list[str], queue: Queue, works: _Works, stopped: threading.Event
+    config: ConfigDict, model: Model, studies: list[str], queue: Queue, works: _Works, stopped: threading.Event
 ) -> ExitStatus | None:
     """Do what the config asks for; return None if all stops before."""
     fetching = None
     with _maybe_listening(config, queue):
         if fetch.is_wanted(config):
             backoff = Backoff(log.say, stopped, config.pacs.retry_seconds)
-            fetching = Fetching(_archive(config), queue, works.rows, works.digest, backoff, stopped)
+            fetching = Fetching(_archive(config), queue, works.rows, model, backoff, stopped)
             fetching.all_of([*studies, *(fetching.studies(config.pacs.dates) if config.pacs.dates else [])])
         if config.pacs.listen:
             stopped.wait()
@@ -186,7 +186,7 @@ def _working(
     delivering = Delivering(queue, store, backoff, stopped)
     threads = [started(predicting.loop, stopped), started(delivering.loop, stopped)]
     try:
-        yield _Works(predicting, delivering, rows, model.metadata["digest"])
+        yield _Works(predicting, delivering, rows)
     finally:
         stopped.set()
         for thread in threads:

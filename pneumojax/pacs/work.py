@@ -7,6 +7,7 @@ from functools import partial
 from pneumojax.api import Model
 from pneumojax.data.decode.unreadable import UnreadableImage
 from pneumojax.data.parallel import Workers
+from pneumojax.data.sources.unlabelled import Seen
 from pneumojax.inference.predictions import Row
 from pneumojax.pacs import log, reading
 from pneumojax.pacs.documents import documents
@@ -83,7 +84,7 @@ class Predicting:
         log.say(log.line_of(name, row))
 
     def _refuse(self, name: str, reason: str) -> None:
-        row = Row(name, error=reason, model=self._model.metadata["name"], digest=self._model.metadata["digest"])
+        row = self._model.rows([(name, Seen(None, reason, ()))])[0]
         self._rows.add(name, row)
         self._queue.finish(name)
         self.refused += 1

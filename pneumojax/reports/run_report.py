@@ -11,11 +11,11 @@ from etils import epath
 from pneumojax.data import splits as splitting
 from pneumojax.data.audit import findings
 from pneumojax.data.sources import sites
-from pneumojax.evaluation import groups, results
+from pneumojax.evaluation import groups, operating_points, results
 from pneumojax.evaluation.results import Evaluation
-from pneumojax.inference import faithfulness, worst_errors
+from pneumojax.inference import attribution_places, faithfulness, worst_errors
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
-from pneumojax.reports import audit_report, figures, html_page, score_tables
+from pneumojax.reports import audit_report, figures, html_page, score_tables, site_tables
 from pneumojax.reports.score_tables import score
 from pneumojax.runtime import host, run_log
 from pneumojax.runtime import workdir as workdirs
@@ -73,6 +73,12 @@ def write(
         group_tables={name: groups.rows(one["groups"]) for name, one in (own | other).items() if "groups" in one},
         group_header=groups.HEADER,
         smallest_class=groups.MIN_OF_CLASS,
+        other_sites={name: one["site"] for name, one in other.items() if "site" in one},
+        set_up=site_tables.rows(workdir),
+        set_up_header=site_tables.HEADER,
+        operating_points=_operating_points(own, workdir),
+        places={stem: attribution_places.rows(found) for stem, found in attribution_places.read(workdir).items()},
+        places_header=attribution_places.HEADER,
         errors=errors,
         composition=composition,
         remarks=remarks,
@@ -87,6 +93,20 @@ def write(
     )
     write_whole(workdir / workdirs.REPORT, page)
     return workdir / workdirs.REPORT
+
+
+def _operating_points(own: Evaluations, workdir: epath.Path) -> dict[str, list[tuple[str, str, str]]]:
+    """Return the rows of the groups, and of val as it is, if operating points were chosen by the worst group."""
+    epochs = {evaluation.get("epoch") for evaluation in own.values()}
+    epoch = epochs.pop() if len(epochs) == 1 else None
+    chosen = None if epoch is None else operating_points.read(workdir, epoch)
+    if chosen is None:
+        return {}
+    home = [(name.replace("_", " "), *pair) for name, pair in chosen.home.items()]
+    return {
+        part: [(name, f"{before:.3f}", f"{after:.3f}") for name, before, after in rows]
+        for part, rows in (("groups", chosen.groups), ("home", home))
+    }
 
 
 def slider(split: str, evaluation: Evaluation) -> Slider:

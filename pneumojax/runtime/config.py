@@ -25,19 +25,19 @@ from pneumojax.runtime.run_identity import KEY, Identity, sha256
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
     r"(benchmark|checkpoint|evaluation|experiment|explanation|export|pacs|prediction|serve)\."
-    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|columns|on_error|resident|workers)"
+    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|columns|on_error|resident|workers)|site$"
 )
 # Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
 LOCAL = (
     "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output", "pacs.address",
     "pacs.ae_title", "pacs.ca_bundle", "pacs.client_certificate", "pacs.credentials", "pacs.dates", "pacs.dicomweb",
     "pacs.hosts", "pacs.listen", "pacs.peers", "pacs.queue", "pacs.send", "pacs.study", "pacs.worklist",
-    "prediction.output", "serve.host", "serve.port",
+    "prediction.output", "serve.host", "serve.port", "site",
 )  # fmt: skip
 _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
 # Fields with an effect that 0.1 did not have: what they would have said then.
 _ADDED = {"data.leave_out_site": "", "data.patient_pattern": "", "data.trust": "", "data.trust_column": "read_by"}
-_ADDED |= {"model.blocks": ""}
+_ADDED |= {"init_from": "", "model.blocks": "", "freeze": ""}
 SHARED = "base"  # the config that the others are made of, not one to run
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -231,8 +231,8 @@ def write(config: ConfigDict, path: epath.Path, identity: Identity | None = None
     """Write the config to `path` as JSON, without the `LOCAL` fields, and with the identity of its run."""
     tree = json.loads(config.to_json_best_effort())
     for field in LOCAL:
-        group, name = field.split(".")
-        tree.get(group, {}).pop(name, None)
+        *group, name = field.split(".")
+        (tree.get(group[0], {}) if group else tree).pop(name, None)
     if identity:
         tree[KEY] = identity._asdict()
     write_whole(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")

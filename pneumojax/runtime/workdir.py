@@ -29,6 +29,9 @@ PACS = "pacs.csv"  # what became of each film of a PACS; no identifier of a pati
 PLACES = "places"  # a file for each name of other images in the folders here: their place
 EXPLANATIONS = "explanations"
 EXPORT = "export"
+SITES = "sites"  # a file for each site that the model is set up for
+OPERATING_POINTS = "operating_points.json"  # chosen by the worst group of val
+SITE_NAME = r"[^\W_][\w.-]{0,99}"  # a pattern of their names
 EXPLANATION_CHECKS = f"{EXPLANATIONS}/checks.json"
 REPORT = "report/index.html"
 REPORT_PICTURES = "report/pictures.npz"  # what the report shows of the run's own images
@@ -54,8 +57,8 @@ UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 _TOP = (
     CONFIG, SPLITS, FINGERPRINT, REMARKS, UNREADABLE, LOCK, CHECKPOINTS, METRICS, TENSORBOARD, EVALUATION, CORRUPTIONS,
-    NEIGHBOURS, PREDICTIONS, PACS, PLACES, EXPLANATIONS, EXPORT, "report", AUDIT, EXPERIMENT, EXPERIMENT_TABLES,
-    BENCHMARK, BENCHMARK_TABLES,
+    NEIGHBOURS, PREDICTIONS, PACS, PLACES, EXPLANATIONS, EXPORT, SITES, OPERATING_POINTS, "report", AUDIT,
+    EXPERIMENT, EXPERIMENT_TABLES, BENCHMARK, BENCHMARK_TABLES,
 )  # fmt: skip
 
 
@@ -79,6 +82,11 @@ def refuse_links(workdir: epath.Path, more: Iterable[str] = ()) -> None:
         elif not stat.S_ISREG(mode):
             kind = "link" if stat.S_ISLNK(mode) else "pipe, a socket or a device"
             raise UserError(f"{path} is a {kind}: a workdir holds files and folders only, so remove it")
+
+
+def default_of(model: str) -> epath.Path:
+    """Return where a model of this name, which is no run's, writes by default."""
+    return epath.Path(f"runs/model-{model}")
 
 
 def is_run(workdir: epath.Path) -> bool:

@@ -15,12 +15,13 @@ _ROW = {
     "threshold": _PROBABILITY,
     "decision_at_sens95": _DECISION,
     "threshold_sens95": _PROBABILITY,
-    "ood_score": {"type": ["number", "null"], "minimum": 0, "maximum": 2.01},
+    "ood_score": {"type": ["number", "null"], "minimum": 0},
     "flags": {"type": "array", "items": {"type": "string"}, "description": "look at them before the probability"},
     "error": {"type": ["string", "null"], "description": "why the film cannot be read"},
     "model": {"type": "string"},
     "version": {"type": "string"},
     "digest": {"type": "string"},
+    "site": {"type": "string", "description": "that the model is set up for; empty where it is as trained"},
 }
 _REFUSED = {
     "400": "there is no film, too many of them, or something else; or the form is broken",

@@ -21,8 +21,10 @@ _KEEP_ALIVE = 5  # seconds between requests of one connection
 _CONNECTIONS = 512
 
 
-def serve(config: ConfigDict, folder: epath.Path) -> None:
+def serve(config: ConfigDict, folder: epath.Path, workdir: epath.Path) -> None:
     """Serve the model in a folder, until SIGINT or SIGTERM; then answer what was taken, and return.
+
+    The file of the config's site lies in the workdir or in the folder.
 
     Raises:
       UserError: there is no model, the packages of the extra `serve` are missing, or the address cannot be listened on.
@@ -37,7 +39,7 @@ def serve(config: ConfigDict, folder: epath.Path) -> None:
 
     host, port = config.serve.host, config.serve.port
     with _listening(host, port) as listener:
-        trained = trained_models.load_here(config, folder)
+        trained = trained_models.load_here(config, folder, workdir)
         model = Model(trained, bundle.description_of(trained))
         _warm_up(model)
         app = application(model, page(trained, _card(folder, trained)), limits(config), loopback=is_loopback(host))

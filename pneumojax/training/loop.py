@@ -14,7 +14,7 @@ from pneumojax.data import loader
 from pneumojax.data.source import Split
 from pneumojax.evaluation import calibration
 from pneumojax.evaluation.forward import Evaluator
-from pneumojax.models.classifier import Classifier, init_variables
+from pneumojax.models.classifier import Classifier, Variables, init_variables
 from pneumojax.models.configured import create_model
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime.errors import UserError
@@ -56,12 +56,14 @@ def train(
     layout: sharding.Layout,
     *,
     grace_s: float = GRACE_S,
+    variables: Variables | None = None,
 ) -> bool:
     """Train from the last checkpoint, or from the start, to the config's last epoch.
 
     `splits` has train and val. After each epoch, a metrics line of each is written, and the state is saved. Within an
     epoch the state is saved as often as the config says. Where a signal asks to stop while val is evaluated, the
-    evaluation may take `grace_s` seconds, so that the epoch is saved.
+    evaluation may take `grace_s` seconds, so that the epoch is saved. The start has these `variables` of the model;
+    where there are none, they are drawn.
 
     Returns:
       Whether there was anything left to train.
@@ -77,7 +79,7 @@ def train(
             per_epoch = _steps_per_epoch(config, splits["train"])
             model, optimizer = create_model(config), create_optimizer(config, per_epoch)
             run = _Run(config, splits, layout, manager, model, optimizer, per_epoch, stop_requested, grace_s)
-            start = _latest(run)
+            start = _latest(run, variables)
             unfinished = int(start.state.step) < config.epochs * per_epoch
             if unfinished:
                 _train_epochs(run, start, workdir)
@@ -223,15 +225,16 @@ def _steps_per_epoch(config: ConfigDict, split: Split) -> int:
     return steps
 
 
-def _latest(run: _Run) -> _Start:
-    """Return the latest saved state, or the initial one."""
+def _latest(run: _Run, variables: Variables | None) -> _Start:
+    """Return the latest saved state, or the initial one, with these variables where there are any."""
     config, per_epoch = run.config, run.per_epoch
 
-    def initial() -> TrainState:
-        return init_state(init_variables(run.model, config.model.image_size, config.seed), run.optimizer)
+    def initial(given: Variables | None) -> TrainState:
+        drawn = given or init_variables(run.model, config.model.image_size, config.seed)
+        return init_state(drawn, run.optimizer)
 
     # Compiled as one program: otherwise it would be a hundred, which take seconds to compile.
-    state = jax.jit(initial, out_shardings=run.layout.replicated)()
+    state = jax.jit(initial, out_shardings=run.layout.replicated)(variables)
     nothing = np.zeros((per_epoch, config.batch_size), np.float32)
     latest = checkpoint.restore_latest(run.manager, checkpoint.Saved(state, nothing, {}), run.layout)
     if latest is None:

@@ -1,5 +1,7 @@
 """The optimizer, its learning rate over the steps, and the plateau rule after each epoch."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -36,11 +38,29 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 
 
 def create_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Create Adam (Kingma and Ba) or RMSprop, with Keras's epsilon and the config's learning rate."""
+    """Create Adam (Kingma and Ba) or RMSprop, with Keras's epsilon and the config's learning rate.
+
+    Parameters of the layers that the config freezes stay as they are. Batch normalization's running statistics follow
+    the images in every layer, since they are no parameters.
+    """
     schedule = learning_rate(config, steps_per_epoch)
     if config.optimizer.name == "rmsprop":
-        return optax.rmsprop(schedule, decay=0.9, eps=1e-7)
-    return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-7)
+        optimizer = optax.rmsprop(schedule, decay=0.9, eps=1e-7)
+    else:
+        optimizer = optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-7)
+    frozen = frozen_layers(config)
+    if not frozen:
+        return optimizer
+
+    def mask(params: dict[str, Any]) -> dict[str, Any]:
+        return {layer: jax.tree.map(lambda _, layer=layer: layer in frozen, own) for layer, own in params.items()}
+
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
+
+
+def frozen_layers(config: ConfigDict) -> list[str]:
+    """Return the names of the layers that the config freezes."""
+    return [name.strip() for name in config.freeze.split(",") if name.strip()]
 
 
 def after_epoch(plateau: Plateau, val_accuracy: float, learning_rate: float) -> Plateau:

@@ -4,11 +4,20 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from pneumojax.models.architectures import blocks_of, layers_of
 from pneumojax.runtime.config import Rule
 
 CLASS_WEIGHTS = ("none", "balanced", "balanced_sites")
 SCHEDULES = ("constant", "cosine", "plateau")
 _SHARE = "at least 0 and below 1"
+
+
+def _layers(config: ConfigDict) -> list[str]:
+    """Return the layers that have parameters; none where the config has no known network, which other rules refuse."""
+    try:
+        return layers_of(blocks_of(config.model.name, config.model.blocks))
+    except (KeyError, ValueError):
+        return []
 
 
 def rules(config: ConfigDict) -> Iterable[Rule]:
@@ -21,6 +30,11 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("optimizer.learning_rate", 0 < c.optimizer.learning_rate < 10, "above 0 and below 10")
     yield Rule("optimizer.name", c.optimizer.name in ("adam", "rmsprop"), "adam or rmsprop")
     yield Rule("optimizer.schedule", c.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+    layers = _layers(config)
+    frozen = {name.strip() for name in c.freeze.split(",") if name.strip()}
+    rule = f"empty, or some of {', '.join(layers)} with commas between them, but not all"
+    yield Rule("freeze", frozen < set(layers) or not layers, rule)
+    yield Rule("init_from", isinstance(c.init_from, str) and len(c.init_from) <= 4096, "the name or place of a model")
     yield Rule("optimizer.warmup_epochs", 0 <= c.optimizer.warmup_epochs <= c.epochs, "from 0 to epochs")
     yield Rule("loss.label_smoothing", 0 <= c.loss.label_smoothing < 1, _SHARE)
     yield Rule("loss.class_weights", c.loss.class_weights in CLASS_WEIGHTS, f"one of {', '.join(CLASS_WEIGHTS)}")

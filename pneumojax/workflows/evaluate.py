@@ -1,7 +1,9 @@
 """`--mode=evaluate`: from a checkpoint and splits to metrics, the index of training images, and the report."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,12 +14,13 @@ from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Record, Source, Split, from_source
 from pneumojax.data.sources import open_source, sites
-from pneumojax.evaluation import corruptions, forward, known_pictures, neighbours, results
+from pneumojax.evaluation import corruptions, film_statistics, forward, guard, known_pictures, neighbours, results
 from pneumojax.evaluation.calibration import Calibration, at_prevalence
-from pneumojax.inference import predictions, report_pictures, worst_errors
+from pneumojax.inference import attribution_places, predictions, report_pictures, site_file, worst_errors
 from pneumojax.inference.explainer import explainer
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
+from pneumojax.inference.trained_model import Member, of_members
 from pneumojax.models.architectures import HEAD_UNITS
 from pneumojax.models.configured import create_model
 from pneumojax.models.summary import layer_table
@@ -30,6 +33,7 @@ from pneumojax.workflows import run_folder
 from pneumojax.workflows.prepare import remarks_on
 from pneumojax.workflows.run_config import read_config
 from pneumojax.workflows.trained_models import load_model
+from pneumojax.workflows.worst_group import with_operating_points
 
 
 def evaluate_run(config: ConfigDict, workdir: epath.Path, data: str | None) -> list[str]:
@@ -41,6 +45,8 @@ def evaluate_run(config: ConfigDict, workdir: epath.Path, data: str | None) -> l
     source = _open(saved, config, data)
     unmoved = source.location == saved.data.source
     own = unmoved or run_folder.is_moved(workdir, config, source)
+    if own and config.site:
+        raise UserError(f"--config.site={config.site} is for films from there: name them with --data, or leave it out")
     place = {"data.source": saved.data.source} | ({"data.labels": saved.data.labels} if own else {})
     config = configs.with_fields(config, place)
     run_folder.refuse_other_settings(workdir, config, ("model.", "seed=", "data.") if own else ("model.",))
@@ -86,20 +92,26 @@ def evaluate_splits(
     layout = sharding.layout()
     with jax.set_mesh(layout.mesh):
         trained = load(workdir, config, layout)
-        calibration = at_prevalence(trained.calibration, config.evaluation.prevalence)
         evaluator = forward.Evaluator(trained.model, layout, config.evaluation.batch_size)
         origin = {"source": source.location, "epoch": trained.epoch, "run": run_identity.of_workdir(workdir).id}
         origin |= {"notice": source.notice} if source.notice else {}
         index = neighbours.read(workdir, HEAD_UNITS) if prefix else None
-        features, hashed = {}, {name: known_pictures.hashing(split) for name, split in splits.items()}
+        if not prefix:
+            choice = config.evaluation.operating_points
+            trained = with_operating_points(choice, workdir, splits["val"], evaluator, trained)
+        site = _site(config, workdir, trained, index) if config.site and index is not None else None
+        calibration = at_prevalence(site.calibration if site else trained.calibration, config.evaluation.prevalence)
+        origin |= {"site": f"{site.name} {site.date}"} if site else {}
+        outputs, hashed = {}, {name: known_pictures.hashing(split) for name, split in splits.items()}
         for name, split in splits.items():
             with run_log.images_bar(f"evaluate {name}", len(split.ids)) as advance:
-                logits, features[name] = evaluator.outputs(trained.variables, hashed[name].split, after_batch=advance)
+                outputs[name] = evaluator.outputs(trained.variables, hashed[name].split, after_batch=advance)
             if distributed.first():
                 if not prefix:
                     (workdir / workdirs.REPORT).unlink(missing_ok=True)  # written last: all before it is done then
-                facts = origin | ({} if index is None else _strange(index, features[name], hashed[name]))
-                written = results.write(workdir, prefix + name, split, logits, calibration, facts)
+                facts = origin | ({} if index is None else _strange(index, outputs[name].features, hashed[name]))
+                facts |= _set_by(site.facts if site else {}, hashed[name])
+                written = results.write(workdir, prefix + name, split, outputs[name].logits, calibration, facts)
                 show(prefix + name, written)
         if config.evaluation.corruptions:
             name = splitting.foremost(splits)
@@ -107,8 +119,8 @@ def evaluate_splits(
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
     if distributed.first():
         if not prefix:
-            seen = np.concatenate([known_pictures.complete(hashed[name]) for name in ("train", "val")])
-            _write_index_and_pictures(config, workdir, splits, features, seen, trained)
+            _write_index_and_pictures(config, workdir, splits, outputs, hashed, trained)
+        _write_places(config, workdir, prefix, splits, trained)
         pictures = report_pictures.read(workdir)
         if pictures is None:  # a report that 0.1 wrote has pictures, and would lose them
             run_log.console.print(
@@ -116,6 +128,24 @@ def evaluate_splits(
             )
         else:
             _write_report(config, workdir, pictures)
+
+
+def _site(config: ConfigDict, workdir: epath.Path, trained: Trained, index: neighbours.Index) -> site_file.SiteFile:
+    """Read the file of the config's site, which must be of this model."""
+    path = site_file.found(config.site, [workdir])
+    members = [Member(trained.model, trained.variables, index)]
+    model = of_members(config.model.name, members, trained.calibration, config.model.image_size)
+    site = site_file.read(path)
+    site_file.applied(model, site, str(path))
+    return site
+
+
+def _set_by(content: Mapping[str, Any], hashed: known_pictures.Hashing) -> dict[str, int]:
+    """Count the images that set the operating points of a site, whose file has this content."""
+    films = site_file.labelled_films(content)
+    if not len(films):
+        return {}
+    return {"site_images": int(known_pictures.known(films, known_pictures.complete(hashed)).sum())}
 
 
 def show(stem: str, evaluation: results.Evaluation) -> None:
@@ -143,9 +173,10 @@ def evaluate_model(config: ConfigDict, folder: epath.Path, workdir: epath.Path, 
     layout = sharding.layout()
     stems = []
     with jax.set_mesh(layout.mesh):
-        model = load_model(config, folder, layout)
+        model = load_model(config, folder, layout, workdir)
         evaluators = [forward.Evaluator(one.model, layout, config.evaluation.batch_size) for one in model.members]
         origin = {"source": source.location, "epoch": None, "model": model.name, "digest": model.digest}
+        origin |= {"site": f"{model.site.name} {model.site.date}"} if model.site else {}
         origin |= {"notice": source.notice} if source.notice else {}
         for name, members in records.items():
             split = from_source(source, name, members, config.model.image_size)
@@ -153,9 +184,11 @@ def evaluate_model(config: ConfigDict, folder: epath.Path, workdir: epath.Path, 
             with run_log.images_bar(f"evaluate {name}", len(split.ids) * len(evaluators)) as advance:
                 for evaluator, member in zip(evaluators, model.members, strict=True):
                     outputs.append(evaluator.outputs(member.variables, hashed.split, after_batch=advance))
-            logits, _, unlike = predictions.together(outputs, model.members)
-            known = known_pictures.known(predictions.seen_by(model), known_pictures.complete(hashed))
+            hashes = known_pictures.complete(hashed)
+            logits, _, unlike = predictions.together(outputs, model.members, statistics=hashed.statistics)
+            known = known_pictures.known(predictions.seen_by(model), hashes)
             facts = origin | {"unlike_training": int(unlike.sum()), "known_images": int(known.sum())}
+            facts |= _set_by(model.site.content if model.site else {}, hashed)
             stems.append(run_folder.name_of(workdir, workdirs.EVALUATION, f"{source.name}-{name}", source.location))
             if distributed.first():
                 written = results.write(workdir, stems[-1], split, logits, model.calibration, facts)
@@ -169,9 +202,10 @@ def _strange(index: neighbours.Index, features: np.ndarray, hashed: known_pictur
 
     An index that 0.1 wrote does not know what the model has seen.
     """
-    counts = {"unlike_training": int((neighbours.ood_scores(index, features) > index.limit).sum())}
+    hashes = known_pictures.complete(hashed)
+    counts = {"unlike_training": int((guard.scores(index, features, hashed.statistics) > index.limit).sum())}
     if len(index.seen):
-        counts["known_images"] = int(known_pictures.known(index.seen, known_pictures.complete(hashed)).sum())
+        counts["known_images"] = int(known_pictures.known(index.seen, hashes).sum())
     return counts
 
 
@@ -197,17 +231,18 @@ def _write_index_and_pictures(
     config: ConfigDict,
     workdir: epath.Path,
     splits: dict[str, Split],
-    features: dict[str, np.ndarray],
-    seen: known_pictures.Hashes,
+    outputs: dict[str, forward.Outputs],
+    hashed: dict[str, known_pictures.Hashing],
     trained: Trained,
 ) -> None:
     train, foremost = splits["train"], splitting.foremost(splits)
-    index = neighbours.build(train.ids, train.labels, features["train"], features["val"], seen)
+    index = _index(splits, outputs, hashed)
     neighbours.write(workdir, index)
     # From here on this process alone computes, on its own device.
     explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
     evaluation = results.read(workdir)[foremost]
-    errors = worst_errors.collect(evaluation, splits[foremost], features[foremost], index, train, explain)
+    features = outputs[foremost].features
+    errors = worst_errors.collect(evaluation, splits[foremost], features, index, train, explain)
     samples = [
         Sample(name, label, str(split.ids[i]), split.read(np.array([i]))[0, :, :, 0])
         for name, split in splits.items()
@@ -215,6 +250,35 @@ def _write_index_and_pictures(
         for i in (split.labels == label).nonzero()[0][:SAMPLES_PER_CLASS]
     ]
     report_pictures.write(workdir, report_pictures.Pictures(samples, errors))
+
+
+def _write_places(
+    config: ConfigDict, workdir: epath.Path, prefix: str, splits: dict[str, Split], trained: Trained
+) -> None:
+    """Measure where the attributions of the foremost split lie, site by site."""
+    name = splitting.foremost(splits)
+    evaluation = results.read(workdir)[prefix + name]
+    explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
+    found = attribution_places.measure(evaluation, splits[name], explain)
+    attribution_places.write(workdir, prefix + name, found, worst_errors.METHOD)
+
+
+def _index(
+    splits: dict[str, Split], outputs: dict[str, forward.Outputs], hashed: dict[str, known_pictures.Hashing]
+) -> neighbours.Index:
+    """Return the index of train, with the guard, and with what val scores."""
+    train, val = splits["train"], splits["val"]
+    seen = np.concatenate([known_pictures.complete(hashed[name]) for name in ("train", "val")])
+    plain = neighbours.build(train.ids, train.labels, outputs["train"].features, outputs["val"].features, seen)
+    some = np.unique(np.linspace(0, len(train.ids) - 1, min(guard.TURNED, len(train.ids))).astype(int))
+    turned = film_statistics.of(guard.turned(train.read(some)[..., 0]))
+    measured = hashed["train"].statistics, hashed["val"].statistics
+    index = guard.guarded(plain, *measured, outputs["val"].features, turned)
+    return index._replace(
+        val_labels=val.labels.astype(np.uint8),
+        val_logits=outputs["val"].logits,
+        val_scores=guard.scores(index, outputs["val"].features, hashed["val"].statistics),
+    )
 
 
 def _write_report(config: ConfigDict, workdir: epath.Path, pictures: report_pictures.Pictures) -> None:

@@ -80,7 +80,7 @@ def explain_images(
         config, data = configs.with_fields(config, {"data.source": data}), None
     layout = sharding.layout(jax.local_devices()[:1])
     with jax.set_mesh(layout.mesh):
-        trained = load_model(config, model or workdir, layout)
+        trained = load_model(config, model or workdir, layout, workdir)
         chosen = _worst_errors(config, workdir) if data is None else _given(config, data)
         explained = []
         for member in trained.members:

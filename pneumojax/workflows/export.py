@@ -125,8 +125,10 @@ def refuse_place(output: epath.Path) -> None:
 
 
 def _load(config: ConfigDict, workdir: epath.Path, model: epath.Path | None) -> TrainedModel:
-    """Load the model calibrated as on val: users of the exported one restate its prevalence."""
-    return trained_models.load_here(configs.with_fields(config, {"evaluation.prevalence": 0.0}), model or workdir)
+    """Load the model calibrated as on val or at its site: users of the exported one restate its prevalence."""
+    return trained_models.load_here(
+        configs.with_fields(config, {"evaluation.prevalence": 0.0}), model or workdir, workdir
+    )
 
 
 def _training(workdir: epath.Path, model: epath.Path | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pneumojax.data.sources.unlabelled import Inputs, Seen, open_inputs
 from pneumojax.evaluation import neighbours
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.evaluation.forward import Evaluator
-from pneumojax.inference.predictions import KNOWN, UNLIKE, Row, rows
+from pneumojax.inference.predictions import KNOWN, UNLIKE, Row, rows, without_number
 from pneumojax.runtime import run_log, sharding
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import ExitStatus, UserError, one_line
@@ -67,7 +67,7 @@ def predict_images(
     inputs = open_inputs(data)
     layout = sharding.layout(jax.local_devices())
     with jax.set_mesh(layout.mesh):
-        trained = load_model(config, model or workdir, layout)
+        trained = load_model(config, model or workdir, layout, workdir)
         evaluators = [Evaluator(member.model, layout, config.evaluation.batch_size) for member in trained.members]
         seen = _look(inputs, shard, config.model.image_size, config.data.workers)
 
@@ -87,6 +87,7 @@ def predict_images(
             write = _writer(write_text, output.suffix if output else ".csv")
             for batch, outputs in batches:
                 for row in rows(batch, outputs, trained):
+                    row = without_number(row) if config.prediction.abstain else row
                     write(row)
                     _show(row, counts, console)
                     after_row(row)
@@ -198,16 +199,17 @@ def _writer(write: Callable[[str], object], suffix: str) -> Callable[[Row], obje
 
 
 def _show(row: Row, counts: Counter[str], console: Console) -> None:
-    """Count the row; print it if it is one of the first, or has an error."""
+    """Count the row; print it if it is one of the first, or has an error. Its flags come first."""
     counts["images"] += 1
-    counts[row.decision or "unreadable"] += 1
+    counts["unreadable" if row.error else row.decision or "abstained"] += 1
     counts["flagged"] += bool(row.flags)
     counts.update(row.flags)
     if row.error:
         console.print(one_line(f"unreadable: {row.id}: {row.error}"))
     elif counts["images"] <= SHOWN:
-        flags = f"  flags: {', '.join(row.flags)}" if row.flags else ""
-        console.print(f"{row.probability:.3f}  {row.decision:<9}  {one_line(row.id)}{flags}")
+        flags = f"flags: {', '.join(row.flags)}  " if row.flags else ""
+        number = "no number" if row.probability is None else f"{row.probability:.3f}  {row.decision or '':<9}"
+        console.print(f"{flags}{number}  {one_line(row.id)}")
 
 
 def _summary(counts: Counter[str], calibration: Calibration) -> Iterator[str]:
@@ -216,9 +218,11 @@ def _summary(counts: Counter[str], calibration: Calibration) -> Iterator[str]:
     readable = counts["images"] - counts["unreadable"]
     for sentence in neighbours.warnings(counted(readable, "image"), readable, counts[KNOWN], counts[UNLIKE]):
         yield f"Warning: {sentence}"
+    abstained = f", {counts['abstained']:,} of them without a number" if counts["abstained"] else ""
     yield (
         f"{counted(counts['images'], 'image')}: {counts['pneumonia']:,} pneumonia, {counts['normal']:,} normal at"
-        f" threshold {calibration.threshold:.3f}; {counts['flagged']:,} flagged; {counts['unreadable']:,} unreadable."
+        f" threshold {calibration.threshold:.3f}; {counts['flagged']:,} flagged{abstained}; {counts['unreadable']:,}"
+        " unreadable."
     )
     yield f"Probabilities hold where {calibration.prevalence:.1%} of the images show pneumonia:"
     yield "--config.evaluation.prevalence restates them. Not for diagnosis."

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -12,17 +13,22 @@ from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
 from pneumojax.data.source import Prepared, Source
 from pneumojax.evaluation import neighbours, results
+from pneumojax.inference import bundle
 from pneumojax.models import kernels
+from pneumojax.models.architectures import table_of
+from pneumojax.models.classifier import Variables
 from pneumojax.models.configured import create_model
 from pneumojax.models.summary import layer_table
+from pneumojax.runtime import config as configs
 from pneumojax.runtime import distributed, run_log, sharding
 from pneumojax.runtime import workdir as workdirs
-from pneumojax.runtime.files import write_whole
+from pneumojax.runtime.errors import UserError
+from pneumojax.runtime.files import expanded, write_whole
 from pneumojax.runtime.tables import csv_table
 from pneumojax.runtime.wording import counted
 from pneumojax.training import checkpoint
 from pneumojax.training.loop import train
-from pneumojax.workflows import prepare, run_folder
+from pneumojax.workflows import prepare, run_folder, trained_models
 from pneumojax.workflows.evaluate import evaluate_splits
 
 
@@ -38,8 +44,14 @@ class _Run(NamedTuple):
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.Path) -> None:
-    """Train, or continue; then evaluate the best checkpoint on every split there is, and write the report."""
-    config, source = prepare.open_own(config)
+    """Train, or continue; then evaluate the best checkpoint on every split there is, and write the report.
+
+    Raises:
+      UserError: the config names a site file, which is for a trained model; or the run cannot start.
+    """
+    if config.site:
+        raise UserError("--config.site sets up a trained model: leave it out of training")
+    config, source = prepare.open_own(_with_absolute_start(config))
     run_folder.refuse_other_run(workdir, config, source)
     splitting.require_trainable([record for record in data_settings.weighted(config, source.records) if record.weight])
     prepared = prepare.prepare_to_train(config, source)
@@ -54,6 +66,36 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.Path) -> None:
             _train(run)
         else:
             run_log.console.print(f"This run is complete: {workdir}. Choose another --workdir to train again.")
+
+
+def _with_absolute_start(config: ConfigDict) -> ConfigDict:
+    """Return the config, in which the model to start from has an absolute path, unless it is a shipped one's name."""
+    if not config.init_from or config.init_from in bundle.shipped():
+        return config
+    return configs.with_fields(config, {"init_from": str(expanded(config.init_from).absolute())})
+
+
+def _start(run: _Run) -> Variables | None:
+    """Return the variables that a new run starts with; None where they are drawn, or where the run continues.
+
+    Raises:
+      UserError: there is no such model, it is an ensemble, or it is another network than the config's.
+    """
+    config = run.config
+    if not config.init_from or checkpoint.last_epoch(run.workdir) is not None:
+        return None
+    model = trained_models.load_alone(config.init_from)
+    if len(model.members) > 1:
+        raise UserError(f"{config.init_from} is an ensemble: start from one of its runs by --config.init_from=RUN")
+    theirs = table_of(model.members[0].model.blocks), model.image_size
+    ours = table_of(create_model(config).blocks), config.model.image_size
+    if theirs != ours:
+        raise UserError(
+            f"{config.init_from} is a network of blocks {theirs[0]} for {theirs[1]} px, not {ours[0]} for {ours[1]} px:"
+            " set model.blocks and model.image_size as it has them, or start from another"
+        )
+    run_log.console.print(f"Starting from {model.name} {model.digest}.")
+    return jax.tree.map(np.asarray, dict(model.members[0].variables))
 
 
 @contextmanager
@@ -90,5 +132,5 @@ def _train(run: _Run) -> None:
             "Training is several times as fast with the CPU kernels: python -m pneumojax.models.kernels.build"
         )
     splits = {name: run.prepared.split(name, members) for name, members in run.records.items()}
-    train(run.config, run.workdir, splits, sharding.layout())
+    train(run.config, run.workdir, splits, sharding.layout(), variables=_start(run))
     evaluate_splits(run.config, run.workdir, run.source, splits, prefix="")

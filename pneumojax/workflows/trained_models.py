@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation import comparison, experiment_runs, neighbours, results
-from pneumojax.inference import bundle, trained_model
+from pneumojax.inference import bundle, site_file, trained_model
 from pneumojax.inference.restore import load
 from pneumojax.inference.trained_model import Member, TrainedModel
 from pneumojax.models.architectures import HEAD_UNITS, Block, table_of
@@ -100,34 +100,44 @@ def load_alone(model: str) -> TrainedModel:
     return load_here(config_of(folder), folder)
 
 
-def load_here(config: ConfigDict, folder: epath.Path) -> TrainedModel:
+def load_here(config: ConfigDict, folder: epath.Path, workdir: epath.Path | None = None) -> TrainedModel:
     """Load the model as `load_model` does, into this process's memory."""
     layout = sharding.layout(jax.local_devices())
     with jax.set_mesh(layout.mesh):
-        loaded = load_model(config, folder, layout)
+        loaded = load_model(config, folder, layout, workdir)
     members = [member._replace(variables=jax.device_get(member.variables)) for member in loaded.members]
     return loaded._replace(members=members)
 
 
-def load_model(config: ConfigDict, folder: epath.Path, layout: Layout) -> TrainedModel:
+def load_model(
+    config: ConfigDict, folder: epath.Path, layout: Layout, workdir: epath.Path | None = None
+) -> TrainedModel:
     """Load the model in the folder; an experiment's runs form an ensemble. Call this within the layout's mesh.
 
-    Probabilities hold at the config's prevalence, or at val's.
+    It is set up for the config's site, whose file lies in the workdir or in the model's folder. Probabilities hold at
+    the config's prevalence, or at the site's or val's.
 
     Raises:
-      UserError: there is none, one is damaged, or the models of an experiment do not form an ensemble.
+      UserError: there is none, one is damaged, or the models of an experiment do not form an ensemble; or the site has
+        no file, or one of another model.
     """
-    if bundle.is_bundle(folder):
-        model = bundle.read(folder)
-    elif workdirs.is_experiment(folder):
-        model = _ensemble(config, folder, layout)
-    else:
-        run_folder.require_trained(folder)
-        index = neighbours.read(folder, HEAD_UNITS)
-        trained = load(folder, config, layout)
-        members = [Member(trained.model, trained.variables, index)]
-        model = trained_model.of_members(config.model.name, members, trained.calibration, config.model.image_size)
+    model = _as_trained(config, folder, layout)
+    if config.site:
+        path = site_file.found(config.site, [workdir, folder] if workdir else [folder])
+        model = site_file.applied(model, site_file.read(path), str(path))
     return model._replace(calibration=calibrations.at_prevalence(model.calibration, config.evaluation.prevalence))
+
+
+def _as_trained(config: ConfigDict, folder: epath.Path, layout: Layout) -> TrainedModel:
+    if bundle.is_bundle(folder):
+        return bundle.read(folder)
+    if workdirs.is_experiment(folder):
+        return _ensemble(config, folder, layout)
+    run_folder.require_trained(folder)
+    index = neighbours.read(folder, HEAD_UNITS)
+    trained = load(folder, config, layout)
+    members = [Member(trained.model, trained.variables, index)]
+    return trained_model.of_members(config.model.name, members, trained.calibration, config.model.image_size)
 
 
 def _ensemble(config: ConfigDict, workdir: epath.Path, layout: Layout) -> TrainedModel:

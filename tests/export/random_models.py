@@ -8,7 +8,7 @@ import numpy as np
 from bundles import phantoms
 
 from pneumojax.evaluation import calibration as calibrations
-from pneumojax.evaluation import neighbours
+from pneumojax.evaluation import film_statistics, guard, neighbours
 from pneumojax.evaluation.forward import eval_step
 from pneumojax.inference.predictions import together
 from pneumojax.inference.trained_model import Member, TrainedModel, of_members
@@ -16,8 +16,10 @@ from pneumojax.models.architectures import blocks_of
 from pneumojax.models.classifier import Classifier, init_variables
 
 
-def random_member(table: str, size: int, seed: int, scale: float = 1.0, dtype: str = "float32") -> Member:
-    """Return a network, named or as a table of blocks, with an index of 32 phantoms.
+def random_member(
+    table: str, size: int, seed: int, scale: float = 1.0, dtype: str = "float32", guarded: bool = True
+) -> Member:
+    """Return a network, named or as a table of blocks, with an index of 32 phantoms, and a guard or none.
 
     Scales of batch normalization are of both signs, and one is zero.
     """
@@ -42,6 +44,11 @@ def random_member(table: str, size: int, seed: int, scale: float = 1.0, dtype: s
     _, features = jax.jit(eval_step, static_argnums=0)(model, variables, images)
     features = np.asarray(features, np.float32)
     index = neighbours.build(np.arange(32).astype(str), np.arange(32) % 2, features, features)
+    if not guarded:
+        return Member(model, variables, index, scale)
+    statistics, turned = film_statistics.of(images[..., 0]), film_statistics.of(guard.turned(images[..., 0]))
+    val = film_statistics.of(phantoms(32, size, seed=4))
+    index = guard.guarded(index, statistics, val, features, turned)
     return Member(model, variables, index, scale)
 
 
@@ -49,7 +56,9 @@ def random_model(members: Sequence[Member], size: int, prevalence: float = 0.0) 
     """Return the model of these members, calibrated on phantoms, at another prevalence where one is given."""
     images = phantoms(32, size, seed=5)[..., None]
     outputs = [jax.jit(eval_step, static_argnums=0)(member.model, member.variables, images) for member in members]
-    logits, _, _ = together([[np.asarray(part, np.float32) for part in pair] for pair in outputs], members)
+    logits, _, _ = together(
+        [[np.asarray(part, np.float32) for part in pair] for pair in outputs], members, images[..., 0]
+    )
     labels = np.arange(32) % 2
     fitted = calibrations.fit(labels, logits)
     model = of_members("+".join(f"{len(member.model.blocks)} blocks" for member in members), members, fitted, size)

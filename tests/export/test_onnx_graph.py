@@ -107,13 +107,13 @@ def test_most_networks_decide_whether_an_image_is_unlike(count):
     ]
     answers = run(batch_model(model._replace(members=members)), images=images)
     np.testing.assert_array_equal(answers["unlike_training"], (scores > limits[:, None]).mean(0) > 0.5)
-    np.testing.assert_allclose(answers["ood_score"], np.median(scores, axis=0), atol=1e-5)
+    np.testing.assert_allclose(answers["ood_score"], np.median(scores, axis=0), rtol=1e-4, atol=1e-4)
     assert len(set(answers["unlike_training"])) == 2
 
 
 def test_few_training_images_and_an_image_without_features():
     """With fewer training images than K, the farthest counts; where no unit is active, features and map are zeros."""
-    member = random_member("8:0", 16, 0)
+    member = random_member("8:0", 16, 0, guarded=False)
     index = member.training._replace(ids=member.training.ids[:3], features=member.training.features[:3])
     few = random_model([member._replace(training=index)], 16)
     compared(few, phantoms(8, 16), films_of([(20, 30)]))

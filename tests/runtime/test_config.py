@@ -354,14 +354,14 @@ def test_what_says_where_to_write_is_neither_stored_nor_read(tmp_path):
         "data.beam_options", "data.beam_runner", "data.cache_dir", "export.about", "export.output",
         "pacs.address", "pacs.ae_title", "pacs.ca_bundle", "pacs.client_certificate", "pacs.credentials", "pacs.dates",
         "pacs.dicomweb", "pacs.hosts", "pacs.listen", "pacs.peers", "pacs.queue", "pacs.send", "pacs.study",
-        "pacs.worklist", "prediction.output", "serve.host", "serve.port",
+        "pacs.worklist", "prediction.output", "serve.host", "serve.port", "site",
     }  # fmt: skip
     configs.write(configs.with_fields(configs.load("m1"), values), path)
     assert "elsewhere" not in path.read_text() and "4711" not in path.read_text()
     tree = json.loads(path.read_text())
     for field, value in values.items():
-        group, name = field.split(".")
-        tree[group][name] = value
+        *group, name = field.split(".")
+        (tree[group[0]] if group else tree)[name] = value
     path.write_text(json.dumps(tree))
     read = configs.fields(configs.read(path))
     assert {field: read[field] for field in values} == defaults

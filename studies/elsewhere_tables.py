@@ -1,0 +1,57 @@
+"""The tables on models in other hospitals: the guard, calibration on site, and operating points by the worst group."""
+
+from studies.table import Table
+
+ELSEWHERE = {
+    "guard": Table(
+        "guard",
+        "rows",
+        {
+            "images": "{images}",
+            "number": "{count:,}",
+            "to be flagged": "{flag}",
+            "by features alone": "{features_alone:.3f}",
+            "by statistics alone": "{statistics_alone:.3f}",
+            "flagged by the guard": "{both:.3f}",
+            "AUC against val": "{auc:.3f}|",
+        },
+    ),
+    "site-calibration": Table(
+        "site_calibration",
+        "rows",
+        {
+            "films": "{films}",
+            "thresholds and probabilities": "{way}",
+            "ECE": "{ece:.3f} ± {ece_sd:.3f}",
+            "ECE of perfect probabilities there": "{ece_of_perfect:.3f}",
+            "balanced accuracy": "{balanced_accuracy:.3f} ± {balanced_accuracy_sd:.3f}",
+            "less than the best threshold there: mean, 90 % of draws": "{lost:.3f}, {lost_90:.3f}",
+            "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
+            "said to be enough": "{enough:.0%}|",
+        },
+    ),
+    "prevalence": Table(
+        "site_calibration",
+        "prevalence",
+        {
+            "films of": "{where}",
+            "number": "{films}",
+            "share of pneumonia": "{share:.2f}",
+            "by EM": "{em:.2f} ± {em_sd:.2f}",
+            "by black-box shift": "{shift:.2f} ± {shift_sd:.2f}",
+            "all other conditions hold": "{trusted:.0%}",
+        },
+    ),
+    "worst-group": Table(
+        "worst_group",
+        "rows",
+        {
+            "run": "{run}",
+            "scored on": "{where}",
+            "threshold by": "{by}",
+            "balanced accuracy": "{balanced_accuracy:.3f}",
+            "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
+            "ECE": "{ece:.3f}",
+        },
+    ),
+}
