@@ -201,9 +201,10 @@ def test_predicting(run: Run, finished: tuple[Path, str], jpegs: Path, monkeypat
     monkeypatch.setattr(predicting, "predicted", predicted)
     given = (f"--workdir={finished[0] / 'work'}", f"--data={jpegs}", "--count=30", "--rounds=1", "--seconds=0.01")
     rows = run(predicting, *given)["rows"]
-    alone, whole, _, few = rows
+    alone, read, bound, whole, _, few = rows
     assert alone["images_per_s"] > whole["images_per_s"] > 0
-    assert whole["of_inference"] == pytest.approx(whole["images_per_s"] / alone["images_per_s"])
+    assert bound["images_per_s"] == pytest.approx(1 / (1 / alone["images_per_s"] + 1 / read["images_per_s"]))
+    assert whole["of_bound"] == pytest.approx(whole["images_per_s"] / bound["images_per_s"])
     assert (few["images"], few["peak_gb"], few["late_min_gb"], few["late_max_gb"]) == (3, 0.003, 0.002, 0.003)
 
 
