@@ -99,19 +99,27 @@ class Turn(NamedTuple):
 def rows(turns: Sequence[Turn], count: int, memory: Sequence[dict[str, float]]) -> list[dict]:
     """Return the table's rows, medians over turns; `memory` is what a tenth of the images and all of them held."""
     few, many = memory
-    blank = dict.fromkeys(("images_per_s", "of_bound", "peak_gb", "late_min_gb", "late_max_gb"))
+    blank = dict.fromkeys(("images_per_s", "of_inference", "of_bound", "peak_gb", "late_min_gb", "late_max_gb"))
 
     def row(what: str, rate: Callable[[Turn], float], **more: Any) -> dict[str, Any]:
         return blank | {"what": what, "images": count, "images_per_s": statistics.median(map(rate, turns)), **more}
 
-    whole = statistics.median(turn.whole / turn.bound for turn in turns)
-    further = statistics.median(turn.further / turn.bound for turn in turns)
+    def shares(rate: Callable[[Turn], float]) -> dict[str, float]:
+        of_inference = statistics.median(rate(turn) / turn.inference for turn in turns)
+        return {"of_inference": of_inference, "of_bound": statistics.median(rate(turn) / turn.bound for turn in turns)}
+
+    def whole(turn: Turn) -> float:
+        return turn.whole
+
+    def further(turn: Turn) -> float:
+        return turn.further
+
     return [
         row("inference alone", lambda turn: turn.inference),
         row("reading alone", lambda turn: turn.reading),
         row("both on the same cores, at best", lambda turn: turn.bound),
-        row(COMMAND, lambda turn: turn.whole, of_bound=whole, **many),
-        row("the same once it has started", lambda turn: turn.further, of_bound=further),
+        row(COMMAND, whole, **shares(whole), **many),
+        row("the same once it has started", further, **shares(further)),
         blank | {"what": COMMAND, "images": count // 10} | few,
     ]
 
