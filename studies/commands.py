@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -37,12 +38,13 @@ def link(source: Path, target: Path, count: int) -> None:
         path.symlink_to(image.absolute())
 
 
-def watched(command: list[str], every: float = 0.2) -> tuple[str, list[int]]:
+def watched(command: list[str], every: float = 0.2, statuses: Sequence[int] = (0,)) -> tuple[str, list[int]]:
     """Run a command and watch its memory.
 
     Args:
       command: the program and its arguments.
       every: seconds from one look at the memory to the next; a look takes some milliseconds of a core.
+      statuses: what it may end with.
 
     Returns:
       What it printed; and at each look the bytes that it and its children held, where shared pages count once.
@@ -61,7 +63,7 @@ def watched(command: list[str], every: float = 0.2) -> tuple[str, list[int]]:
     printed = process.communicate()[0]
     ended.set()
     watcher.join()
-    if process.returncode:
+    if process.returncode not in statuses:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
     return printed, looks
 

@@ -9,6 +9,26 @@ _DECODING = {
     "mean error": "{mean_error:.2f}",
     "worst image": "{worst_error:.2f}",
 }
+_COPIES = {
+    "images": "{images:,}",
+    "seconds": "{seconds:.1f}",
+    "grows with the power": "{exponent:.2f}|",
+    "copies": "{copies:,}",
+    "found": "{found:,}",
+}
+_SIZE = {
+    "stage": "{stage}",
+    "images": "{images:,}",
+    "seconds": "{seconds:,.0f}",
+    "grows with the power": "{exponent:.2f}|",
+    "peak memory": "{memory_gb:.2f} GB",
+}
+_FILES = {
+    "images": "{images:,}",
+    "report": "{report_mb:.1f} MB",
+    "neighbours.npz": "{neighbours_mb:.0f} MB",
+    "splits.csv": "{splits_mb:.1f} MB",
+}
 _START = {
     "start to first step": "{what}",
     "cores": "{cores}",
@@ -54,7 +74,9 @@ LOADING = {
             "reading, 64 workers": "{reading_64}",
         },
     ),
-    "copies-search": Table("copies_search", "rows", {"images": "{images:,}", "seconds": "{seconds:.0f}"}),
+    "copies-search": Table("copies_search", "rows", _COPIES),
+    "size": Table("size", "rows", _SIZE),
+    "size-files": Table("size", "sizes", _FILES),
     "start": Table("start", "rows", _START),
     "first-film": Table("first_film", "rows", _FIRST_FILM),
     "start-avx2": Table("start-avx2", "rows", _START),

@@ -4,7 +4,9 @@
 
 FOLDER has class folders of JPEGs, which are linked again and again to make up the number. --mode=predict runs as users
 start it, on a tenth of the images and on all; from the difference follows its rate once it has started. Inference alone
-is of batches in memory. Each turn has all three. Memory is watched in further runs, since watching takes time.
+is of batches in memory, reading alone by as many processes as predicting has. Both take all cores, so together they
+reach at most 1 / (1 / reading + 1 / inference), the bound. Each turn has all of these. Memory is watched in further
+runs, since watching takes time.
 """
 
 import statistics
@@ -12,14 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
+from pneumojax.data.parallel import in_parallel
+from pneumojax.data.sources.unlabelled import open_inputs
 from pneumojax.evaluation.forward import Evaluator
 from pneumojax.inference.restore import load
 from pneumojax.runtime import allocator, sharding
@@ -52,6 +57,17 @@ def inference(workdir: epath.Path, seconds: float) -> Callable[[], float]:
     return rate
 
 
+def reading(workdir: epath.Path, folder: Path) -> float:
+    """Return the images a second that are read as predicting reads them, from the first on."""
+    config, inputs = read_config(workdir), open_inputs(str(folder))
+    look = partial(inputs.look, size=config.model.image_size)
+    seen = in_parallel(look, inputs.ids, config.data.workers)
+    next(seen)
+    started = time.perf_counter()
+    count = sum(1 for _ in seen)
+    return count / (time.perf_counter() - started)
+
+
 def predicted(workdir: str, folder: Path, scratch: Path, every: float) -> tuple[float, list[int]]:
     """Return the seconds that --mode=predict takes for a folder from start to end, and its memory: see `watched`."""
     options = [f"--workdir={workdir}", f"--data={folder}", f"--config.prediction.output={scratch / 'rows.csv'}"]
@@ -66,23 +82,44 @@ def held(memory: Sequence[int]) -> dict[str, float]:
     return {"peak_gb": max(memory) / 1e9, "late_min_gb": min(late) / 1e9, "late_max_gb": max(late) / 1e9}
 
 
-def rows(turns: Sequence[tuple[float, float, float]], count: int, memory: Sequence[dict[str, float]]) -> list[dict]:
-    """Return the table's rows.
+class Turn(NamedTuple):
+    """Images a second: of inference and reading alone, of the command, and of the command once it has started."""
 
-    Args:
-      turns: of each, images a second of inference alone, of the command from start to end, and once it has started.
-      count: images in all.
-      memory: what a tenth of them and all of them held.
-    """
-    alone, whole, further = (statistics.median(rates) for rates in zip(*turns, strict=True))
-    shares = [statistics.median(turn[place] / turn[0] for turn in turns) for place in (1, 2)]
+    inference: float
+    reading: float
+    whole: float
+    further: float
+
+    @property
+    def bound(self) -> float:
+        """What a command can reach that reads and infers on the same cores."""
+        return 1 / (1 / self.inference + 1 / self.reading)
+
+
+def rows(turns: Sequence[Turn], count: int, memory: Sequence[dict[str, float]]) -> list[dict]:
+    """Return the table's rows, medians over turns; `memory` is what a tenth of the images and all of them held."""
     few, many = memory
-    blank = dict.fromkeys(("images_per_s", "of_inference", "peak_gb", "late_min_gb", "late_max_gb"))
+    blank = dict.fromkeys(("images_per_s", "of_inference", "of_bound", "peak_gb", "late_min_gb", "late_max_gb"))
+
+    def row(what: str, rate: Callable[[Turn], float], **more: Any) -> dict[str, Any]:
+        return blank | {"what": what, "images": count, "images_per_s": statistics.median(map(rate, turns)), **more}
+
+    def shares(rate: Callable[[Turn], float]) -> dict[str, float]:
+        of_inference = statistics.median(rate(turn) / turn.inference for turn in turns)
+        return {"of_inference": of_inference, "of_bound": statistics.median(rate(turn) / turn.bound for turn in turns)}
+
+    def whole(turn: Turn) -> float:
+        return turn.whole
+
+    def further(turn: Turn) -> float:
+        return turn.further
+
     return [
-        blank | {"what": "inference alone", "images": count, "images_per_s": alone},
-        blank | {"what": COMMAND, "images": count, "images_per_s": whole, "of_inference": shares[0]} | many,
-        blank
-        | {"what": "the same once it has started", "images": count, "images_per_s": further, "of_inference": shares[1]},
+        row("inference alone", lambda turn: turn.inference),
+        row("reading alone", lambda turn: turn.reading),
+        row("both on the same cores, at best", lambda turn: turn.bound),
+        row(COMMAND, whole, **shares(whole), **many),
+        row("the same once it has started", further, **shares(further)),
         blank | {"what": COMMAND, "images": count // 10} | few,
     ]
 
@@ -96,9 +133,9 @@ def measure(workdir: str, data: Path, count: int, rounds: int, seconds: float) -
         for number in counts:
             link(data, scratch / str(number), number)
         for _ in range(rounds):
-            alone = rate()
+            alone, read = rate(), reading(epath.Path(workdir), scratch / str(count))
             few, many = (predicted(workdir, scratch / str(number), scratch, NEVER)[0] for number in counts)
-            turns.append((alone, count / many, (count - tenth) / (many - few)))
+            turns.append(Turn(alone, read, count / many, (count - tenth) / (many - few)))
         memory = [held(predicted(workdir, scratch / str(number), scratch, 0.2)[1]) for number in counts]
     return rows(turns, count, memory)
 

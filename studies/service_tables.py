@@ -45,6 +45,17 @@ TRYING = {
         lambda figures: [{"answer": answer, "times": times} for answer, times in figures["bad"].items()],
         {"answer to a bad request": "{answer}", "times": "{times:,}"},
     ),
+    "serving-stopped": Table(
+        "serving",
+        lambda figures: [figures["stopped"] | {"after": figures["films_per_s_after_bad"]}],
+        {
+            "films/s of 1 client after the bad requests": "{after:.0f}",
+            "films sent at SIGTERM": "{clients}",
+            "taken at least": "{taken_at_least}",
+            "answered": "{answered}",
+            "status of the process": "{status}",
+        },
+    ),
 }
 
 HOSPITAL = {

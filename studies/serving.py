@@ -229,7 +229,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--bad", type=int, default=1000, help="bad requests")
     given = parser.parse_args(argv)
     figures = measure(given.model, given.data, given.clients, given.seconds, given.rounds, given.bad)
-    study.finish("serving", argv, figures, ["serving", "serving-bad"], given.output)
+    study.finish("serving", argv, figures, ["serving", "serving-bad", "serving-stopped"], given.output)
 
 
 if __name__ == "__main__":

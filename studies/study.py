@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import math
 import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,13 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     """Return the median of some values, their least and their most."""
     found = list(values)
     return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+
+
+def add_exponents(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to each row the power of `images` by which its `seconds` have grown since the row before."""
+    rows[0]["exponent"] = None
+    for before, row in pairwise(rows):
+        row["exponent"] = math.log(row["seconds"] / before["seconds"]) / math.log(row["images"] / before["images"])
 
 
 def run(main: Callable[[list[str]], None]) -> None:

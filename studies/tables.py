@@ -194,6 +194,7 @@ PREDICTING = {
             "images": "{images:,}",
             "images/s": "{images_per_s:.0f}",
             "of inference": "{of_inference:.2f}",
+            "of the bound": "{of_bound:.2f}",
             "peak memory": "{peak_gb:.2f} GB",
             "in the second half": "{late_min_gb:.2f}-{late_max_gb:.2f} GB",
         },

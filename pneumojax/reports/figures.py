@@ -133,7 +133,7 @@ def precision_recall(split: str, labels: np.ndarray, probabilities: np.ndarray, 
     with matplotlib.rc_context(STYLE):
         figure, axes = _unit_square("recall (sensitivity)", "precision (positive predictive value)")
         axes.axhline(labels.mean(), color=INK, linewidth=0.8, linestyle=DASHES, label="prevalence")
-        band = _band(labels, probabilities, lambda y, p: precision_at(y, p, grid))
+        band = precision_band(labels, probabilities, grid)
         axes.fill_between(grid, *band, color=BLUE, alpha=0.22, linewidth=0, label=f"{LEVEL}% band")
         axes.plot(grid, precision_at(labels, probabilities, grid), color=BLUE, linewidth=1.6)
         axes.legend(loc="lower left", frameon=False)
@@ -168,7 +168,21 @@ def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarra
 
 def roc_band(labels: np.ndarray, probabilities: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return the band (low, high) of the true positive rate at each false positive rate in `grid`: (2, k)."""
-    return _band(labels, probabilities, lambda y, p: np.interp(grid, *roc_points(y, p)))
+
+    def rate_at(false: np.ndarray, true: np.ndarray) -> np.ndarray:
+        return np.interp(grid, np.append(0, false / false[-1]), np.append(0, true / true[-1]))
+
+    return _band(labels, probabilities, rate_at)
+
+
+def precision_band(labels: np.ndarray, probabilities: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """Return the band (low, high) of `precision_at` each of `recalls`: (2, k)."""
+
+    def precision(false: np.ndarray, true: np.ndarray) -> np.ndarray:
+        reached = np.searchsorted(true / true[-1], recalls - 1e-12)
+        return true[reached] / (true + false)[reached]
+
+    return _band(labels, probabilities, precision)
 
 
 def precision_at(labels: np.ndarray, probabilities: np.ndarray, recalls: np.ndarray) -> np.ndarray:
@@ -180,13 +194,19 @@ def precision_at(labels: np.ndarray, probabilities: np.ndarray, recalls: np.ndar
 def _band(
     labels: np.ndarray, probabilities: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Return the pointwise (low, high) of `measure(labels, probabilities)`, by a seeded bootstrap within each class."""
+    """Return the pointwise (low, high) of `measure(false, true)`, by a seeded bootstrap within each class.
+
+    `measure` is given the counts of false and true positives at each distinct probability, from the highest on. Images
+    are sorted once: scikit-learn's curves would sort each sample.
+    """
     rng = np.random.default_rng(0)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    falling = np.argsort(-probabilities)
+    last = np.flatnonzero(np.diff(probabilities[falling], append=-1.0))  # of each distinct probability
+    classes = [np.flatnonzero(labels[falling] == label) for label in (0, 1)]
     curves = []
     for _ in range(BOOTSTRAPS):
-        drawn = np.concatenate([rng.choice(members, len(members)) for members in classes])
-        curves.append(measure(labels[drawn], probabilities[drawn]))
+        times = [np.bincount(rng.choice(members, len(members)), minlength=len(labels)) for members in classes]
+        curves.append(measure(*(np.cumsum(each)[last] for each in times)))
     return np.quantile(curves, [0.5 - LEVEL / 200, 0.5 + LEVEL / 200], axis=0)
 
 

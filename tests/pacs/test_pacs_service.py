@@ -165,7 +165,7 @@ def test_films_that_are_sent_are_reported_also_those_that_waited_over_a_stop(tmp
     assert isinstance(service.raised, KeyboardInterrupt), "the same command continues"
     assert reports(pacs) == []
     with Running(configs.with_fields(config, {"pacs.dicomweb": url}), work, model):
-        until(lambda: len(reports(pacs)) == 4)
+        until(lambda: len(pacs.of_modality("SR")) == len(pacs.of_modality("OT")) == 4)
         assert send(port, paths[:2]) == [0, 0]
     assert reports(pacs) == [instance_uid(number) for number in range(4)]
     assert sorted(pacs.stored) == sorted(set(pacs.stored)), "nothing came twice"

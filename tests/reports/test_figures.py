@@ -43,6 +43,24 @@ def test_the_roc_band_contains_the_curve():
     assert 0.05 < (high - low)[2] < 0.4
 
 
+def test_bands_are_those_of_scikit_learns_curves_of_each_sample():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 80)
+    probabilities = np.round(1 / (1 + np.exp(-rng.normal(labels * 1.5))), 1)  # with ties
+    falling, grid = np.argsort(-probabilities), np.linspace(0.01, 1, 12)
+    classes, rng = [falling[labels[falling] == label] for label in (0, 1)], np.random.default_rng(0)
+    rates, precisions = [], []
+    for _ in range(figures.BOOTSTRAPS):
+        drawn = np.concatenate([rng.choice(members, len(members)) for members in classes])
+        rates.append(np.interp(grid, *figures.roc_points(labels[drawn], probabilities[drawn])))
+        precisions.append(figures.precision_at(labels[drawn], probabilities[drawn], grid))
+    for band, curves in (
+        (figures.roc_band(labels, probabilities, grid), rates),
+        (figures.precision_band(labels, probabilities, grid), precisions),
+    ):
+        np.testing.assert_allclose(band, np.quantile(curves, [0.025, 0.975], axis=0), rtol=1e-12)
+
+
 def test_the_reliability_diagram_by_hand():
     """A dot for each bin that has images, at its mean probability and fraction of positives, with Wilson's interval."""
     labels = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 0])

@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from pneumojax.data.source import Split
-from pneumojax.data.sources import phantom
+from pneumojax.data.sources import open_source, phantom
 from pneumojax.runtime import allocator, run_log
 from pneumojax.runtime.errors import UserError
 from pneumojax.training import checkpoint
 from studies import (
+    chexpert_like,
     copies_search,
     explaining,
     export_parity,
@@ -30,6 +31,7 @@ from studies import (
     predicting,
     reading,
     runtimes,
+    size,
     start,
     study,
 )
@@ -80,10 +82,29 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture) -> Run:
     return result
 
 
+def test_a_tree_like_chexperts(tmp_path: Path) -> None:
+    tree = chexpert_like.generate(tmp_path, 12, processes=1)
+    source = open_source(str(tree))
+    assert {record.split for record in source.records} == {"train", "val"} and len(source.records) == 12
+    assert {record.label for record in source.records} == {0, 1}
+    assert len({record.patient for record in source.records}) < 12
+    assert all((tree / record.id).is_file() for record in source.records)
+    with pytest.raises(UserError, match="exists"):
+        chexpert_like.generate(tmp_path, 12, processes=1)
+
+
+@pytest.mark.slow
+def test_stages_by_size(run: Run, tmp_path: Path) -> None:
+    found = run(size, tmp_path / "trees", "--counts=80,160")
+    assert [row["stage"] for row in found["rows"]] == 2 * list(size.STAGES)
+    assert all(row["memory_gb"] > 0 for row in found["rows"]) and len(found["sizes"]) == 2
+
+
 def test_the_search_for_copies(run: Run) -> None:
     [few, more] = run(copies_search, "--counts=20,40")["rows"]
     assert (few["images"], more["images"]) == (20, 40)
-    assert few["seconds"] > 0
+    assert few["seconds"] > 0 and few["found"] == few["copies"] == 1
+    assert isinstance(more["exponent"], float)
 
 
 def test_reading_in_both_ways(run: Run, jpegs: Path) -> None:
@@ -180,9 +201,10 @@ def test_predicting(run: Run, finished: tuple[Path, str], jpegs: Path, monkeypat
     monkeypatch.setattr(predicting, "predicted", predicted)
     given = (f"--workdir={finished[0] / 'work'}", f"--data={jpegs}", "--count=30", "--rounds=1", "--seconds=0.01")
     rows = run(predicting, *given)["rows"]
-    alone, whole, _, few = rows
+    alone, read, bound, whole, _, few = rows
     assert alone["images_per_s"] > whole["images_per_s"] > 0
-    assert whole["of_inference"] == pytest.approx(whole["images_per_s"] / alone["images_per_s"])
+    assert bound["images_per_s"] == pytest.approx(1 / (1 / alone["images_per_s"] + 1 / read["images_per_s"]))
+    assert whole["of_bound"] == pytest.approx(whole["images_per_s"] / bound["images_per_s"])
     assert (few["images"], few["peak_gb"], few["late_min_gb"], few["late_max_gb"]) == (3, 0.003, 0.002, 0.003)
 
 

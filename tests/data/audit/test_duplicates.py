@@ -58,8 +58,8 @@ def test_a_hash_is_that_of_scipys_transform(phantoms):
         assert perceptual_hash(image) == np.packbits(low > 0).tobytes()
 
 
-def groups(squares, **options):
-    return near_equal([perceptual_hash(image) for image in squares], [thumbnail(image) for image in squares], **options)
+def groups(squares):
+    return near_equal([perceptual_hash(image) for image in squares], [thumbnail(image) for image in squares])
 
 
 def square(image, side):
@@ -89,9 +89,35 @@ def test_copies_of_copies_are_one_group(phantoms):
     assert groups(squares + copies) == [[7, *range(len(squares), len(squares) + len(copies))]]
 
 
-def test_all_blocks_are_compared(phantoms):
-    squares = [square(image, 64) for image in phantoms]
-    assert groups(squares + squares[::-1], block=7) == [[i, 2 * len(squares) - 1 - i] for i in range(len(squares))]
+def bits_of(count, copied, seed=0):
+    """Return the bits of random hashes, of which the last ones are the first again, each with up to 20 bits changed."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (count, duplicates.HASH_BITS), np.uint8)
+    bits[-copied:] = bits[:copied]
+    for row in bits[-copied:]:
+        row[rng.choice(len(row), rng.integers(21), replace=False)] ^= 1
+    return bits
+
+
+def all_pairs(bits, block=duplicates.BLOCK):
+    return {tuple(pair) for pairs in duplicates.close_by_all_pairs(bits, block) for pair in pairs.tolist()}
+
+
+def test_tables_find_the_pairs_that_comparing_all_finds():
+    bits = bits_of(2000, copied=300)
+    expected = {(row, 1700 + row) for row in range(300)}
+    assert all_pairs(bits) == all_pairs(bits, block=77) == expected
+    assert set(map(tuple, duplicates.close_by_tables(bits).tolist())) == expected
+
+
+def test_where_most_hashes_nearly_agree_all_pairs_are_compared(monkeypatch, phantoms):
+    """In tables, each pair would come again and again."""
+    image, rng = square(phantoms[3], 64), np.random.default_rng(0)
+    squares = [np.clip(image + rng.integers(-3, 4, image.shape), 0, 255).astype(np.uint8) for _ in range(30)]
+    monkeypatch.setattr(duplicates, "close_by_tables", None)
+    assert groups(squares) == [list(range(30))]
+    with pytest.raises(TypeError):
+        groups([square(image, 64) for image in phantoms])
 
 
 def test_where_hashes_collide_the_thumbnails_decide(phantoms):
