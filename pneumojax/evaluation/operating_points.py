@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from pneumojax.evaluation import calibration as calibrations
 from pneumojax.evaluation import metrics
 from pneumojax.evaluation.calibration import SENSITIVITY, Calibration
-from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_identity
 from pneumojax.runtime.files import read_json, write_whole
 from pneumojax.runtime.workdir import OPERATING_POINTS
 
@@ -137,7 +137,7 @@ def _home(home: Cases, *both: Calibration) -> dict[str, tuple[float, float]]:
 
 def write(workdir: epath.Path, epoch: int, chosen: Chosen) -> None:
     """Write operating_points.json into the workdir: from then on, the model of this epoch has these."""
-    content = {"run": configs.identity(workdir).id, "epoch": epoch, **chosen._asdict()}
+    content = {"run": run_identity.of_workdir(workdir).id, "epoch": epoch, **chosen._asdict()}
     content |= {name: getattr(chosen, name)._asdict() for name in ("calibration", "of_val")}
     write_whole(workdir / OPERATING_POINTS, json.dumps(content, indent=2) + "\n")
 
@@ -146,7 +146,7 @@ def read(workdir: epath.Path, epoch: int) -> Chosen | None:
     """Read what `write` wrote; None where there is nothing, or it is damaged or of another run or epoch."""
     with suppress(KeyError, OSError, TypeError, ValueError):
         content = read_json(workdir / OPERATING_POINTS)
-        if (content["run"], content["epoch"]) == (configs.identity(workdir).id, epoch):
+        if (content["run"], content["epoch"]) == (run_identity.of_workdir(workdir).id, epoch):
             return _checked(content)
     return None
 
