@@ -35,6 +35,7 @@ def assert_near(found, expected):
 linux = pytest.mark.skipif(not Path("/proc").exists(), reason="finds a job's processes in /proc")
 
 
+@pytest.mark.slow
 @linux
 def test_a_job_of_two_stopped_by_a_signal_to_one_continues_in_one_process(chests, tmp_path, alone):
     job, (_, second) = start_until_saved(tmp_path, 2, chests)

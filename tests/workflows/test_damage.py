@@ -179,7 +179,7 @@ COMPUTED = ("evaluation/test.json", "evaluation/val.csv", "neighbours.npz")
 DERIVED = (*COMPUTED, "splits.csv", "remarks.txt", "fingerprint.txt", "report/index.html")
 
 
-@pytest.mark.parametrize("harm", [empty, remove])
+@pytest.mark.parametrize("harm", [empty, pytest.param(remove, marks=pytest.mark.slow)])
 def test_training_again_writes_what_is_missing(complete, chests, tmp_path, harm):
     """All that a run derives from its config, images and checkpoints; and the same as before."""
     config, work = complete(tmp_path)
