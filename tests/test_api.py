@@ -65,15 +65,16 @@ def by_mode(folder, data, output):
 def assert_equal(rows, expected):
     """Assert that rows are those of `--mode=predict`: numbers to 1e-6, since batches are of other sizes.
 
-    Of OOD scores, the squares are: they are roots of differences, of which little remains near 0.
+    Of OOD scores, the squares are to 1e-4: they are roots of differences, of which little remains near 0, in units of
+    a limit that may be small.
     """
     assert len(rows) == len(expected)
     for row, line in zip(rows, expected, strict=True):
         found = row._asdict() | {"flags": list(row.flags)}
         assert {**found, **dict.fromkeys(NUMBERS)} == {**line, **dict.fromkeys(NUMBERS)}
         for name in NUMBERS if line["error"] is None else ():
-            power = 2 if name == "ood_score" else 1
-            assert found[name] ** power == pytest.approx(line[name] ** power, abs=1e-6), name
+            power, tolerance = (2, 1e-4) if name == "ood_score" else (1, 1e-6)
+            assert found[name] ** power == pytest.approx(line[name] ** power, abs=tolerance), name
         assert row.error is None or {found[name] for name in NUMBERS} == {None}
 
 

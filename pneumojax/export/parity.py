@@ -40,7 +40,7 @@ def of_model(
 ) -> Answers:
     """Compute the answers by JAX; in another type than the model's own if `dtype` is given, and with maps on demand."""
     members = [member._replace(model=member.model.clone(dtype=dtype or member.model.dtype)) for member in model.members]
-    logits, scores, unlike = together([_outputs(member, squares) for member in members], model.members)
+    logits, scores, unlike = together([_outputs(member, squares) for member in members], model.members, squares)
     probabilities = metrics.probabilities(logits, model.calibration.temperature, model.calibration.offset)
     answers = with_decisions({"logit": logits, "probability": probabilities}, model.calibration)
     answers |= {"ood_score": scores, "unlike_training": unlike, "square": squares}
