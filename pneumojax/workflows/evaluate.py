@@ -17,6 +17,7 @@ from pneumojax.data.sources import open_source, sites
 from pneumojax.evaluation import corruptions, film_statistics, forward, guard, known_pictures, neighbours, results
 from pneumojax.evaluation.calibration import Calibration, at_prevalence
 from pneumojax.inference import attribution_places, predictions, report_pictures, site_file, worst_errors
+from pneumojax.inference.attribution_places import Explain
 from pneumojax.inference.explainer import explainer
 from pneumojax.inference.report_pictures import SAMPLES_PER_CLASS, Sample
 from pneumojax.inference.restore import Trained, load
@@ -118,9 +119,11 @@ def evaluate_splits(
             _evaluate_corruptions(workdir, prefix + name, splits[name], evaluator, trained, calibration)
     run_log.console.print(f"Written: {workdir / workdirs.EVALUATION}")
     if distributed.first():
+        # From here on this process alone computes, on its own device.
+        explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
         if not prefix:
-            _write_index_and_pictures(config, workdir, splits, outputs, hashed, trained)
-        _write_places(config, workdir, prefix, splits, trained)
+            _write_index_and_pictures(workdir, splits, outputs, hashed, explain)
+        _write_places(workdir, prefix, splits, explain)
         pictures = report_pictures.read(workdir)
         if pictures is None:  # a report that 0.1 wrote has pictures, and would lose them
             run_log.console.print(
@@ -228,18 +231,15 @@ def _evaluate_corruptions(
 
 
 def _write_index_and_pictures(
-    config: ConfigDict,
     workdir: epath.Path,
     splits: dict[str, Split],
     outputs: dict[str, forward.Outputs],
     hashed: dict[str, known_pictures.Hashing],
-    trained: Trained,
+    explain: Explain,
 ) -> None:
     train, foremost = splits["train"], splitting.foremost(splits)
     index = _index(splits, outputs, hashed)
     neighbours.write(workdir, index)
-    # From here on this process alone computes, on its own device.
-    explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
     evaluation = results.read(workdir)[foremost]
     features = outputs[foremost].features
     errors = worst_errors.collect(evaluation, splits[foremost], features, index, train, explain)
@@ -252,13 +252,10 @@ def _write_index_and_pictures(
     report_pictures.write(workdir, report_pictures.Pictures(samples, errors))
 
 
-def _write_places(
-    config: ConfigDict, workdir: epath.Path, prefix: str, splits: dict[str, Split], trained: Trained
-) -> None:
+def _write_places(workdir: epath.Path, prefix: str, splits: dict[str, Split], explain: Explain) -> None:
     """Measure where the attributions of the foremost split lie, site by site."""
     name = splitting.foremost(splits)
     evaluation = results.read(workdir)[prefix + name]
-    explain = partial(explainer(worst_errors.METHOD, trained.model, config), jax.device_get(trained.variables))
     found = attribution_places.measure(evaluation, splits[name], explain)
     attribution_places.write(workdir, prefix + name, found, worst_errors.METHOD)
 

@@ -151,8 +151,8 @@ def test_lines_of_json_equal_the_rows(work, whole, chests, tmp_path):
         assert list(line) == list(row)
         assert {name: value for name, value in line.items() if isinstance(value, str)} == {
             name: row[name]
-            for name in ("id", "decision", "decision_at_sens95", "error", "model", "version", "digest")
-            if row[name]
+            for name in ("id", "decision", "decision_at_sens95", "error", "model", "version", "digest", "site")
+            if row[name] or name == "site"
         }
         for name in ("probability", "threshold", "threshold_sens95", "ood_score"):
             assert line[name] == (float(row[name]) if row[name] else None)
