@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pneumojax.runtime.tables import markdown_table
+from studies.gpu_tables import GPU
 from studies.loading_tables import LOADING
 from studies.service_tables import HOSPITAL, TRYING
 from studies.speed_tables import COST, SPEED
@@ -294,8 +295,12 @@ RUNS = {
     ),
 }
 
+# Results that no machine has given yet -> the command that gives them. Until then, their tables say so.
+AWAITED = {"gpu": "make gpu"}
+
 TABLES: dict[str, Table] = {
     **LEARNING, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL, **TRYING,
+    **GPU,
 }  # fmt: skip
 
 
