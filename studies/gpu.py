@@ -104,8 +104,9 @@ def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_failed(figures: Mapping[str, Any]) -> bool:
-    """Return whether a step failed, or a computation on the GPU differs by more than its bound."""
-    wrong = any(row.get("holds") is False for row in figures.get("correctness", []))
+    """Return whether a step failed, or a computation on the GPU did, or differs by more than its bound."""
+    rows = figures.get("correctness", [])
+    wrong = any(row.get("holds") is False or row.get("reason", NO_TIME) != NO_TIME for row in rows)
     return wrong or any(row["outcome"] == FAILED for row in figures["steps"])
 
 

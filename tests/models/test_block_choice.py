@@ -47,6 +47,22 @@ def test_both_ways_compute_the_same_logits_statistics_and_gradient(variables, tr
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-5 * np.abs(theirs).max(initial=1e-3))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fused", [ALWAYS, NEVER])
+def test_both_ways_lower_for_gpus(variables, fused, dtype):
+    """Both are compared there, and neither may fail for a reason that could have been seen here."""
+    model = classifier.Classifier(BLOCKS, fused=fused, dtype=jnp.dtype(dtype))
+
+    def loss(params, x, train):
+        rngs = {"dropout": jax.random.key(2)}
+        logits, _ = model.apply(variables | {"params": params}, x, train=train, rngs=rngs, mutable=["batch_stats"])
+        return logits.sum()
+
+    for train in (True, False):
+        gradient = jax.jit(lambda params, x, train=train: jax.grad(loss)(params, x, train))
+        assert gradient.trace(variables["params"], images()).lower(lowering_platforms=("cuda",)).as_text()
+
+
 @pytest.mark.parametrize("layer", ["conv_2", "max_pool_1"])
 def test_a_model_that_is_cut_computes_its_blocks_as_it_says(variables, layer):
     logits = []

@@ -175,6 +175,16 @@ def test_everything_is_compared(tmp_path: Path) -> None:
         assert (gpu_correctness.REFERENCE in ways) == plain
 
 
+def test_the_study_fails_where_a_computation_is_wrong_or_impossible() -> None:
+    """Not where time was short: what is missing can be measured later."""
+    steps = [{"step": "correctness", "outcome": gpu.DONE}]
+    right, late = {"holds": True}, {"holds": None, "reason": "no time was left"}
+    assert not gpu.has_failed({"steps": steps, "correctness": [right, late]})
+    assert gpu.has_failed({"steps": steps, "correctness": [right, {"holds": False}]})
+    assert gpu.has_failed({"steps": steps, "correctness": [right, {"reason": "RuntimeError: no algorithm"}]})
+    assert not gpu.has_failed({"steps": [*steps, {"step": "rates", "outcome": gpu.SLOW}]})
+
+
 def test_a_computation_without_time_or_with_an_error_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(gpu_correctness.correctness(given(tmp_path, left=0)))
     assert {row["reason"] for row in rows} == {"no time was left"}
