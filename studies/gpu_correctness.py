@@ -33,12 +33,14 @@ from pneumojax.runtime.host import cores
 from pneumojax.training.step import compile_step, init_state
 from studies.gpu_given import NO_TIME, Given, Row
 
-FORWARD, GRADIENT, MAP = "forward", "gradient", "map"
-# Precision -> the largest relative difference. TF32 keeps 11 bits of each factor, bfloat16 8, float32 24.
+FORWARD, GRADIENT, MAP, FALLS = "forward", "gradient", "map", "falls"
+# Precision -> the largest relative difference. TF32 keeps 11 bits of each factor, bfloat16 8, float32 24. Falls of the
+# logit under occlusion are small differences of large numbers. Where factors are rounded, maxima move on every batch: on
+# a CPU that rounds likewise, gradients differ by 0.05 to 0.14 and by 0.28 to 0.37, logits by 0.0006 and 0.012.
 BOUNDS = {
-    "float32": {FORWARD: 1e-5, GRADIENT: 1e-5, MAP: 1e-5},
-    "tf32": {FORWARD: 5e-3, GRADIENT: 5e-2},
-    "bfloat16": {FORWARD: 4e-2, GRADIENT: 4e-1},
+    "float32": {FORWARD: 1e-5, GRADIENT: 1e-5, MAP: 1e-5, FALLS: 1e-4},
+    "tf32": {FORWARD: 5e-3, GRADIENT: 0.2},
+    "bfloat16": {FORWARD: 4e-2, GRADIENT: 0.6},
 }
 MOVED = 0.1  # the most by which a gradient or a map in float32 may differ where a maximum has moved
 EXPLANATIONS = {"m1": tuple(attribution.METHODS)}  # of other models, those of OTHERS
@@ -125,7 +127,7 @@ def compared(way: Way, ours: Sequence[Arrays], theirs: Sequence[Arrays]) -> Iter
 
 def kind_of(what: str) -> str:
     """Return which bound holds for what was computed."""
-    return what if what in (GRADIENT, MAP) else FORWARD
+    return what if what in (GRADIENT, MAP, FALLS) else FORWARD
 
 
 def verdict(kind: str, precision: str, differences: Sequence[float]) -> Row:
@@ -180,7 +182,8 @@ def drawn_variables(model: str, size: int) -> Variables:
 def _drawn(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if name.endswith("kernel"):  # Glorot's
         limit = np.sqrt(6 / (np.prod(shape[:-2]) * (shape[-2] + shape[-1])))
-        return rng.uniform(-limit, limit, shape).astype(np.float32)
+        lowest, highest = (0.0, limit / 4) if shape[-1] == 1 else (-limit, limit)  # else the logit's terms would cancel
+        return rng.uniform(lowest, highest, shape).astype(np.float32)
     lowest, highest = (0.8, 1.25) if name.endswith(("scale", "var")) else (0.0, 0.05)
     return rng.uniform(lowest, highest, shape).astype(np.float32)
 
@@ -224,4 +227,5 @@ def _evaluated(config: ConfigDict, device: Any) -> Callable[[np.ndarray, np.ndar
 def _explained(method: str, config: ConfigDict, device: Any) -> Callable[[np.ndarray, np.ndarray], Arrays]:
     """One explanation, of the batch's first image."""
     explain, variables = explainer(method, create_model(config), config), _variables(config)
-    return lambda images, labels: {MAP: explain(variables, images[0, :, :, 0])}
+    what = FALLS if method == "occlusion" else MAP
+    return lambda images, labels: {what: explain(variables, images[0, :, :, 0])}

@@ -23,7 +23,7 @@ PAPER_EPOCHS = 100
 
 def children(given: Given) -> Iterator[Row]:
     """Yield the row of M1's training by the recommended recipe."""
-    yield whole(given, "m1", given.data, given.sizes.children)
+    yield from whole(given, "m1", given.data, given.sizes.children)
 
 
 def paper(given: Given) -> Iterator[Row]:
@@ -35,7 +35,7 @@ def paper(given: Given) -> Iterator[Row]:
             "reason": f"{NO_TIME}: it needs about {needed:.0f} s, and {max(given.left(), 0):.0f} s were left"
         }
     else:
-        yield whole(given, "m1:paper", given.data, given.sizes.paper)
+        yield from whole(given, "m1:paper", given.data, given.sizes.paper)
 
 
 def named(spec: str, data: str) -> Row:
@@ -54,16 +54,25 @@ def estimate(row: Row, epochs: int) -> float | None:
     return 2 * max(row["seconds"] - row["epochs"] * epoch, 0) + epochs * epoch
 
 
-def whole(given: Given, spec: str, data: str, fields: Sequence[str]) -> Row:
-    """Train, evaluate and report; where the time is over, stop, and return what there is."""
+def whole(given: Given, spec: str, data: str, fields: Sequence[str]) -> Iterator[Row]:
+    """Train, evaluate and report; where the time is over, stop, and yield what there is.
+
+    Raises:
+      RuntimeError: the run failed.
+    """
     name = spec.replace(":", "-")
     started = time.perf_counter()
     process = start(given, spec, data, name, fields)
     status = ended(process, given.left() - STOPPING_S)
     row = named(spec, data) | {"seconds": time.perf_counter() - started} | left(given.folder / name)
     if status is None:
-        return row | {"reason": f"{NO_TIME}: stopped after {row['epochs']} epochs"}
-    return row | ({"reason": last_line(given.folder / f"{name}.txt", status)} if status else {})
+        yield row | {"reason": f"{NO_TIME}: stopped after {row['epochs']} epochs"}
+    elif status == 0:
+        yield row
+    else:
+        reason = last_line(given.folder / f"{name}.txt", status)
+        yield row | {"reason": reason}
+        raise failed(given.folder / f"{name}.txt", reason)
 
 
 def start(given: Given, spec: str, data: str, name: str, fields: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -89,6 +98,12 @@ def ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         process.kill()
         process.wait()
     return None
+
+
+def failed(printed: Path, reason: str) -> RuntimeError:
+    """Return the error of a run that failed, after repeating the end of what it had printed."""
+    print(printed.read_text(errors="replace")[-3000:])
+    return RuntimeError(reason)
 
 
 def last_line(path: Path, status: int) -> str:
@@ -125,7 +140,11 @@ def left(workdir: Path) -> Row:
 
 
 def resume(given: Given) -> Iterator[Row]:
-    """Yield a row on whether a run that was killed and resumed has the bits of one that was not."""
+    """Yield a row on whether a run that was killed and resumed has the bits of one that was not.
+
+    Raises:
+      RuntimeError: a run failed.
+    """
     fields = (*given.sizes.resume, "deterministic=true")
     row: Row = dict.fromkeys(("steps", "killed_after", "state", "metrics", "evaluation", "val_auc"))
     started = time.perf_counter()
@@ -139,9 +158,12 @@ def resume(given: Given) -> Iterator[Row]:
             continue
         status = ended(process, given.left() - STOPPING_S)
         if status != 0:
-            reason = NO_TIME if status is None else last_line(given.folder / f"{name}.txt", status)
+            printed = given.folder / f"{name}.txt"
+            reason = NO_TIME if status is None else last_line(printed, status)
             yield row | {"reason": reason}
-            return
+            if status is None:
+                return
+            raise failed(printed, reason)
     first, second = (given.folder / name for name in ("undisturbed", "killed"))
     one, other = states(first, second)
     row |= {"steps": one["step"], "state": one == other, "metrics": metrics(first) == metrics(second)}

@@ -4,6 +4,7 @@ The whole study runs at tiny sizes on a CPU, so that on its day it does not fail
 with the GPU.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -157,7 +158,7 @@ def test_a_gradient_may_differ_where_a_maximum_has_moved_but_not_everywhere() ->
     assert not verdict(GRADIENT, "float32", [bound * 2, bound * 3])["holds"]
     assert not verdict(GRADIENT, "float32", [bound / 2, MOVED * 2])["holds"]
     assert not verdict(FORWARD, "float32", [bound / 2, bound * 2])["holds"]
-    assert verdict(GRADIENT, "bfloat16", [0.3, 0.3])["holds"]
+    assert verdict(GRADIENT, "bfloat16", [0.3, 0.4])["holds"]
     assert not verdict(FORWARD, "bfloat16", [math.inf])["holds"]
 
 
@@ -262,7 +263,9 @@ def test_the_papers_run_is_not_started_without_time(tmp_path: Path) -> None:
     assert "m1:paper" in tables.render("gpu-runs", {"paper": [found]})
 
 
-def test_a_run_that_fails_or_is_stopped_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_or_is_stopped_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """It is stopped as a scheduler does, so that its state is saved, and what it has written is shown."""
     failing = "import sys; print('preparing'); sys.exit(2)"
     waiting = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)"
@@ -275,8 +278,12 @@ def test_a_run_that_fails_or_is_stopped_says_why(tmp_path: Path, monkeypatch: py
         return process
 
     monkeypatch.setattr(gpu_runs, "start", start)
-    [row] = gpu_runs.children(given(tmp_path))
+    rows = gpu_runs.children(given(tmp_path))
+    row = next(rows)
     assert (row["epochs"], row["reason"]) == (0, "status 2: preparing")
+    with pytest.raises(RuntimeError, match="status 2: preparing"):  # the step failed, too
+        next(rows)
+    assert capsys.readouterr().out == "preparing\n\n"
     workdir = tmp_path / "m1"
     workdir.mkdir()
     (workdir / "config.json").write_text('{"batch_size": 16}')
@@ -297,7 +304,7 @@ def test_a_run_that_fails_or_is_stopped_says_why(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_the_whole_study_at_tiny_sizes(tmp_path: Path) -> None:
     """Without TensorFlow, as on the GPU's machine. Every step ends by itself, and every table has rows."""
-    hidden = ("tensorflow", "tensorflow_datasets", "array_record", "torch")
+    hidden = ("tensorflow", "tensorflow_datasets", "array_record")
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules |= dict.fromkeys({hidden})")
     output = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "studies.gpu", "--tiny", "--seconds=1500", f"--output={output}"]
@@ -312,7 +319,8 @@ def test_the_whole_study_at_tiny_sizes(tmp_path: Path) -> None:
     fed = [row for row in figures["rates"] if row["mode"] == FED]
     assert all("not installed" in row["reason"] for row in fed)
     assert all("reason" not in row for row in figures["rates"] if row["mode"] != FED)
-    assert {row["reason"] for row in figures["peers"]} == {"PyTorch is not installed"}
+    if importlib.util.find_spec("torch") is None:
+        assert {row["reason"] for row in figures["peers"]} == {"PyTorch is not installed"}
     [resumed] = figures["resume"]
     assert (resumed["state"], resumed["metrics"], resumed["evaluation"]) == (True, True, True)
     assert 0 < resumed["killed_after"] <= resumed["steps"]
