@@ -35,11 +35,11 @@ from studies.gpu_given import NO_TIME, Given, Row
 
 FORWARD, GRADIENT, MAP, FALLS = "forward", "gradient", "map", "falls"
 # Precision -> the largest relative difference. TF32 keeps 11 bits of each factor, bfloat16 8, float32 24. Falls of the
-# logit under occlusion are small differences of large numbers. Where factors are rounded, maxima move on every batch: on
-# a CPU that rounds likewise, gradients differ by 0.05 to 0.14 and by 0.28 to 0.37, logits by 0.0006 and 0.012.
+# logit under occlusion are small differences of large numbers. Where factors are rounded, maxima move on every batch:
+# where a CPU rounds likewise, gradients differ by up to 0.14 and 0.37, logits by up to 0.0006 and 0.012.
 BOUNDS = {
     "float32": {FORWARD: 1e-5, GRADIENT: 1e-5, MAP: 1e-5, FALLS: 1e-4},
-    "tf32": {FORWARD: 5e-3, GRADIENT: 0.2},
+    "tf32": {FORWARD: 3e-3, GRADIENT: 0.2},
     "bfloat16": {FORWARD: 4e-2, GRADIENT: 0.6},
 }
 MOVED = 0.1  # the most by which a gradient or a map in float32 may differ where a maximum has moved
