@@ -303,14 +303,13 @@ def test_a_run_that_fails_or_is_stopped_says_why(
 
 @pytest.mark.slow
 def test_the_whole_study_at_tiny_sizes(tmp_path: Path) -> None:
-    """Without TensorFlow, as on the GPU's machine. Every step ends by itself, and every table has rows."""
+    """Without TensorFlow and CPU kernels, as on a GPU. Every step ends by itself, and every table has rows."""
     hidden = ("tensorflow", "tensorflow_datasets", "array_record")
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules |= dict.fromkeys({hidden})")
     output = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "studies.gpu", "--tiny", "--seconds=1500", f"--output={output}"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
-    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PNEUMOJAX_KERNELS": "off"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = study.read("gpu", tmp_path)["figures"]
     assert {row["step"]: row["outcome"] for row in figures["steps"]} == dict.fromkeys(STEPS, gpu.DONE)
