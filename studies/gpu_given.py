@@ -28,6 +28,7 @@ class Sizes(NamedTuple):
       rounds: turns of each side of a comparison.
       children: config fields of the whole training by the recommended recipe.
       paper: config fields of the whole training by the paper's recipe.
+      paper_epochs: how many that trains.
       resume: config fields of the runs that are killed and resumed.
     """
 
@@ -45,6 +46,7 @@ class Sizes(NamedTuple):
     rounds: int
     children: tuple[str, ...]
     paper: tuple[str, ...]
+    paper_epochs: int
     resume: tuple[str, ...]
 
 
@@ -63,6 +65,7 @@ WHOLE = Sizes(
     rounds=3,
     children=(),
     paper=(),
+    paper_epochs=100,
     resume=("batch_size=4", "epochs=6", "checkpoint.steps=1"),  # saves after each dispatch of 32 steps
 )
 _SMALL = ("model.image_size=32",)
@@ -81,6 +84,7 @@ TINY = Sizes(
     rounds=1,
     children=(*_SMALL, "epochs=1", "batch_size=100"),
     paper=(*_SMALL, "epochs=2", "batch_size=100"),
+    paper_epochs=2,
     resume=(*_SMALL, "epochs=2", "batch_size=30", "checkpoint.steps=4"),
 )
 

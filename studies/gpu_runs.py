@@ -18,7 +18,6 @@ from studies.gpu_given import NO_TIME, PHANTOM, Given, Row, read_rows
 
 STOPPING_S = 12.0  # seconds in which a run that is asked to stop has saved its state
 LOOK_S = 0.01  # from one look for a checkpoint to the next
-PAPER_EPOCHS = 100
 
 
 def children(given: Given) -> Iterator[Row]:
@@ -29,7 +28,7 @@ def children(given: Given) -> Iterator[Row]:
 def paper(given: Given) -> Iterator[Row]:
     """Yield the row of M1's training by the paper's recipe, if there seems to be time for it."""
     before = read_rows(given.folder, "children")
-    needed = estimate(before[0], PAPER_EPOCHS) if before else None
+    needed = estimate(before[0], given.sizes.paper_epochs) if before else None
     if needed and needed > given.left():
         yield named("m1:paper", given.data) | {
             "reason": f"{NO_TIME}: it needs about {needed:.0f} s, and {max(given.left(), 0):.0f} s were left"
