@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-slow check docs weights page page-bundle test-page test-serve test-browser test-pacs test-peers test-slurm bench peers fuzz soak lock clean
+.PHONY: install train test test-slow check docs weights page page-bundle test-page test-serve test-browser test-pacs test-peers test-slurm bench gpu peers fuzz soak lock clean
 
 train: install
 	$(BIN)/python -m pneumojax.main --config=m1
@@ -121,6 +121,14 @@ TORCH ?= torch
 PEERS ?= pneumojax-xla,keras-tensorflow,keras-jax,torch,torch-compile
 bench: peers .venv-bench/kernels
 	.venv-bench/bin/python -m pneumojax.main --mode=benchmark --config.benchmark.peers=$(PEERS) $(BENCH)
+
+# Checks and measures on a CUDA GPU in at most eight minutes, by the Python that has JAX for it. The result is written after each
+# step; `python -m studies.render` writes docs/benchmarks/accelerators.md from it. DATA is the folder of the children's
+# radiographs; without it, phantoms are trained on. GPU takes further flags, such as --steps=peers,paper.
+GPU_PYTHON ?= python3
+GPU_RESULT ?= studies/results/gpu.json
+gpu:
+	$(GPU_PYTHON) -m studies.gpu $(if $(DATA),--data=$(DATA)) --output=$(GPU_RESULT) $(GPU)
 
 # The locked set has Keras, since TensorFlow needs it.
 .venv-bench/installed: requirements.lock pyproject.toml

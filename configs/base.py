@@ -31,6 +31,7 @@ def recommended() -> ConfigDict:
                 "blocks": "",  # filters:dropout of each block of your own network, as 32:0,64:0.1; empty: the named one
                 "image_size": 150,  # pixels per side; images are resized to this square
                 "dtype": "float32",  # number type to compute with; parameters are always float32
+                "fused": "auto",  # compute each block in fewer passes over memory; auto: where that is faster
                 "batch_norm_momentum": 0.95,  # momentum of BatchNorm's running averages; short runs need less than 0.99
             },
             "optimizer": {

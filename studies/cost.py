@@ -37,7 +37,7 @@ class Rates(NamedTuple):
     value_bytes: int = 4
 
 
-VALUE_BYTES = {"float32": 4, "bfloat16": 2}
+VALUE_BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2}
 # NVIDIA's data sheet of the H100 SXM, dense: without its doubling for sparse matrices.
 H100 = {"bfloat16": Rates(989e12, 3.35e12, 2), "TF32": Rates(494e12, 3.35e12), "float32": Rates(67e12, 3.35e12)}
 LINKS = {"cpu": 10e9 / 8, "accelerator": 400e9 / 8}  # bytes a second that a device sends, each way at once

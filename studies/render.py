@@ -34,7 +34,11 @@ def rendered(text: str, results: Path = study.RESULTS) -> str:
 
     def part(found: re.Match) -> str:
         begin, kind, name, end = found.groups()
-        made = _table(name, results) if kind == "table" else source(study.read(name, results))
+        result = tables.TABLES[name].result if kind == "table" else name
+        if result in tables.AWAITED and not (results / f"{result}.json").exists():
+            made = f"Not measured yet: `{tables.AWAITED[result]}` measures it."
+        else:
+            made = _table(name, results) if kind == "table" else source(study.read(name, results))
         return f"{begin}\n{made}\n\n{end}"
 
     return _MARKED.sub(part, text)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pneumojax.runtime.tables import markdown_table
 from studies.elsewhere_tables import ELSEWHERE
+from studies.gpu_tables import GPU
 from studies.loading_tables import LOADING
 from studies.service_tables import HOSPITAL, TRYING
 from studies.speed_tables import COST, SPEED
@@ -296,9 +297,12 @@ RUNS = {
     ),
 }
 
+# Results that no machine has given yet -> the command that gives them. Until then, their tables say so.
+AWAITED = {"gpu": "make gpu"}
+
 TABLES: dict[str, Table] = {
     **LEARNING, **ELSEWHERE, **EXPLANATIONS, **PREDICTING, **SPEED, **COST, **LOADING, **AUDIT, **RUNS, **HOSPITAL,
-    **TRYING,
+    **TRYING, **GPU,
 }  # fmt: skip
 
 

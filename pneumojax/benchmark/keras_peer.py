@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 from ml_collections import ConfigDict
 
-from pneumojax.benchmark.tasks import INFER, TRAIN, Task
+from pneumojax.benchmark.tasks import INFER, PRODUCTS, TRAIN, Task
 from pneumojax.benchmark.worker import ReadyStep, Ways
 from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS
 
@@ -18,8 +18,30 @@ LEARNING_RATE = 1e-3
 
 def ways(backend: str) -> Callable[[Task, ConfigDict], Ways]:
     """Return the function that maps a task to its ways on `backend`: see worker.py."""
-    ways_of = {"tensorflow": _on_tensorflow, "jax": _on_jax}[backend]
-    return lambda task, _: ways_of(task)
+    ways_of, set_products = {
+        "tensorflow": (_on_tensorflow, _set_tensorflow_products),
+        "jax": (_on_jax, _set_jax_products),
+    }[backend]
+
+    def ways_in_precision(task: Task, _: ConfigDict) -> Ways:
+        set_products(task.precision)
+        return ways_of(task)
+
+    return ways_in_precision
+
+
+def _set_tensorflow_products(precision: str) -> None:
+    import tensorflow as tf
+
+    if _tensorflow_facts()["platform"] == "gpu":
+        tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
+
+
+def _set_jax_products(precision: str) -> None:
+    import jax
+
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", PRODUCTS[precision])
 
 
 def build(name: str, image_size: int, precision: str = "float32") -> keras.Sequential:
@@ -27,7 +49,7 @@ def build(name: str, image_size: int, precision: str = "float32") -> keras.Seque
 
     Layers have the names that they have in pneumojax.
     """
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     network = [keras.Input((image_size, image_size, 1))]
     for number, block in enumerate(FAMILY[name], start=1):
         network += [

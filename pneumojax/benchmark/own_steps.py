@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pneumojax.benchmark.tasks import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, RESIDENT, TRAIN, Task
+from pneumojax.benchmark.tasks import AUGMENTED, COPY, FED, FEED, INFER, MATMUL, PRODUCTS, RESIDENT, TRAIN, Task
 from pneumojax.benchmark.worker import ReadyStep, Ways, peak_bytes
 from pneumojax.data import loader
 from pneumojax.data.source import Split
@@ -36,7 +36,14 @@ def ways(_: str) -> Callable[[Task, ConfigDict], Ways]:
     """Return the function that maps a task to its only way: see worker.py."""
     builders = {TRAIN: train, AUGMENTED: train, INFER: infer, FEED: feed}
     builders |= {FED: fed, RESIDENT: fed, MATMUL: matmul, COPY: copy} | dict.fromkeys(attribution.METHODS, explained)
-    return lambda task, config: {"": partial(builders[task.mode], task, settings(config, task))}
+    return lambda task, config: {"": partial(built, builders[task.mode], task, config)}
+
+
+def built(build: Callable[[Task, ConfigDict], ReadyStep], task: Task, config: ConfigDict) -> ReadyStep:
+    """Build a step with the task's settings. From then on, an accelerator multiplies in the task's precision."""
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", PRODUCTS[task.precision])
+    return build(task, settings(config, task))
 
 
 def settings(config: ConfigDict, task: Task) -> ConfigDict:
@@ -44,7 +51,7 @@ def settings(config: ConfigDict, task: Task) -> ConfigDict:
     fields = {
         "model.name": task.model,
         "model.image_size": task.image_size,
-        "model.dtype": task.precision,
+        "model.dtype": task.dtype,
         "batch_size": task.batch_size,
     }
     if task.mode == TRAIN:
@@ -152,43 +159,48 @@ def feed(task: Task, config: ConfigDict) -> ReadyStep:
 
 def fed(task: Task, config: ConfigDict) -> ReadyStep:
     """Build the training step on the config's source, dispatched as in training."""
+    return dispatched(task, config, train_split(config))
+
+
+def dispatched(task: Task, config: ConfigDict, split: Split, most: int = ENDLESS) -> ReadyStep:
+    """Build the training step on a split, dispatched as in training: fed, or from the devices' memory.
+
+    A call takes as many steps as a dispatch of training, but not more than `most`.
+    """
     layout = _layout(task)
     config = with_fields(config, {"data.resident": {FED: "never", RESIDENT: "always"}[task.mode]})
     fixed, state = _fixed_and_state(config, layout)
     with jax.set_mesh(layout.mesh):
-        dispatch = choose(config, train_split(config), layout, first_step=0, last_step=ENDLESS, **fixed)
-    number, latest = 0, None
+        dispatch = choose(config, split, layout, first_step=0, last_step=ENDLESS, **fixed)
+    number, latest, steps = 0, None, min(dispatch.most, most)
 
     def run() -> None:
         nonlocal number, state, latest
         before = latest
         with jax.set_mesh(layout.mesh):
-            state, latest = dispatch.run(state, number, dispatch.most)
-        number += dispatch.most
+            state, latest = dispatch.run(state, number, steps)
+        number += steps
         # As in training: one dispatch is in flight while the next batch is placed.
         jax.block_until_ready(latest if before is None else before)
 
     start = time.perf_counter()
     run()
     facts = {"compile_s": time.perf_counter() - start}
-    return _ready(run, facts, steps=dispatch.most, settle=lambda: jax.block_until_ready(latest))
+    return _ready(run, facts, steps=steps, settle=lambda: jax.block_until_ready(latest))
 
 
-def matmul(task: Task, config: ConfigDict) -> ReadyStep:
-    """Build a product of two square matrices in the task's precision.
-
-    In float32, an accelerator multiplies at JAX's default precision, as it does in convolutions.
-    """
-    left, right = jax.random.normal(jax.random.key(0), (2, MATMUL_SIZE, MATMUL_SIZE), jnp.dtype(task.precision))
+def matmul(task: Task, config: ConfigDict, size: int = MATMUL_SIZE) -> ReadyStep:
+    """Build a product of two square matrices, of `size` rows, in the task's precision."""
+    left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.dtype(task.dtype))
     product = jax.jit(jnp.matmul)
-    return _repeated(lambda: product(left, right), {"size": MATMUL_SIZE, "kernels": kernels.load()})
+    return _repeated(lambda: product(left, right), {"size": size, "kernels": kernels.load()})
 
 
-def copy(task: Task, config: ConfigDict) -> ReadyStep:
-    """Build a copy of a float32 array within the device's memory."""
-    array = jnp.ones(COPY_BYTES // 4)
+def copy(task: Task, config: ConfigDict, size: int = COPY_BYTES) -> ReadyStep:
+    """Build a copy of a float32 array of `size` bytes within the device's memory."""
+    array = jnp.ones(size // 4)
     copied = jax.jit(jnp.copy)
-    return _repeated(lambda: copied(array), {"bytes": COPY_BYTES})
+    return _repeated(lambda: copied(array), {"bytes": size})
 
 
 def _repeated(compute: Callable[[], jax.Array], facts: Mapping[str, Any]) -> ReadyStep:

@@ -25,6 +25,7 @@ SIDES = {
     "keras-jax": Side(_KERAS, "jax", "keras", {"KERAS_BACKEND": "jax"}),
     "torch": Side(_TORCH, "eager", "torch"),
     "torch-compile": Side(_TORCH, "compile", "torch"),
+    "torch-max-autotune": Side(_TORCH, "max-autotune", "torch"),
 }
 PEERS = tuple(side for side in SIDES if side != OURS)
 
@@ -32,7 +33,10 @@ TRAIN, AUGMENTED, INFER, FEED, FED, RESIDENT = MODES = (
     "train", "train-augmented", "infer", "feed", "feed-train", "resident-train",
 )  # fmt: skip
 MATMUL, COPY = "matmul", "copy"
-PRECISIONS = ("float32", "bfloat16")
+# Precision -> how accelerators multiply float32 values, in JAX's words. By default, and in training, GPUs round them to
+# TF32. A CPU has one way to multiply them: there, "tf32" is float32.
+PRODUCTS = {"float32": "highest", "tf32": "default", "bfloat16": "default"}
+PRECISIONS = tuple(PRODUCTS)
 
 
 class Task(NamedTuple):
@@ -61,3 +65,8 @@ class Task(NamedTuple):
     image_size: int
     precision: str
     devices: int
+
+    @property
+    def dtype(self) -> str:
+        """The number type of the activations."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"

@@ -1,7 +1,4 @@
-"""M1, M2 and M3 in PyTorch, eager or by `torch.compile`, with every way to compute a step that may be the fastest.
-
-On a GPU, float32 products have the reduced precision (TF32) that JAX uses there by default.
-"""
+"""M1, M2 and M3 in PyTorch, eager or by `torch.compile`, with every way to compute a step that may be the fastest."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -77,19 +74,35 @@ def load(model: Classifier, variables: Mapping[str, Mapping[str, Mapping[str, np
 
 
 def ways(variant: str) -> Callable[[Task, ConfigDict], Ways]:
-    """Return the function that maps a task to its ways, "eager" or by "compile": see worker.py."""
+    """Return the function that maps a task to its ways: see worker.py.
+
+    They are "eager", by "compile", or the one way "max-autotune": compiled so, channels last, by autocast in bfloat16.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    return lambda task, _: _ways(task, device, compiled=variant == "compile")
+
+    def ways_of(task: Task, _: ConfigDict) -> Ways:
+        if device == "cuda":
+            _set_products(task.precision)
+        if variant == "max-autotune":
+            way = partial(STEPS[task.mode], task, device, torch.channels_last)
+            return {"channels last, max-autotune": partial(way, partial(_compiled, mode="max-autotune"))}
+        return _ways(task, device, compiled=variant == "compile")
+
+    return ways_of
+
+
+def _set_products(precision: str) -> None:
+    """Let the GPU multiply float32 values in the precision, and choose convolutions by trying them."""
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cudnn.benchmark = True
 
 
 def _ways(task: Task, device: str, compiled: bool) -> Ways:
     """Return every memory layout with every compiler; in bfloat16, also with variables stored in bfloat16."""
     compilers = _compilers(task, device) if compiled else {"": _uncompiled}
     ways = {
-        f"{name}{how}": partial({TRAIN: _train, INFER: _infer}[task.mode], task, device, layout, compiler)
+        f"{name}{how}": partial(STEPS[task.mode], task, device, layout, compiler)
         for name, layout in FORMATS.items()
         for how, compiler in compilers.items()
     }
@@ -173,6 +186,9 @@ def _infer(task: Task, device: str, layout: torch.memory_format, compiler: Compi
         _wait(device)
 
     return ReadyStep(step, _facts(device))
+
+
+STEPS = {TRAIN: _train, INFER: _infer}
 
 
 def _facts(device: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from pneumojax.models import block_fused, block_operations, block_reference
+from pneumojax.models import block_choice, block_fused, block_operations, block_reference
 from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
@@ -29,12 +29,14 @@ class Classifier(nn.Module):
       head_dropout: rate before the last layer, in [0, 1).
       dtype: what the model computes in, such as bfloat16; None for the type of the parameters. Parameters, statistics
         and the last layer are float32 in any case.
+      fused: how blocks are computed, one of `block_choice`'s: "auto", "always" or "never" fused.
     """
 
     blocks: Sequence[Block]
     batch_norm_momentum: float = 0.99
     head_dropout: float = HEAD_DROPOUT
     dtype: jax.typing.DTypeLike | None = None
+    fused: str = block_choice.AUTO
 
     @nn.compact
     def __call__(
@@ -77,9 +79,9 @@ class Classifier(nn.Module):
                     self._sow(f"{kind}_{number}", output)
             y = outputs["max_pool"]
         elif train:
-            y, statistics = block_fused.block_train(x, parameters, dropped.seeds, dropped.rate)
+            y, statistics = block_choice.block_train(self.fused, x, parameters, dropped)
         else:
-            y = block_fused.block_infer(x, parameters, statistics)
+            y = block_choice.block_infer(self.fused, x, parameters, statistics)
         if train and not self.is_initializing():
             for name, variable in running.items():
                 old, new = variable.value, getattr(statistics, name)
@@ -188,7 +190,7 @@ def _parts(model: Classifier, variables: Variables) -> Iterator[tuple[dict[str, 
         }
         if not block.dropout:
             del steps[f"dropout_{number}"]
-        yield steps, partial(block_fused.block_infer, parameters=parameters, statistics=statistics)
+        yield steps, partial(block_choice.block_infer, model.fused, parameters=parameters, statistics=statistics)
     first = _dense_step(_dense(HEAD_UNITS, "dense_1", model.dtype), params["dense_1"])
     last = _dense_step(_dense(1, "dense_2", None), params["dense_2"])
     head: dict[str, Function] = {

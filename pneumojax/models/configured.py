@@ -11,4 +11,5 @@ def create_model(config: ConfigDict) -> Classifier:
     """Create the config's model."""
     c = config.model
     blocks = blocks_of(c.name, c.blocks)
-    return Classifier(blocks, batch_norm_momentum=c.batch_norm_momentum, dtype=jnp.dtype(c.dtype))
+    dtype = jnp.dtype(c.dtype)
+    return Classifier(blocks, batch_norm_momentum=c.batch_norm_momentum, dtype=dtype, fused=c.fused)

@@ -18,6 +18,7 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("model.blocks", _is_table(c.blocks), expected)
     yield Rule("model.image_size", 16 <= c.image_size <= 4096, "from 16 to 4096")
     yield Rule("model.dtype", c.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
+    yield Rule("model.fused", c.fused in ("auto", "always", "never"), "auto, always or never")
     yield Rule("model.batch_norm_momentum", 0 <= c.batch_norm_momentum < 1, "at least 0 and below 1")
 
 

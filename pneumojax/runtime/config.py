@@ -25,7 +25,7 @@ from pneumojax.runtime.run_identity import KEY, Identity, sha256
 # Fields on which no result of a run depends: how and where shards are made, what is refused, how evaluation is done.
 _WITHOUT_EFFECT = re.compile(
     r"(benchmark|checkpoint|evaluation|experiment|explanation|export|pacs|prediction|serve)\."
-    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|columns|on_error|resident|workers)|site$"
+    r"|data\.(allow_leakage|beam_options|beam_runner|cache_dir|columns|on_error|resident|workers)|model\.fused|site$"
 )
 # Fields that say where to write and what to run: a workdir may be a stranger's, so it neither holds nor sets them.
 LOCAL = (

@@ -159,6 +159,7 @@ def test_a_wrong_override_is_reported_in_one_line(field, text, message):
         ("model.blocks", "0:0.1"),
         ("model.image_size", "4"),
         ("model.dtype", "float16"),
+        ("model.fused", "sometimes"),
         ("model.batch_norm_momentum", "1.0"),
         ("optimizer.learning_rate", "0.0"),
         ("optimizer.learning_rate", "1e999"),

@@ -69,8 +69,9 @@ def test_check_exits_with_1_and_names_the_page(
 def test_every_table_and_every_result_is_shown() -> None:
     text = "".join(page.read_text() for page in render.pages(ROOT))
     marks = re.findall(r"<!-- (?:table|source): (\S+) -->", text)
-    assert {name for name, table in tables.TABLES.items() if table.result in RESULTS} <= set(marks)
-    assert {tables.TABLES[name].result for name in marks if name in tables.TABLES} == set(RESULTS)
+    results = {*RESULTS, *tables.AWAITED}
+    assert {name for name, table in tables.TABLES.items() if table.result in results} <= set(marks)
+    assert {tables.TABLES[name].result for name in marks if name in tables.TABLES} == results
     assert text.count("<!-- end -->") == len(marks)
 
 
@@ -80,6 +81,17 @@ def test_a_result_says_where_it_comes_from(name: str) -> None:
     assert result["machine"]
     assert result.keys() >= {"study", "command", "machine", "date", "commit", "figures"}
     assert json.loads((study.RESULTS / f"{name}.json").read_text()) == result
+
+
+def test_a_table_whose_result_is_awaited_names_the_command(tmp_path: Path) -> None:
+    """A mistyped result must not pass for one that is awaited."""
+    page = "<!-- table: gpu-steps -->\n<!-- end -->"
+    assert "Not measured yet: `make gpu` measures it." in render.rendered(page, tmp_path)
+    steps = [{"step": "card", "summary": "the card", "outcome": "done", "seconds": 9.0, "rows": 7, "reason": None}]
+    study.write(tmp_path / "gpu.json", {"figures": {"steps": steps}})
+    assert "| card | the card | done    | 9 | 7    |        |" in render.rendered(page, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        render.rendered("<!-- source: no-such -->\n<!-- end -->", tmp_path)
 
 
 def test_an_unknown_table_is_an_error() -> None:
