@@ -39,6 +39,7 @@ def with_constant(proto, name, change):
         ("network.conv_1.kernel", lambda value: value[:, :, ::-1].copy(), "logit"),
         ("network.grad_cam.gradients", lambda value: -value, "map"),
         ("network.ood.training_squares", lambda value: value * np.float32(1.1), "ood score"),
+        ("network.guard.center", lambda value: value + np.float32(0.01), "ood score"),
         ("batch.offset", lambda value: value + np.float32(0.01), "probability"),
         ("batch.decision.lowest_logit", lambda value: np.float32(-np.inf), "decisions turned"),
         ("batch.decision_at_sens95.lowest_logit", lambda value: np.float32(np.inf), "decisions turned"),
@@ -53,7 +54,7 @@ def test_a_changed_constant_is_found(model, constant, change, reported):
     for name, proto in protos.items():
         if constant in {each.name for each in proto.graph.initializer}:
             changed = protos | {name: with_constant(proto, constant, change)}
-            films = list(squares) if "decision" in constant else [FILM]
+            films = [FILM] if "resize" in constant else list(squares)
             found = onnx_parity.measure(model, squares=squares, films=films, **changed)
             with pytest.raises(UserError, match=rf"the graph differs from the model .*{reported} .*allowed"):
                 parity.refuse("the graph", found, "")
