@@ -311,7 +311,7 @@ MODES = {
     ),
     "calibrate": Mode(
         "set up a trained model for a hospital, or see what has moved there",
-        "--workdir=RUN|--model=MODEL --data=FILMS [--config.site=NAME]",
+        "--workdir=RUN|--model=MODEL --data=FILMS",
         _calibrate,
         takes_model=True,
     ),

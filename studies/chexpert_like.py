@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +128,7 @@ def generate(folder: Path, images: int, processes: int) -> Path:
     valid = min(VALID, images // 5)
     splits = {"valid": list(films("valid", 0, valid)), "train": list(films("train", valid, images - valid))}
     tree.mkdir(parents=True)
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for some in splits.values():
             parts = [some[start : start + 500] for start in range(0, len(some), 500)]
             for _ in pool.map(_save, [folder] * len(parts), parts):

@@ -61,7 +61,7 @@ def test_train_gets_overrides_data_and_a_default_workdir(replace):
 def test_serve_takes_a_model_and_its_settings(replace):
     calls = replace(run_server, "serve")
     modes.run("serve", Command(model="m1", overrides=["serve.port=0", "serve.queue=9"]))
-    [(config, folder)] = calls
+    [(config, folder, _)] = calls
     assert (config.serve.port, config.serve.queue, folder) == (0, 9, bundle.shipped()["m1"])
     for wrong in ("serve.port=70000", "serve.host=example.org", "serve.films=0"):
         with pytest.raises(UserError, match=wrong.partition("=")[0]):

@@ -7,7 +7,8 @@ from etils import epath
 from support import SIZE
 
 from pneumojax.models.architectures import FAMILY, layers_of
-from pneumojax.models.classifier import create_model, init_variables
+from pneumojax.models.classifier import init_variables
+from pneumojax.models.configured import create_model
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 from pneumojax.runtime.errors import UserError

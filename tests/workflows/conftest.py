@@ -25,7 +25,7 @@ def one_device(monkeypatch):
 def start_run(monkeypatch):
     """A function that does what `train_and_evaluate` does, up to the first training step."""
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     def start_run(config, workdir):
