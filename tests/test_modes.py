@@ -60,9 +60,10 @@ def test_train_gets_overrides_data_and_a_default_workdir(replace):
 
 def test_serve_takes_a_model_and_its_settings(replace):
     calls = replace(run_server, "serve")
-    modes.run("serve", Command(model="m1", overrides=["serve.port=0", "serve.queue=9"]))
-    [(config, folder, _)] = calls
-    assert (config.serve.port, config.serve.queue, folder) == (0, 9, bundle.shipped()["m1"])
+    modes.run("serve", Command(model="m1", workdir=epath.Path("here"), overrides=["serve.port=0", "serve.queue=9"]))
+    [(config, folder, workdir)] = calls
+    assert (config.serve.port, config.serve.queue) == (0, 9)
+    assert (folder, workdir) == (bundle.shipped()["m1"], epath.Path("here")), "sites/ of the workdir has the site files"
     for wrong in ("serve.port=70000", "serve.host=example.org", "serve.films=0"):
         with pytest.raises(UserError, match=wrong.partition("=")[0]):
             modes.run("serve", Command(model="m1", overrides=[wrong]))

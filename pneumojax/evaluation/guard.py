@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 from pneumojax.evaluation import film_statistics
-from pneumojax.evaluation.neighbours import EXPECTED, GUARD_PARTS, Index, ood_scores
+from pneumojax.evaluation.neighbours import EXPECTED, GUARD_PARTS, Index, kth_distances, ood_scores
 
 NEAR = 48  # main axes
 NEAR_K = 3  # which nearest training image counts
@@ -28,7 +28,6 @@ _SHARES = np.array([0.998, 0.985, 0.995, 0.998])  # of val within each part's li
 _LEAST_TURNED = 0.3  # where 0 is the mean of training images, and 1 that of turned ones
 _RIDGE = 0.1  # of the mean variance, added to every variance of the discriminant
 _LEAST = 1e-3  # variance of an axis of standardized statistics: rounding makes smaller ones
-_AT_ONCE = 1 << 24  # distances: 64 MiB
 
 Statistics = Float32[np.ndarray, "_ statistics"]
 
@@ -124,23 +123,9 @@ def parts_of(
     centered = np.asarray(statistics, np.float32) - index.guard_center
     along = centered @ index.guard_axes
     count = index.guard_training.shape[1]
-    near = _nearest(index.guard_training, along[:, :count])
+    near = kth_distances(index.guard_training, along[:, :count], NEAR_K)
     rest = np.sqrt(np.square(along[:, count:]).sum(1))
     return ood_scores(index, features), near, rest, centered @ index.guard_turned
-
-
-def _nearest(
-    training: Float32[np.ndarray, "n axes"], along: Float32[np.ndarray, "k axes"]
-) -> Float32[np.ndarray, " k"]:
-    """Return the distance of each row of `along` to the `NEAR_K`-th nearest of training."""
-    rank, rows = min(NEAR_K, len(training)) - 1, max(_AT_ONCE // len(training), 1)
-    lengths = np.square(training).sum(1)
-    found = [np.zeros(0, np.float32)]
-    for start in range(0, len(along), rows):
-        block = along[start : start + rows]
-        squares = block @ training.T * -2 + lengths + np.square(block).sum(1)[:, None]
-        found.append(np.partition(squares, rank, 1)[:, rank])
-    return np.sqrt(np.maximum(np.concatenate(found), 0))
 
 
 def scores(

@@ -84,9 +84,19 @@ def ood_scores(
     Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022. Features may have any length. At most
     `distances_at_once` distances are held in memory.
     """
-    rank = min(K, len(index.ids))
-    blocks = _blocks(unit(features), len(index.ids), distances_at_once)
-    squares = [np.partition(_squared_distances(index.features, block), rank - 1, 1)[:, rank - 1] for block in blocks]
+    return kth_distances(index.features, unit(features), K, distances_at_once)
+
+
+def kth_distances(
+    training: Float32[np.ndarray, "n d"],
+    queries: Float32[np.ndarray, "k d"],
+    kth: int,
+    distances_at_once: int = DISTANCES_AT_ONCE,
+) -> Float32[np.ndarray, " k"]:
+    """Compute the distance of each query to the `kth` nearest row of training, or to the farthest of fewer rows."""
+    rank = min(kth, len(training)) - 1
+    blocks = _blocks(queries, len(training), distances_at_once)
+    squares = [np.partition(_squared_distances(training, block), rank, 1)[:, rank] for block in blocks]
     return np.sqrt(np.maximum(np.concatenate(squares), 0))
 
 

@@ -205,14 +205,14 @@ def _one_mixture(
     sick, well = np.sort(val_scores[labels]), np.sort(val_scores[~labels])
 
     def distance(films: np.ndarray, sick: np.ndarray, well: np.ndarray) -> float:
-        share = em((1 + np.tanh((films / temperature + offset) / 2)) / 2, prevalence)  # a fast sigmoid
+        share = em(metrics.fast_sigmoid(films / temperature + offset), prevalence)
         films = np.sort(films)
         mixed = share * _below(sick, films) + (1 - share) * _below(well, films)
         places = np.arange(len(films) + 1) / len(films)
         return float(max(np.max(places[1:] - mixed), np.max(mixed - places[:-1])))
 
     found = distance(scores, sick, well)
-    share = em((1 + np.tanh((scores / temperature + offset) / 2)) / 2, prevalence)
+    share = em(metrics.fast_sigmoid(scores / temperature + offset), prevalence)
     larger = 0
     for _ in range(RESAMPLES):
         count = rng.binomial(len(scores), share)

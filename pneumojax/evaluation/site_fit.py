@@ -89,7 +89,7 @@ def fit(labels: ArrayLike, logits: ArrayLike, model: Calibration, seed: int = 0,
         for name in ("temperature", "offset", "threshold", "threshold_sens95", "prevalence")
     }
     p = metrics.probabilities(scores, calibration.temperature, calibration.offset)
-    moved = [np.abs(_sigmoid(scores / each.temperature + each.offset) - p).mean() for each in drawn]
+    moved = [np.abs(metrics.fast_sigmoid(scores / each.temperature + each.offset) - p).mean() for each in drawn]
     lost = _lost(scores, p, np.array([_lowest_logit(each) for each in drawn]))
     return Fit(
         calibration,
@@ -140,7 +140,7 @@ def _scaling(
         return float(np.sum(np.logaddexp(0, odds) - positive * odds) + np.sum(precision * (at - first) ** 2) / 2)
 
     for _ in range(_STEPS):
-        p = _sigmoid(design @ found)
+        p = metrics.fast_sigmoid(design @ found)
         gradient = design.T @ (p - positive) + precision * (found - first)
         curvature = (design * (p * (1 - p))[:, None]).T @ design + np.diag(precision)
         step = np.linalg.solve(curvature, gradient)
@@ -151,11 +151,6 @@ def _scaling(
         if np.abs(size * step).max() < 1e-9:
             break
     return 1 / max(float(found[0]), 0.01 / temperature), float(found[1])
-
-
-def _sigmoid(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Compute `metrics.probabilities` fast, but not to the last bit."""
-    return (1 + np.tanh(odds / 2)) / 2
 
 
 def _resampled(positive: Bool[np.ndarray, " n"], seed: int, resamples: int) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import io
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -12,7 +13,7 @@ from PIL import Image
 pytest.importorskip("highdicom", reason="the extra [dicom] is not installed")
 
 from pneumojax.inference.predictions import Row
-from pneumojax.pacs import capture, documents, report, source
+from pneumojax.pacs import capture, documents, identity, report, source
 from pneumojax.pacs.reading import Film
 from pneumojax.pacs.reading import read as read_film
 
@@ -47,6 +48,17 @@ def test_numbers_and_decisions_are_those_of_the_row(header):
     assert found["Algorithm Name"] == "PneumoJAX m1"
     assert found["Algorithm Version"] == "0.2.0"
     assert found["Algorithm Parameters"] == "digest=0123456789abcdef"
+
+
+def test_a_model_that_is_set_up_for_a_site_writes_results_of_its_own(header):
+    """Its thresholds are others, so the film needs another report."""
+    at_site = ROW._replace(site="clinic")
+    document = written(report.report(at_site, header))
+    assert document.SOPInstanceUID != report.report(ROW, header).SOPInstanceUID
+    parameters = [value for name, value in items(document) if name == "Algorithm Parameters"]
+    assert parameters == ["digest=0123456789abcdef", "site=clinic"]
+    model = SimpleNamespace(metadata={"digest": ROW.digest}, site="clinic")
+    assert identity.key_of_model(model) == identity.key_of(at_site) != identity.key_of(ROW)
 
 
 def test_pneumonia_is_the_finding_where_the_decision_says_so(header):
