@@ -1,10 +1,8 @@
 """Films by C-STORE: from known peers alone, acknowledged once they are on the disk, within limits."""
 
-import gc
 import socket
 import struct
 import time
-import warnings
 
 import pydicom
 import pytest
@@ -20,6 +18,7 @@ from pneumojax.pacs.guard import Limits, Rates
 from pneumojax.pacs.listen import Station, listening
 from pneumojax.pacs.queue import Queue
 
+pytestmark = pytest.mark.usefixtures("sockets_collected")
 LIMITS = Limits(frozenset(), 20, 1000, pdu_bytes=16384, message_bytes=100_000, silent_s=2.0, message_s=4.0)
 
 
@@ -41,15 +40,6 @@ def listen(queue):
 
     listen.said = said
     return listen
-
-
-@pytest.fixture(autouse=True)
-def sockets_of_cut_off_senders():
-    """Collect the sockets that pynetdicom leaves open where its peer ends an association."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def associate(port, title="MODALITY", called="PNEUMOJAX"):
