@@ -200,7 +200,6 @@ PREDICTING = {
             "in the second half": "{late_min_gb:.2f}-{late_max_gb:.2f} GB",
         },
     ),
-    "reading": Table("reading", "rows", {"reading by": "{way}", "ms of a core for an image": "{ms:.1f}"}),
     "out-of-distribution": Table(
         "out-of-distribution",
         "rows",

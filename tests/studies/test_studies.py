@@ -29,7 +29,6 @@ from studies import (
     jobs,
     loading,
     predicting,
-    reading,
     runtimes,
     size,
     start,
@@ -105,12 +104,6 @@ def test_the_search_for_copies(run: Run) -> None:
     assert (few["images"], more["images"]) == (20, 40)
     assert few["seconds"] > 0 and few["found"] == few["copies"] == 1
     assert isinstance(more["exponent"], float)
-
-
-def test_reading_in_both_ways(run: Run, jpegs: Path) -> None:
-    one, two = run(reading, f"--data={jpegs}", "--size=32", "--workers=2")["rows"]
-    assert (one["way"], two["way"]) == ("one process", "2 processes")
-    assert min(one["ms"], two["ms"]) > 0
 
 
 @pytest.mark.slow
