@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Integer, UInt8
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from pneumojax.data.source import Split
 
@@ -44,6 +43,8 @@ def _equalize(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _blur(image: Pixels, rng: np.random.Generator) -> Pixels:
+    from scipy import ndimage  # not at the top: it is slow to import
+
     return _pixels(ndimage.gaussian_filter(image / 255.0, image.shape[0] / 100, mode="nearest"))
 
 
@@ -61,6 +62,8 @@ def _scaled(rows: float, columns: float) -> Corruption:
     """Make a corruption that scales about the centre; pixels from outside the image repeat its nearest edge."""
 
     def corrupt(image: Pixels, rng: np.random.Generator) -> Pixels:
+        from scipy import ndimage  # not at the top: it is slow to import
+
         scales = np.array([rows, columns])
         offset: Any = (np.array(image.shape) - 1) / 2 * (1 - 1 / scales)  # SciPy's type forbids one for each axis
         return _pixels(ndimage.affine_transform(image / 255.0, 1 / scales, offset, order=1, mode="nearest"))

@@ -114,8 +114,7 @@ def warnings(what: str, n: int, known: int, unlike: int) -> list[str]:
     found = []
     if known:
         found.append(
-            f"{known:,} of {what} show pictures that the model was trained or chosen on: scores on them are too good."
-            " Leave them out."
+            f"The model was trained or chosen on {known:,} of {what}: scores on them are too good. Leave them out."
         )
     if unlike <= 1:
         return found

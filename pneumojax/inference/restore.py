@@ -11,7 +11,6 @@ from pneumojax.evaluation import operating_points
 from pneumojax.models.classifier import Classifier, Variables, init_variables
 from pneumojax.models.configured import create_model
 from pneumojax.runtime import sharding
-from pneumojax.training import checkpoint
 
 
 class Trained(NamedTuple):
@@ -36,6 +35,8 @@ def load(workdir: epath.Path, config: ConfigDict, layout: sharding.Layout) -> Tr
     Raises:
       UserError: as `checkpoint.restore_best`.
     """
+    from pneumojax.training import checkpoint  # not at the top: it imports Orbax, which exported models do without
+
     model = create_model(config)
     shapes = jax.eval_shape(lambda: init_variables(model, config.model.image_size, config.seed))
     variables, facts = checkpoint.restore_best(workdir, config.model, shapes, layout)

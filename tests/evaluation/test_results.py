@@ -106,7 +106,7 @@ def test_a_described_evaluation_has_all_numbers_in_80_columns():
         ({"auc_ci": [0.3, 0.45]}, ["the model is worse than chance"]),
         ({"auc_ci": [0.3, 0.55]}, ["the model is not shown to be better than chance"]),
         ({"auc_ci": None}, []),  # of one class only
-        ({"known_images": 300}, ["300 of 300 images of other show pictures that the model was trained or chosen on"]),
+        ({"known_images": 300}, ["The model was trained or chosen on 300 of 300 images of other"]),
         ({"unlike_training": 60}, [r"60 of 300 images of other are unlike the training images \(20%"]),
         ({"unlike_training": 5}, []),  # where 3 are expected
     ],
