@@ -3,7 +3,8 @@
   python -m studies.first_film --film=FILM [--model=m1] [--rounds=5]
 
 Each time a fresh process imports pneumojax, loads the model and predicts the film, with nothing compiled yet or with
-all compiled before. Seconds from the start of the process to each of its steps.
+all compiled before. Seconds from the start of the process to each of its steps. The command line predicts it too, all
+compiled before: seconds from its start to its end.
 """
 
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,26 +41,44 @@ print(json.dumps(found))
 
 def seconds(cache: Path, model: str, film: Path) -> dict[str, float]:
     """Return the seconds from the start of a process to the end of each of its `STEPS`."""
+    return json.loads(_output(["-c", _PROGRAM, model, str(film)], cache, film))
+
+
+def by_command(cache: Path, model: str, film: Path) -> dict[str, float]:
+    """Return the seconds from the start to the end of a command that predicts the film."""
+    rows = f"--config.prediction.output={cache / 'rows.csv'}"
+    started = time.perf_counter()
+    _output(["-m", "pneumojax.main", "--mode=predict", f"--model={model}", f"--data={film}", rows], cache, film)
+    return {"predict": time.perf_counter() - started}
+
+
+def _output(arguments: Sequence[str], cache: Path, film: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    command = [sys.executable, "-c", _PROGRAM, model, str(film)]
-    done = subprocess.run(command, env=environment | {"XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True)
+    environment |= {"XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{film} was not predicted: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def measure(scratch: Path, rounds: int, model: str, film: Path) -> list[dict[str, Any]]:
-    """Return the table's rows: with nothing compiled yet, and with all compiled before."""
-    cold, warm = [], []
+    """Return the table's rows: with nothing compiled yet, with all compiled before, and by the command line."""
+    cold, warm, commands = [], [], []
     for _ in range(rounds):
         shutil.rmtree(scratch, ignore_errors=True)
         cold.append(seconds(scratch, model, film))
         warm.append(seconds(scratch, model, film))
-    return [_row("nothing compiled yet", cold), _row("compiled before", warm)]
+        by_command(scratch, model, film)  # compiles what else it needs
+        commands.append(by_command(scratch, model, film))
+    return [
+        _row("nothing compiled yet", cold),
+        _row("compiled before", warm),
+        _row("`--mode=predict`, compiled before", commands),
+    ]
 
 
 def _row(what: str, starts: Sequence[dict[str, float]]) -> dict[str, Any]:
-    steps = {step: study.spread(start[step] for start in starts) for step in STEPS}
+    steps = {step: study.spread(start[step] for start in starts) if step in starts[0] else None for step in STEPS}
     return {"what": what, "cores": cores(), "starts": len(starts)} | steps
 
 

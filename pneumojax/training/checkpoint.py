@@ -57,6 +57,7 @@ def open_manager(workdir: epath.Path, to_train: bool = False) -> Iterator[Manage
         cleanup_tmp_directories=to_train,
         preservation_policy=AnyPreservationPolicy([LatestN(KEPT_LATEST), _InUse(folder)]),
         async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _write_manifests(folder)),
+        lightweight_initialize=True,  # the times of checkpoints are not needed, and damaged ones would raise
     )
     try:
         with Manager(folder, options=options, item_names=("model", "training", "facts")) as manager:

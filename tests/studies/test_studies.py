@@ -273,9 +273,10 @@ def test_first_films(run: Run, tmp_path: Path) -> None:
     """A real process, with the shipped model."""
     film = tmp_path / "film.png"
     Image.fromarray(phantom.render(seed=3, index=0, label=0, size=150)[0]).save(film)
-    cold, warm = run(first_film, "--rounds=1", f"--film={film}")["rows"]
+    cold, warm, command = run(first_film, "--rounds=1", f"--film={film}")["rows"]
     assert 0 < cold["import"]["median"] < cold["load"]["median"] < cold["predict"]["median"]
     assert warm["starts"] == 1
+    assert command["load"] is None and command["predict"]["median"] > 0
     with pytest.raises(SystemExit, match="was not predicted"):
         first_film.main(["--rounds=1", f"--film={tmp_path / 'none.png'}"])
 

@@ -253,6 +253,22 @@ def test_damaged_facts_are_damage(tmp_path, config, state, content):
     assert checkpoint.best_facts(epath.Path(tmp_path), config.model)["calibration"] == {"temperature": 0.5}
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"commit_timestamp_nsecs": []}', f'{{"commit_timestamp_nsecs": {10**30}}}']
+)
+def test_damaged_times_change_nothing(tmp_path, config, state, content):
+    """Orbax writes them, and no other file depends on them."""
+    workdir, layout = epath.Path(tmp_path), sharding.layout(jax.devices()[:1])
+    save_all(workdir, config, state, [True, True])
+    (workdir / "checkpoints/2/_CHECKPOINT_METADATA").write_text(content)
+    checkpoint.restore_best(workdir, config.model, state.variables, layout)
+    with checkpoint.open_manager(workdir, to_train=True) as manager:
+        latest = checkpoint.restore_latest(manager, like(state), layout)
+        assert int(latest.state.step) == 2
+        checkpoint.save(manager, latest._replace(state=latest.state.replace(step=np.asarray(3))))
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "3"]
+
+
 @pytest.mark.parametrize("name", ["model/_METADATA", "model/more", "facts/metadata"])
 def test_a_pipe_in_a_checkpoint_is_damage_and_is_not_waited_for(tmp_path, config, state, name):
     save_all(epath.Path(tmp_path), config, state, [True])
