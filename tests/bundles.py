@@ -1,5 +1,7 @@
 """Exported models with random weights, for tests that need no trained one."""
 
+from functools import cache
+
 import jax
 import numpy as np
 from etils import epath
@@ -16,9 +18,12 @@ from pneumojax.models.architectures import FAMILY, HEAD_UNITS, Block
 from pneumojax.models.classifier import Classifier, init_variables
 
 
+@cache
 def phantoms(count: int, size: int, seed: int = 1) -> np.ndarray:
-    """Return synthetic radiographs of both classes, (count, size, size) uint8."""
-    return np.stack([phantom.render(seed, number, number % 2, size)[0] for number in range(count)])
+    """Return synthetic radiographs of both classes, (count, size, size) uint8, which cannot be written to."""
+    images = np.stack([phantom.render(seed, number, number % 2, size)[0] for number in range(count)])
+    images.flags.writeable = False
+    return images
 
 
 def random_model(

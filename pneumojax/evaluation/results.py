@@ -64,9 +64,9 @@ def summarize(labels: Integer[np.ndarray, " n"], logits: Float[np.ndarray, " n"]
 def read(workdir: epath.Path, partial: bool = False) -> dict[str, Evaluation]:
     """Read what `write` wrote, by stem: the content of the JSON file, with `ids` and `scores` of the CSV file.
 
-    `ids` are (n,), and `scores` the labels and the probabilities, each (n,). They are empty if there is no CSV file.
-    Files that are damaged, or of another run than the one in `workdir`, are passed over: evaluating writes them again.
-    With `partial`, metrics and rows may be missing, as a report shows them.
+    `ids` are (n,), and `scores` the labels and the probabilities, each (n,). Files that are damaged, incomplete, or of
+    another run than the one in `workdir`, are passed over: evaluating writes them again. With `partial`, metrics and
+    rows may be missing, as a report shows them; without a CSV file, `ids` and `scores` are empty.
     """
     folder, run = workdir / workdirs.EVALUATION, run_identity.of_workdir(workdir).id
     found = {}
@@ -132,8 +132,8 @@ def _scores(path: epath.Path, n: int | None) -> dict[str, Any]:
     ids, texts, numbers = zip(*rows, strict=True) if rows else ((), (), ())
     labels = np.array([("0", "1").index(text) for text in texts], int)
     probabilities = np.array([float(number) for number in numbers])
-    if path.exists() and n is not None and len(ids) != n:
-        raise ValueError("it is of other images")
+    if n is not None and len(ids) != n:
+        raise ValueError("it is of other images, or missing")
     if not np.all((probabilities >= 0) & (probabilities <= 1)):
         raise ValueError("a probability is out of range")
     return {"ids": np.array(ids), "scores": (labels, probabilities)}

@@ -48,7 +48,7 @@ from pneumojax.data.sources import open_source
 from pneumojax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SHORT = 80
+SHORT = 40
 SECONDS = 5  # of a case; one that takes longer hangs
 ROOM = 6 << 30  # bytes of addresses: pydicom asks for the 4 GiB that an element may declare
 MAX_GROWTH = 500  # MB of memory

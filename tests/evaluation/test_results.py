@@ -63,6 +63,7 @@ def change(**fields):
         lambda folder: (folder / "evaluation/test.json").write_text(""),
         lambda folder: (folder / "evaluation/test.json").write_text("[" * 10_000),
         lambda folder: (folder / "evaluation/test.json").write_text("[]"),
+        lambda folder: (folder / "evaluation/test.csv").unlink(),
         lambda folder: (folder / "evaluation/test.csv").write_text("id,label\n"),
         lambda folder: (folder / "evaluation/test.csv").write_text("id,label,probability\na,0,0.5\n"),
         lambda folder: (folder / "evaluation/test.csv").write_bytes(b"\xff\x00"),

@@ -39,7 +39,7 @@ def compared(model, squares, films):
         (["m3"], 45, 0.9),
         (["16:0,40:0.1"], 33, 0.02),
         (["8:0"], 16, 0.0),
-        (["m1", "m2"], 34, 0.3),
+        (["16:0,40:0.1", "8:0"], 34, 0.3),
         (["16:0,24:0", "8:0", "8:0.1"], 21, 0.0),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_prevalence_changes_probabilities_and_no_decision(small):
     assert len(set(as_fitted["decision"])) == 2
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_most_networks_decide_whether_an_image_is_unlike(count):
     """Limits at the middle of each network's scores make the networks disagree."""
     members = [random_member("8:0", 16, seed, 1.0) for seed in range(count)]

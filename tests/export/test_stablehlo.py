@@ -17,9 +17,11 @@ MODELS = {
     "own blocks": {"size": 21, "blocks": (Block(5, 0.1), Block(7, 0.0))},
     "bfloat16": {"size": 32, "dtype": "bfloat16"},
 }
+SLOW = ("m2", "m3")
+FAST = [name for name in MODELS if name not in SLOW]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def model(request):
     return random_model(**MODELS[request.param])
 

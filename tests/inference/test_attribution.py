@@ -15,6 +15,7 @@ from pneumojax.inference import attribution
 from pneumojax.models import classifier, summary
 from pneumojax.models.architectures import FAMILY
 
+slow = pytest.mark.slow
 family = pytest.mark.parametrize("name", FAMILY)
 SMALL = classifier.Classifier(blocks=(classifier.Block(32, 0.1), classifier.Block(32, 0.0)))
 OPTIONS = {
@@ -74,8 +75,8 @@ def test_integrated_gradients_in_float32_are_near_those_in_float64(name):
     assert_near(maps, explained.read_captums(name)["integrated-gradients"], 0.03)
 
 
-@family
-@pytest.mark.parametrize("baseline", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["m1", pytest.param("m2", marks=slow), pytest.param("m3", marks=slow)])
+@pytest.mark.parametrize("baseline", [0.0, pytest.param(0.3, marks=slow)])
 def test_integrated_gradients_sum_to_the_difference_of_logits(name, baseline):
     """This takes many steps, since the gradient varies strongly along the path."""
     images, model = explained.phantoms(2, explained.SIDE), classifier.create(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 from etils import epath
-from support import ROOT, read_json
+from support import ROOT, draw, read_json
 
 from pneumojax.runtime import cache
 
@@ -63,6 +63,7 @@ def filled(finished, chests, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_later_run_compiles_nothing(filled, chests):
     found = counts(filled, "later", train(filled, "later", chests))
     assert found["cache_misses"] == 0
@@ -77,15 +78,36 @@ OTHER_PLACE = {
 }
 
 
-@pytest.mark.parametrize(
-    "variables", [{}, pytest.param(OTHER_PLACE, marks=pytest.mark.slow)], ids=["default place", "JAX's variable"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [{}, OTHER_PLACE], ids=["default place", "JAX's variable"])
 def test_damaged_entries_are_compiled_again(filled, variables):
     """A killed process leaves them, in the default place or where JAX's own variable says."""
-    for entry in (filled / "cache" / cache.COMPILED).iterdir():
-        os.truncate(entry, entry.stat().st_size // 2)
+    damage(filled / "cache" / cache.COMPILED)
     found = counts(filled, "one", start(filled, "one", "--mode=evaluate", **variables))
     assert found["cache_hits"] == 0 < found["cache_misses"]
+
+
+def damage(compiled):
+    for entry in compiled.iterdir():
+        os.truncate(entry, entry.stat().st_size // 2)
+
+
+def test_a_later_prediction_compiles_nothing_unless_the_cache_is_damaged(tmp_path):
+    draw(tmp_path / "film.png", 0, 1)
+
+    def predict(work):
+        return counts(tmp_path, work, start(tmp_path, work, "--mode=predict", "--model=m1", "--data=film.png"))
+
+    assert predict("first")["cache_misses"] > 0
+    names = [path.name for path in (tmp_path / "cache" / cache.COMPILED).iterdir() if path.is_file()]
+    assert names and all(cache.ENTRY.fullmatch(name) for name in names), "otherwise nothing would ever be removed"
+    later = predict("later")
+    assert later["cache_misses"] == 0 < later["cache_hits"]
+    damage(tmp_path / "cache" / cache.COMPILED)
+    again = predict("again")
+    assert again["cache_hits"] == 0 < again["cache_misses"]
+    rows = [(tmp_path / work / "predictions/film.png.csv").read_text() for work in ("first", "later", "again")]
+    assert rows[0] == rows[1] == rows[2]
 
 
 @pytest.mark.slow
@@ -117,13 +139,6 @@ def test_programs_that_were_not_used_for_long_are_removed(tmp_path):
     cache.remove_unused(epath.Path(tmp_path))
     kept = [name for name, used in names.items() if used]
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, *others]), "what another program wrote stays"
-
-
-def test_jax_names_its_entries_as_expected(filled):
-    """Otherwise nothing would be removed."""
-    names = [path.name for path in (filled / "cache" / cache.COMPILED).iterdir() if path.is_file()]
-    assert names
-    assert all(cache.ENTRY.fullmatch(name) for name in names)
 
 
 NO_HOME = """
