@@ -223,7 +223,7 @@ AUDIT = {
         {
             "kind": "{kind}",
             "cases": "{cases:,}",
-            "read": "{read:,}",
+            "read or repaired": "{read:,}",
             "refused": "{refused:,}",
             "slowest": "{slowest_s:.2f} s",
             "memory, at most": "+ {memory_mb} MB",
