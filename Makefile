@@ -18,7 +18,7 @@ test-slow: install
 check: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 	$(BIN)/lint-imports
 	$(BIN)/python -m studies.render --check
 	$(BIN)/mkdocs build --strict --quiet --site-dir .venv/site

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Many tests compile the same programs, most of them in other processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and test processes share the cores
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # simulates eight devices, and computes in full float32
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Compiling takes most of the tests' time, and a third as long this way. `make soak` compiles as users do. Only JAX 0.10
