@@ -80,14 +80,14 @@ test-slurm: install
 
 install: .venv/installed .venv/kernels
 
-# The locked versions, then the package itself: no version is chosen at install time. pip itself compiles one module after
-# the other.
+# The locked versions, then the package itself: no version is chosen at install time. Modules are compiled on all cores,
+# where pip would use one.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --requirement requirements.lock
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m pip check > /dev/null
+	$(BIN)/python -m pip check
 	touch $@
 
 # The CPU kernels, where there is a compiler. Training works without them.

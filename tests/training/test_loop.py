@@ -148,7 +148,7 @@ def stopped(config, splits, layout, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("resident", ["always", pytest.param("never", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("resident", ["never", pytest.param("always", marks=pytest.mark.slow)])
 def test_a_run_stopped_within_epochs_equals_one_that_was_not(
     config, splits, tmp_path, layout, undisturbed, stopped, resident
 ):

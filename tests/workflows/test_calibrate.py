@@ -75,7 +75,7 @@ def test_predict_takes_a_site(place, site_file, tmp_path):
     }
     assert {row["digest"] for row in rows} == {row["digest"] for row in plain} == {site_file["digest"]}
     assert [row["probability"] for row in rows] != [row["probability"] for row in plain]
-    path = predicted(place, tmp_path / "path.csv", f"site={place}/work/sites/clinic.json")
+    path = predicted(place, tmp_path / "path.csv", f"site={place / 'work' / 'sites' / 'clinic.json'}")
     assert path == rows
     model = pneumojax.load(place / "work", site="clinic", keep_compiled=False)
     row = model.predict(str(place / "clinic/NORMAL/chest 000.png"))
