@@ -28,16 +28,20 @@ from pneumojax.workflows import run_config
 ROOT = Path(__file__).parent.parent
 SIZE = 32  # pixels of the images in small runs
 
+# Fewer steps of integrated gradients, by which each evaluation explains its worst errors.
+QUICK = "--config.explanation.steps=4"
+
 # A run of four epochs, which the fixture `finished` trains once.
 SMALL = (
     "--config=m1", "--workdir=work", "--config.data.cache_dir=cache", "--config.model.image_size=32",
-    "--config.epochs=4", "--config.batch_size=12",
+    "--config.epochs=4", "--config.batch_size=12", QUICK,
 )  # fmt: skip
 
 # A run for one process or several, also when it is interrupted: the fixture `alone` trains it in one process.
 JOB = (
     "--config=m1", "--workdir=work", "--config.model.image_size=32", "--config.batch_size=12", "--config.epochs=2",
     "--config.checkpoint.steps=2", "--config.data.cache_dir=cache", "--config.optimizer.learning_rate=1e-6",
+    QUICK,
 )  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def small_config() -> ConfigDict:
 
 def one_epoch(source: Path | str, folder: Path, **data: Any) -> ConfigDict:
     """Return a config that trains one epoch on `source`, with its cache in `folder` and other fields of `data`."""
-    fields = {"epochs": 1, "batch_size": 8, "model.image_size": SIZE}
+    fields = {"epochs": 1, "batch_size": 8, "model.image_size": SIZE, "explanation.steps": 4}
     data = {"source": str(source), "cache_dir": str(folder / "cache"), "val_fraction": 0.25} | data
     fields |= {f"data.{name}": value for name, value in data.items()}
     return run_config.completed(configs.with_fields(configs.load("m1"), fields))

@@ -95,6 +95,7 @@ def test_several_steps_in_a_dispatch_equal_single_steps(config):
     np.testing.assert_allclose(together, single, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_device_and_two_give_the_same_numbers(config):
     (_, logits), (_, logits_2) = (run(config, "always", sharding.layout(jax.devices()[:n]), 5, [1]) for n in (1, 2))
     np.testing.assert_allclose(logits_2, logits, rtol=1e-4, atol=1e-4)

@@ -105,7 +105,14 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("damage", [flip, cut, type(epath.Path()).unlink], ids=["flipped", "cut", "missing"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(flip, id="flipped"),
+        pytest.param(cut, id="cut", marks=pytest.mark.slow),
+        pytest.param(type(epath.Path()).unlink, id="missing"),
+    ],
+)
 def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, config, state, damage, capsys):
     """Whichever file is damaged, to predict and to continue training, which removes the damaged checkpoint."""
     workdir, layout = epath.Path(tmp_path), sharding.layout(jax.devices()[:1])

@@ -36,6 +36,7 @@ def test_a_run_on_28_pixels_is_evaluated_on_every_kind_of_source(npz, chexpert, 
         assert (evaluation["n"], evaluation["positives"]) == (n, positives)
 
 
+@pytest.mark.slow
 def test_sources_of_one_name_do_not_overwrite_each_other(complete, tmp_path):
     config, work = complete(tmp_path)
     draw_folder(tmp_path / "one/data", "", 3, 3)

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from scipy.special import expit, logit
 from sklearn import metrics as sk
-from support import draw_folder, in_process, read_json, read_rows, refused
+from support import QUICK, draw_folder, in_process, read_json, read_rows, refused
 
 import pneumojax as pneumojax_api
 from pneumojax.evaluation import calibration, corruptions
@@ -19,7 +19,7 @@ from pneumojax.workflows import run_config, trained_models
 
 SMALL = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
-    "--config.data.cache_dir=cache",
+    "--config.data.cache_dir=cache", QUICK,
 )  # fmt: skip
 A, B = "paper", "paper+augment.noise=0.03"
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from support import draw_folder, in_process, read_json, read_rows, refused
+from support import QUICK, draw_folder, in_process, read_json, read_rows, refused
 
 SETTINGS = (
     "--mode=experiment", "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
     "--config.data.cache_dir=cache", "--config.data.val_fraction=0.25", "--config.experiment.recipes=paper",
-    "--config.experiment.corruptions=false",
+    "--config.experiment.corruptions=false", QUICK,
 )  # fmt: skip
 LEFT_OUT = "--config.experiment.leave_one_site_out=true"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from support import draw_folder, in_process, read_json, read_rows, refused
+from support import QUICK, draw_folder, in_process, read_json, read_rows, refused
 
 from pneumojax.data.decode.images import resize
 from pneumojax.runtime import config as configs
@@ -12,7 +12,7 @@ from pneumojax.workflows.export_films import MAX_WHOLE, films
 
 SETTINGS = (
     "--config=m1", "--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=8",
-    "--config.data.cache_dir=cache", "--config.data.val_fraction=0.25",
+    "--config.data.cache_dir=cache", "--config.data.val_fraction=0.25", QUICK,
 )  # fmt: skip
 
 
@@ -125,11 +125,6 @@ def test_sites_and_subgroups_are_scored_the_worst_first(folder):
     printed = (folder / "printed.txt").read_text()
     assert "Groups of train, the worst first:" in printed and "| site new" in printed
     assert "Sites and subgroups" in (folder / "work/report/index.html").read_text()
-
-
-def test_one_unnamed_site_without_metadata_has_no_groups(finished):
-    evaluation = read_json(finished[0] / "work/evaluation/test.json")
-    assert "groups" not in evaluation and "Groups of" not in finished[1]
 
 
 def test_sites_are_evaluated_as_one_source(folder):

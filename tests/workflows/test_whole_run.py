@@ -33,6 +33,11 @@ def test_a_run_leaves_the_files_of_the_contract(trained):
     assert "val is carved from train" in printed
 
 
+def test_one_unnamed_site_without_metadata_has_no_groups(trained):
+    _, work, printed = trained
+    assert "groups" not in read_json(work / "evaluation/test.json") and "Groups of" not in printed
+
+
 def test_the_evaluation_agrees_with_its_csv_and_with_scikit_learn(trained):
     _, work, _ = trained
     for split, count in (("test", 40), ("val", 12)):
