@@ -30,6 +30,7 @@ def recommended() -> ConfigDict:
                 "name": "m1",  # network
                 "blocks": "",  # filters:dropout of each block of your own network, as 32:0,64:0.1; empty: the named one
                 "image_size": 150,  # pixels per side; images are resized to this square
+                "equalize": True,  # equalize each image's histogram, so that exposure and windowing do not matter
                 "dtype": "float32",  # number type to compute with; parameters are always float32
                 "fused": "auto",  # compute each block in fewer passes over memory; auto: where that is faster
                 "batch_norm_momentum": 0.95,  # momentum of BatchNorm's running averages; short runs need less than 0.99
@@ -172,7 +173,7 @@ def paper() -> ConfigDict:
     config = recommended()
     config.epochs = 100
     config.batch_size = 32
-    config.model.batch_norm_momentum = 0.99
+    config.model.update({"equalize": False, "batch_norm_momentum": 0.99})
     config.optimizer.update({"learning_rate": 1e-6, "schedule": "constant", "warmup_epochs": 0.0})
     config.loss.update({"class_weights": "none", "label_smoothing": 0.0})
     config.augment = dict.fromkeys(config.augment, 0.0)
@@ -191,7 +192,7 @@ def notebook() -> ConfigDict:
 def pixels28() -> ConfigDict:
     """Return the recipe for images of 28 pixels."""
     config = recommended()
-    config.model.image_size = 28
+    config.model.update({"equalize": False, "image_size": 28})
     config.epochs = 40
     config.batch_size = 64
     config.augment.update({"noise": 0.0, "sharpness": 0.0})

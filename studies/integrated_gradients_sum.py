@@ -20,7 +20,7 @@ from pneumojax.data.decode.images import read
 from pneumojax.inference import attribution
 from pneumojax.inference.faithfulness import BLUR
 from pneumojax.inference.restore import load
-from pneumojax.models.classifier import Classifier
+from pneumojax.models.classifier import Classifier, behind_equalization
 from pneumojax.runtime import sharding
 from pneumojax.training.augment import blurred
 from pneumojax.workflows.run_config import read_config
@@ -32,6 +32,7 @@ BASELINES = ("blurred", "black")
 @partial(jax.jit, static_argnames=("model", "steps", "baseline"))
 def relative_error(model: Classifier, variables: dict, image: jax.Array, *, steps: int, baseline: str) -> jax.Array:
     """Return the error of one image's sum, as a share of the difference of logits; (1, size, size, 1) in [0, 1]."""
+    model, image = behind_equalization(model, image)
     start = blurred(image, BLUR) if baseline == "blurred" else jnp.zeros_like(image)
     after, before = (model.apply(variables, each, train=False)[0] for each in (image, start))
     values = attribution.integrated_gradients(model, variables, image, steps=steps, baseline=start)

@@ -38,7 +38,9 @@ def random_model(
 
 
 def _member(blocks: tuple[Block, ...], size: int, seed: int, dtype: str) -> Member:
-    model = Classifier(blocks, dtype=np.dtype(dtype) if dtype == "float32" else jax.numpy.bfloat16)
+    model = Classifier(
+        blocks, equalize=seed % 2 == 0, dtype=np.dtype(dtype) if dtype == "float32" else jax.numpy.bfloat16
+    )
     rng = np.random.default_rng(seed)
 
     def varied(path: tuple, leaf: jax.Array) -> np.ndarray:

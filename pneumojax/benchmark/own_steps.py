@@ -47,15 +47,15 @@ def built(build: Callable[[Task, ConfigDict], ReadyStep], task: Task, config: Co
 
 
 def settings(config: ConfigDict, task: Task) -> ConfigDict:
-    """Return the config with the task's settings; TRAIN has no augmentation."""
+    """Return the config with the task's settings; what peers compute too is the network alone, as theirs is."""
     fields = {
         "model.name": task.model,
         "model.image_size": task.image_size,
         "model.dtype": task.dtype,
         "batch_size": task.batch_size,
     }
-    if task.mode == TRAIN:
-        fields |= {f"augment.{name}": 0.0 for name in config.augment}
+    if task.mode not in (AUGMENTED, FEED, FED, RESIDENT):
+        fields |= {f"augment.{name}": 0.0 for name in config.augment} | {"model.equalize": False}
     return with_fields(config, fields)
 
 

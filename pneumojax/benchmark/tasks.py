@@ -46,8 +46,8 @@ class Task(NamedTuple):
       model: "m1", "m2" or "m3".
       mode: one of these:
         TRAIN: the training step without augmentation, its batch already on the device.
-        AUGMENTED: the same with the recipe's augmentation.
-        INFER: the evaluation step, its batch already on the device.
+        AUGMENTED: the same with the recipe's augmentation, and equalization if it has that.
+        INFER: the evaluation step, without equalization, its batch already on the device.
         FEED: tf.data alone.
         FED: AUGMENTED, with batches from tf.data.
         RESIDENT: AUGMENTED, with batches from a split held whole on the device.

@@ -297,13 +297,15 @@ def audit(facts: CardFacts) -> Markdown:
 def networks(facts: CardFacts) -> Markdown:
     """Format the blocks of each network."""
     rows = [
-        (figure(number), str(network["dtype"]), ", ".join(figure(block["filters"]) for block in network["blocks"]),
+        (figure(number), str(network["dtype"]), "yes" if network.get("equalize") else "no",
+         ", ".join(figure(block["filters"]) for block in network["blocks"]),
          ", ".join(figure(block["dropout"]) for block in network["blocks"]), figure(network["scale"]),
          figure(network["ood_limit"]))
         for number, network in enumerate(facts.description["networks"], 1)
     ]  # fmt: skip
     return table(
-        ("Network", "Computes in", "Filters of its blocks", "Dropout of its blocks", "Scale", "OOD limit"), rows
+        ("Network", "Computes in", "Equalizes", "Filters of its blocks", "Dropout of its blocks", "Scale", "OOD limit"),
+        rows,
     )
 
 

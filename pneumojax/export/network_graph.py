@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from pneumojax.evaluation.guard import has_guard
 from pneumojax.evaluation.neighbours import Index, K
@@ -12,6 +12,7 @@ from pneumojax.export.graph_builder import Graph
 from pneumojax.export.statistics_graph import guard_score
 from pneumojax.inference.trained_model import Member, tensors
 from pneumojax.models.block_reference import EPSILON
+from pneumojax.models.equalize import LEVELS
 
 Tensors = dict[str, Float32[np.ndarray, "..."]]  # by the names of `trained_model.tensors`
 
@@ -31,7 +32,7 @@ def network(graph: Graph, member: Member, images: str, size: int, statistics: st
     """
     values = tensors(member.variables)
     count, side = len(member.model.blocks), size
-    x = rectified = images
+    x = rectified = _equalized(graph.part("equalize"), images, size) if member.model.equalize else images
     for number in range(1, count + 1):
         rectified, x = _block(graph, values, number, x, side)
         side = _pooled(side)
@@ -44,6 +45,28 @@ def network(graph: Graph, member: Member, images: str, size: int, statistics: st
     if has_guard(member.training):
         score = guard_score(graph.part("guard"), member.training, score, statistics)
     return Outputs(logit, plain, score)
+
+
+def _equalized(graph: Graph, images: str, size: int) -> str:
+    """Compute `models.equalize.equalized` of the images."""
+    pixels = size * size
+    scaled = graph.add("Mul", [images, graph.constant("white", np.float32(LEVELS - 1))], "scaled")
+    rounded = graph.add("Cast", [graph.add("Round", [scaled], "rounded")], "integers", to=TensorProto.INT64)
+    levels = graph.add("Reshape", [rounded, graph.shape(0, pixels)], "levels")
+    shape = graph.add("Shape", [levels], "levels.shape")
+    rows = graph.add("Gather", [shape, graph.axis(0)], "rows", axis=0)
+    of_counts = graph.add("Concat", [rows, graph.axis(LEVELS)], "counts.shape", axis=0)
+    none, ones = (
+        graph.add("ConstantOfShape", [of], name, value=numpy_helper.from_array(np.array([value], np.float32)))
+        for name, of, value in (("none", of_counts, 0), ("ones", shape, 1))
+    )
+    counts = graph.add("ScatterElements", [none, levels, ones], "counts", axis=1, reduction="add")
+    up_to = graph.add("CumSum", [counts, graph.int32(1)], "up_to")
+    half = graph.add("Mul", [counts, graph.constant("half", np.float32(0.5))], "half_of_counts")
+    below = graph.add("Sub", [up_to, half], "below")
+    shares = graph.add("Div", [below, graph.constant("pixels", np.float32(pixels))], "shares")
+    flat = graph.add("GatherElements", [shares, levels], "flat", axis=1)
+    return graph.add("Reshape", [flat, graph.shape(0, 1, size, size)], "images")
 
 
 def _pooled(side: int) -> int:

@@ -73,6 +73,7 @@ def description_of(model: TrainedModel) -> dict[str, Any]:
             "scale": member.scale,
             "ood_limit": member.training.limit,
             "blocks": [block._asdict() for block in member.model.blocks],
+            "equalize": member.model.equalize,
             "dtype": jnp.dtype(member.model.dtype or jnp.float32).name,
         }
         for prefix, member in _prefixed(model)
@@ -87,6 +88,8 @@ def description_of(model: TrainedModel) -> dict[str, Any]:
             "channels": 1,
             "resize": "bilinear, antialiased, to the square; the aspect ratio is not kept",
             "scale": "grey levels from 0 to 255, divided by 255",
+            "equalization": "where a network says equalize: each level becomes the share of its image's pixels below,"
+            " plus half of those at it",
         },
         "networks": networks,
         "hidden_units": HEAD_UNITS,
@@ -199,7 +202,10 @@ def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: 
     blocks = tuple(Block(int(block["filters"]), float(block["dropout"])) for block in network["blocks"])
     if network["dtype"] not in ("float32", "bfloat16"):
         raise ValueError(f"it computes in {network['dtype']!r}")
-    model = Classifier(blocks, dtype=jnp.dtype(network["dtype"]))
+    equalize = network.get("equalize", False)  # version 0.1 had none
+    if type(equalize) is not bool:
+        raise ValueError("its equalize is neither true nor false")
+    model = Classifier(blocks, equalize, dtype=jnp.dtype(network["dtype"]))
     prefix = network["prefix"]
     expected = shapes_of(blocks, size)
     found = {name: arrays[prefix + name] for name in expected}

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from ml_collections import ConfigDict
 
 from pneumojax.inference import attribution, faithfulness
-from pneumojax.models.classifier import Classifier, Variables
+from pneumojax.models.classifier import Classifier, Variables, behind_equalization
 from pneumojax.models.summary import layer_rows
 from pneumojax.runtime.errors import UserError, unknown
 from pneumojax.training.augment import blurred
@@ -49,9 +49,10 @@ def explainer(name: str, model: Classifier, config: ConfigDict) -> Explainer:
     @jax.jit
     def explained(variables: Variables, image: UInt8[Array, "size size"]) -> Float[Array, "size size"]:
         images = image[None, :, :, None].astype(jnp.float32) / 255
+        network, images = behind_equalization(model, images)
         baseline = {"baseline": 0.0 if black else blurred(images, faithfulness.BLUR)} if has_baseline else {}
         with jax.default_matmul_precision("highest"):  # maps are small differences of large numbers
-            return attribution.METHODS[name](model, variables, images, **options, **baseline)[0]
+            return attribution.METHODS[name](network, variables, images, **options, **baseline)[0]
 
     def explain(variables: Variables, image: UInt8[np.ndarray, "size size"]) -> Float32[np.ndarray, "size size"]:
         return np.asarray(explained(variables, image))

@@ -107,7 +107,10 @@ def variables_of(named: Mapping[str, Float32[Array | np.ndarray, "..."]]) -> Var
 
 def digest_of(members: Sequence[Member], fitted: Calibration) -> str:
     """Return the start of the SHA-256 of the networks' tensors, the scales, and the calibration as fitted on val."""
-    digest = hashlib.sha256(json.dumps([fitted._asdict(), [member.scale for member in members]]).encode())
+    described = [fitted._asdict(), [member.scale for member in members]]
+    if any(member.model.equalize for member in members):  # else as in versions that could not
+        described.append([member.model.equalize for member in members])
+    digest = hashlib.sha256(json.dumps(described).encode())
     for member in members:
         for name, value in tensors(member.variables).items():
             digest.update(f"{name} {value.shape}\n".encode())

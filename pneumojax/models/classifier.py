@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float32
 
 from pneumojax.models import block_choice, block_fused, block_operations, block_reference
 from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
+from pneumojax.models.equalize import equalized
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 Function = Callable[[jax.Array], jax.Array]
@@ -25,6 +26,7 @@ class Classifier(nn.Module):
 
     Attributes:
       blocks: the table to read.
+      equalize: whether each image's histogram is equalized first, see `equalize`.
       batch_norm_momentum: weight of the old running statistics at each update, in [0, 1].
       head_dropout: rate before the last layer, in [0, 1).
       dtype: what the model computes in, such as bfloat16; None for the type of the parameters. Parameters, statistics
@@ -33,6 +35,7 @@ class Classifier(nn.Module):
     """
 
     blocks: Sequence[Block]
+    equalize: bool = False
     batch_norm_momentum: float = 0.99
     head_dropout: float = HEAD_DROPOUT
     dtype: jax.typing.DTypeLike | None = None
@@ -49,7 +52,7 @@ class Classifier(nn.Module):
           train: whether dropout is on (which needs the `dropout` rng), and statistics are the batch's (and update those
             in the collection `batch_stats`).
         """
-        x = jnp.asarray(images, self.dtype)
+        x = jnp.asarray(equalized(jnp.asarray(images)) if self.equalize else images, self.dtype)
         for number, block in enumerate(self.blocks, start=1):
             x = self._block(number, block, x, train)
         x = x.reshape(x.shape[0], -1)
@@ -137,6 +140,13 @@ def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) ->
     return dict(model.init(jax.random.key(seed), images, train=False))
 
 
+def behind_equalization(
+    model: Classifier, images: Float[Array, "batch height width 1"]
+) -> tuple[Classifier, Float[Array, "batch height width 1"]]:
+    """Return the network that follows the equalization, and what it sees of the images."""
+    return model.clone(equalize=False), equalized(images) if model.equalize else images
+
+
 def halves(model: Classifier, variables: Variables, layer: str) -> tuple[Function, Function]:
     """Cut the model, in inference mode, behind a layer that `summary.layer_rows` names.
 
@@ -147,7 +157,8 @@ def halves(model: Classifier, variables: Variables, layer: str) -> tuple[Functio
     Raises:
       KeyError: there is no such layer.
     """
-    before: list[Function] = [lambda images: images.astype(model.dtype or images.dtype)]
+    before: list[Function] = [equalized] if model.equalize else []
+    before.append(lambda images: images.astype(model.dtype or images.dtype))
     after: list[Function] = []
     cut = False
     for steps, whole in _parts(model, variables):

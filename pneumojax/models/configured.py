@@ -12,4 +12,4 @@ def create_model(config: ConfigDict) -> Classifier:
     c = config.model
     blocks = blocks_of(c.name, c.blocks)
     dtype = jnp.dtype(c.dtype)
-    return Classifier(blocks, batch_norm_momentum=c.batch_norm_momentum, dtype=dtype, fused=c.fused)
+    return Classifier(blocks, c.equalize, batch_norm_momentum=c.batch_norm_momentum, dtype=dtype, fused=c.fused)

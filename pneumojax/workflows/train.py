@@ -16,7 +16,7 @@ from pneumojax.evaluation import neighbours, results
 from pneumojax.inference import bundle
 from pneumojax.models import kernels
 from pneumojax.models.architectures import table_of
-from pneumojax.models.classifier import Variables
+from pneumojax.models.classifier import Classifier, Variables
 from pneumojax.models.configured import create_model
 from pneumojax.models.summary import layer_table
 from pneumojax.runtime import config as configs
@@ -87,15 +87,20 @@ def _start(run: _Run) -> Variables | None:
     model = trained_models.load_alone(config.init_from)
     if len(model.members) > 1:
         raise UserError(f"{config.init_from} is an ensemble: start from one of its runs by --config.init_from=RUN")
-    theirs = table_of(model.members[0].model.blocks), model.image_size
-    ours = table_of(create_model(config).blocks), config.model.image_size
+    theirs = _network(model.members[0].model, model.image_size)
+    ours = _network(create_model(config), config.model.image_size)
     if theirs != ours:
         raise UserError(
-            f"{config.init_from} is a network of blocks {theirs[0]} for {theirs[1]} px, not {ours[0]} for {ours[1]} px:"
-            " set model.blocks and model.image_size as it has them, or start from another"
+            f"{config.init_from} is another network ({theirs}) than the config's ({ours}): set the fields of"
+            " --config.model as it has them, or start from another"
         )
     run_log.console.print(f"Starting from {model.name} {model.digest}.")
     return jax.tree.map(np.asarray, dict(model.members[0].variables))
+
+
+def _network(model: Classifier, image_size: int) -> str:
+    equalize = str(model.equalize).lower()
+    return f"blocks={table_of(model.blocks)} image_size={image_size} equalize={equalize}"
 
 
 @contextmanager

@@ -76,7 +76,12 @@ def config_of(folder: epath.Path) -> ConfigDict:
     description = bundle.describe(folder)
     network = description["networks"][0]
     blocks = table_of(Block(**block) for block in network["blocks"])
-    fields = {"name": description["name"], "blocks": blocks, "dtype": network["dtype"]}
+    fields = {
+        "name": description["name"],
+        "blocks": blocks,
+        "dtype": network["dtype"],
+        "equalize": network.get("equalize", False),
+    }
     fields |= {"image_size": description["preprocessing"]["image_size"]}
     config = configs.load(f"{configs.SHARED}:recommended")
     return configs.with_fields(config, {f"model.{name}": value for name, value in fields.items()})

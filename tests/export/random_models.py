@@ -17,14 +17,20 @@ from pneumojax.models.classifier import Classifier, init_variables
 
 
 def random_member(
-    table: str, size: int, seed: int, scale: float = 1.0, dtype: str = "float32", guarded: bool = True
+    table: str,
+    size: int,
+    seed: int,
+    scale: float = 1.0,
+    dtype: str = "float32",
+    guarded: bool = True,
+    equalize: bool = False,
 ) -> Member:
     """Return a network, named or as a table of blocks, with an index of 32 phantoms, and a guard or none.
 
     Scales of batch normalization are of both signs, and one is zero.
     """
     name, blocks = (table, "") if ":" not in table else ("own", table)
-    model = Classifier(blocks_of(name, blocks), batch_norm_momentum=0.0, dtype=jnp.dtype(dtype))
+    model = Classifier(blocks_of(name, blocks), equalize, batch_norm_momentum=0.0, dtype=jnp.dtype(dtype))
     variables = jax.tree.map(np.array, init_variables(model, size, seed))
     rng = np.random.default_rng(seed)
     for layer, params in variables["params"].items():
