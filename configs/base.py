@@ -89,7 +89,7 @@ def recommended() -> ConfigDict:
             "evaluation": {
                 "batch_size": 64,  # images per evaluation step, over all devices
                 "prevalence": 0.0,  # share of pneumonia where the model is used, to adapt probabilities; 0: as in val
-                "operating_points": "val",  # thresholds by val; worst: by the worst of its sites and corruptions
+                "operating_points": "auto",  # thresholds by val, or its worst site and corruption; auto: worst of sites
                 "corruptions": False,  # also evaluate the main split (test, held out or val) under corruptions
             },
             "explanation": {

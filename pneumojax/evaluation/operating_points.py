@@ -20,7 +20,7 @@ from pneumojax.runtime import run_identity
 from pneumojax.runtime.files import read_json, write_whole
 from pneumojax.runtime.workdir import OPERATING_POINTS
 
-VAL, WORST = CHOICES = ("val", "worst")
+AUTO, VAL, WORST = CHOICES = ("auto", "val", "worst")
 MIN_OF_CLASS = 10  # a group of fewer images of a class decides nothing
 
 Cases = tuple[np.ndarray, np.ndarray]  # labels and raw logits, (n,) each

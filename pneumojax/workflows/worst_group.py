@@ -2,6 +2,7 @@
 
 import numpy as np
 from etils import epath
+from jaxtyping import Shaped
 
 from pneumojax.data.source import SITE, Split
 from pneumojax.evaluation import corruptions, metrics, operating_points
@@ -15,13 +16,15 @@ from pneumojax.runtime.workdir import OPERATING_POINTS
 def with_operating_points(
     choice: str, workdir: epath.Path, val: Split, evaluator: Evaluator, trained: Trained
 ) -> Trained:
-    """Return the run's model with the operating points that the config asks for.
+    """Return the run's model with the operating points that the config asks for: by default, those by the worst group
+    where there are several sites.
 
     Those by the worst group are chosen once for an epoch's model, and lie in operating_points.json in the workdir. To
     go back to those of val, the file is removed.
     """
     found = operating_points.read(workdir, trained.epoch)
-    if choice == operating_points.VAL:
+    has_sites = len(np.unique(_sites(val))) > 1
+    if choice == operating_points.VAL or (choice == operating_points.AUTO and not has_sites):
         if found is None:
             return trained
         if distributed.first():
@@ -40,7 +43,7 @@ def with_operating_points(
 
 def choose(val: Split, evaluator: Evaluator, trained: Trained) -> operating_points.Chosen | None:
     """Evaluate val under every corruption, and choose; None where its groups are too small."""
-    sites = val.groups.get(SITE, np.full(len(val.ids), ""))
+    sites = _sites(val)
     labels = val.labels.astype(int)
     groups: dict[str, operating_points.Cases] = {}
     home = None
@@ -59,6 +62,11 @@ def choose(val: Split, evaluator: Evaluator, trained: Trained) -> operating_poin
     except metrics.Undefined as reason:
         run_log.console.print(f"The operating points are those of val: {reason}.")
         return None
+
+
+def _sites(val: Split) -> Shaped[np.ndarray, " n"]:
+    """Return the site of each image; an empty name where there are no sites."""
+    return val.groups.get(SITE, np.full(len(val.ids), ""))
 
 
 def table(chosen: operating_points.Chosen) -> str:
