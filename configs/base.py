@@ -54,6 +54,7 @@ def recommended() -> ConfigDict:
                 "contrast": 0.3,  # largest change of contrast about the image's mean, as a share
                 "brightness": 0.1,  # largest change of brightness, on the scale from 0 (black) to 1 (white)
                 "gamma": 0.3,  # largest change of the exponent of intensities, as a share
+                "shading": 0.0,  # largest standard deviation of the logarithm of a smooth factor of intensities
                 "sharpness": 0.5,  # largest share of fine detail that is removed or added
                 "noise": 0.03,  # largest standard deviation of added noise, on the scale from 0 to 1
             },

@@ -37,7 +37,7 @@ LOCAL = (
 _RENAMED = {"evaluation.shifts": "evaluation.corruptions", "experiment.shifts": "experiment.corruptions"}  # since 0.1
 # Fields with an effect that 0.1 did not have: what they would have said then.
 _ADDED = {"data.leave_out_site": "", "data.patient_pattern": "", "data.trust": "", "data.trust_column": "read_by"}
-_ADDED |= {"init_from": "", "model.blocks": "", "model.equalize": False, "freeze": ""}
+_ADDED |= {"init_from": "", "model.blocks": "", "model.equalize": False, "freeze": "", "augment.shading": 0.0}
 SHARED = "base"  # the config that the others are made of, not one to run
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 

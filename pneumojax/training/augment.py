@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 AFFINE = ("rotation", "zoom", "stretch", "shift", "flip")
-EXPOSURE = ("contrast", "brightness", "gamma")
+EXPOSURE = ("contrast", "brightness", "gamma", "shading")
 DETAIL = ("sharpness", "noise")
 FINE = 0.01  # share of the height: standard deviation of the blur that removes fine detail
 
@@ -61,7 +61,17 @@ def _exposure(key: Key[Array, ""], image: Image, strength: ConfigDict) -> Image:
         # Uniform in the logarithm, so that darkening and brightening by the same factor are equally likely.
         exponent = jnp.log1p(strength.gamma) * jax.random.uniform(jax.random.fold_in(key, 1), minval=-1, maxval=1)
         changed = changed ** jnp.exp(exponent)
+    if strength.shading:
+        field = _shading(jax.random.fold_in(key, 2), image.shape, strength.shading)
+        changed = jnp.clip(changed * jnp.exp(field), 0, 1)
     return changed
+
+
+def _shading(key: Key[Array, ""], shape: tuple[int, ...], strength: float) -> Image:
+    """Draw a smooth field with up to `strength` as its standard deviation, as of uneven exposure."""
+    amount, places = jax.random.split(key)
+    corners = strength * jax.random.uniform(amount) * jax.random.normal(places, (3, 3, 1))
+    return jax.image.resize(corners, shape, "cubic")
 
 
 def _detail(key: Key[Array, ""], image: Image, strength: ConfigDict) -> Image:

@@ -55,5 +55,5 @@ def test_numpy_computes_the_logits(folder, squares):
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_pytorch_computes_the_logits(folder, squares):
     torch = pytest.importorskip("torch")
-    found = documented("logits_of")(folder, torch.from_numpy(squares))
+    found = documented("logits_of")(folder, torch.from_numpy(squares.copy()))
     np.testing.assert_allclose(found.numpy(), expected(folder, squares), rtol=1e-5, atol=1e-5)

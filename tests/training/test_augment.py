@@ -12,11 +12,11 @@ from pneumojax.training.augment import augment
 
 ALL = {
     "rotation": 20.0, "zoom": 0.2, "stretch": 0.2, "shift": 0.1, "flip": 0.5,
-    "contrast": 0.3, "brightness": 0.2, "gamma": 0.5, "sharpness": 0.8, "noise": 0.03,
+    "contrast": 0.3, "brightness": 0.2, "gamma": 0.5, "shading": 0.5, "sharpness": 0.8, "noise": 0.03,
 }  # fmt: skip
 EXTREME = {
     "rotation": 180.0, "zoom": 0.9, "stretch": 0.9, "shift": 1.0, "flip": 0.9,
-    "contrast": 5.0, "brightness": 1.0, "gamma": 9.0, "sharpness": 9.0, "noise": 1.0,
+    "contrast": 5.0, "brightness": 1.0, "gamma": 9.0, "shading": 9.0, "sharpness": 9.0, "noise": 1.0,
 }  # fmt: skip
 KINDS = tuple(ALL)
 MANY = 64
