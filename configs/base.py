@@ -3,7 +3,8 @@
 Recipes:
   recommended: Adam with warm-up and cosine decay, class-balanced loss, and augmentation that varies how an image was
     acquired, so that the model learns from the lungs.
-  28px: the same for images of 28 pixels, as in MedMNIST: more epochs, larger batches, no noise or sharpness.
+  28px: the same for images of 28 pixels, as in MedMNIST: more epochs, larger batches, no equalization, shading,
+    sharpness or noise.
   notebook: that of the Keras notebook that the network comes from: RMSprop, geometric augmentation, and a learning rate
     that is reduced when the val accuracy stops rising.
   paper: that of the paper, literally (Huynh et al.): Adam at a constant 1e-6, 100 epochs, binary cross-entropy, no
@@ -54,7 +55,7 @@ def recommended() -> ConfigDict:
                 "contrast": 0.3,  # largest change of contrast about the image's mean, as a share
                 "brightness": 0.1,  # largest change of brightness, on the scale from 0 (black) to 1 (white)
                 "gamma": 0.3,  # largest change of the exponent of intensities, as a share
-                "shading": 0.0,  # largest standard deviation of the logarithm of a smooth factor of intensities
+                "shading": 0.5,  # largest standard deviation of the logarithm of a smooth factor of intensities
                 "sharpness": 0.5,  # largest share of fine detail that is removed or added
                 "noise": 0.03,  # largest standard deviation of added noise, on the scale from 0 to 1
             },
@@ -196,7 +197,7 @@ def pixels28() -> ConfigDict:
     config.model.update({"equalize": False, "image_size": 28})
     config.epochs = 40
     config.batch_size = 64
-    config.augment.update({"noise": 0.0, "sharpness": 0.0})
+    config.augment.update({"shading": 0.0, "sharpness": 0.0, "noise": 0.0})
     return config
 
 

@@ -12,7 +12,7 @@ from pneumojax.export.graph_builder import Graph
 from pneumojax.export.statistics_graph import guard_score
 from pneumojax.inference.trained_model import Member, tensors
 from pneumojax.models.block_reference import EPSILON
-from pneumojax.models.equalize import LEVELS
+from pneumojax.models.classifier import LEVELS
 
 Tensors = dict[str, Float32[np.ndarray, "..."]]  # by the names of `trained_model.tensors`
 
@@ -48,7 +48,7 @@ def network(graph: Graph, member: Member, images: str, size: int, statistics: st
 
 
 def _equalized(graph: Graph, images: str, size: int) -> str:
-    """Compute `models.equalize.equalized` of the images."""
+    """Compute `classifier.equalized` of the images."""
     pixels = size * size
     scaled = graph.add("Mul", [images, graph.constant("white", np.float32(LEVELS - 1))], "scaled")
     rounded = graph.add("Cast", [graph.add("Round", [scaled], "rounded")], "integers", to=TensorProto.INT64)

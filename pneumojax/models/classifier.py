@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Float32
 
 from pneumojax.models import block_choice, block_fused, block_operations, block_reference
 from pneumojax.models.architectures import FAMILY, HEAD_DROPOUT, HEAD_UNITS, Block
-from pneumojax.models.equalize import equalized
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
 Function = Callable[[jax.Array], jax.Array]
+
+LEVELS = 256  # grey levels that equalization counts
 
 
 class Classifier(nn.Module):
@@ -26,7 +27,7 @@ class Classifier(nn.Module):
 
     Attributes:
       blocks: the table to read.
-      equalize: whether each image's histogram is equalized first, see `equalize`.
+      equalize: whether each image's histogram is equalized first, see `equalized`.
       batch_norm_momentum: weight of the old running statistics at each update, in [0, 1].
       head_dropout: rate before the last layer, in [0, 1).
       dtype: what the model computes in, such as bfloat16; None for the type of the parameters. Parameters, statistics
@@ -138,6 +139,25 @@ def init_variables(model: Classifier, image_size: int, seed: int | jax.Array) ->
     """Draw the initial `params` and `batch_stats`, the same on every process."""
     images = jnp.zeros((1, image_size, image_size, 1))
     return dict(model.init(jax.random.key(seed), images, train=False))
+
+
+def equalized(images: Float[Array, "batch height width 1"]) -> Float32[Array, "batch height width 1"]:
+    """Replace each grey level by the share of its image's pixels below it, plus half of those at it.
+
+    A monotone change of an image's levels, such as another contrast or gamma, changes nothing, as long as it merges no
+    levels. Between levels, shares are interpolated. The gradient by an image takes its histogram as fixed.
+
+    Args:
+      images: in [0, 1].
+    """
+    batch, pixels = images.shape[0], images.shape[1] * images.shape[2]
+    scaled = (LEVELS - 1) * images.astype(jnp.float32).reshape(batch, pixels)
+    nearest = jnp.clip(jnp.rint(scaled), 0, LEVELS - 1).astype(jnp.int32)
+    counts = jax.vmap(lambda levels: jnp.zeros(LEVELS, jnp.float32).at[levels].add(1))(nearest)
+    shares = (jnp.cumsum(counts, axis=1) - counts / 2) / pixels
+    lower = jnp.clip(jnp.floor(scaled), 0, LEVELS - 2).astype(jnp.int32)
+    below, above = (jnp.take_along_axis(shares, at, axis=1, mode="promise_in_bounds") for at in (lower, lower + 1))
+    return (below + (scaled - lower) * (above - below)).reshape(images.shape)
 
 
 def behind_equalization(

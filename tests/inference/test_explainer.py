@@ -8,9 +8,8 @@ from support import SIZE
 from pneumojax.data.sources import phantom
 from pneumojax.inference import attribution
 from pneumojax.inference.explainer import explainer, methods, squares
-from pneumojax.models.classifier import init_variables
+from pneumojax.models.classifier import equalized, init_variables
 from pneumojax.models.configured import create_model
-from pneumojax.models.equalize import equalized
 from pneumojax.runtime.config import with_fields
 from pneumojax.runtime.errors import UserError
 

@@ -55,7 +55,8 @@ def test_the_recipe_for_28_pixels_differs_only_where_the_size_matters():
     small, recommended = configs.load("m2:28px"), configs.load("m2")
     assert small.model.image_size == 28
     assert {line.partition("=")[0] for line in configs.differences(small, recommended)} == {
-        "augment.noise", "augment.sharpness", "batch_size", "epochs", "model.equalize", "model.image_size", "recipe",
+        "augment.noise", "augment.shading", "augment.sharpness", "batch_size", "epochs",
+        "model.equalize", "model.image_size", "recipe",
     }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from scipy.stats import rankdata
 
 from pneumojax.inference.explainer import explainer
 from pneumojax.models import classifier
+from pneumojax.models.classifier import equalized
 from pneumojax.models.configured import create_model
-from pneumojax.models.equalize import equalized
 from pneumojax.runtime import config as configs
 from pneumojax.runtime import sharding
 
