@@ -3,6 +3,18 @@
 from studies.table import Table
 
 ELSEWHERE = {
+    "travel": Table(
+        "travel",
+        "rows",
+        {
+            "training and input": "{tried}",
+            "runs": "{runs}",
+            "AUC, adults": "{adults_auc:.3f} ± {adults_auc_sd:.3f}|{adults_auc:.3f}",
+            "balanced accuracy, adults": "{adults:.3f} ± {adults_sd:.3f}|{adults:.3f}",
+            "AUC, held-out children": "{home_auc:.3f} ± {home_auc_sd:.3f}|{home_auc:.3f}",
+            "balanced accuracy, held-out children": "{home:.3f} ± {home_sd:.3f}|{home:.3f}",
+        },
+    ),
     "guard": Table(
         "guard",
         "rows",
