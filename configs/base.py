@@ -91,7 +91,7 @@ def recommended() -> ConfigDict:
             "evaluation": {
                 "batch_size": 64,  # images per evaluation step, over all devices
                 "prevalence": 0.0,  # share of pneumonia where the model is used, to adapt probabilities; 0: as in val
-                "operating_points": "auto",  # thresholds by val, or its worst site and corruption; auto: worst of sites
+                "operating_points": "auto",  # val; worst: by its worst site and corruption; auto: worst if it has sites
                 "corruptions": False,  # also evaluate the main split (test, held out or val) under corruptions
             },
             "explanation": {

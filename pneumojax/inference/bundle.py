@@ -202,7 +202,7 @@ def _member(network: Mapping[str, Any], arrays: Mapping[str, np.ndarray], size: 
     blocks = tuple(Block(int(block["filters"]), float(block["dropout"])) for block in network["blocks"])
     if network["dtype"] not in ("float32", "bfloat16"):
         raise ValueError(f"it computes in {network['dtype']!r}")
-    equalize = network.get("equalize", False)  # version 0.1 had none
+    equalize = network.get("equalize", False)  # earlier exports had none
     if type(equalize) is not bool:
         raise ValueError("its equalize is neither true nor false")
     model = Classifier(blocks, equalize, dtype=jnp.dtype(network["dtype"]))

@@ -16,11 +16,11 @@ from pneumojax.runtime.workdir import OPERATING_POINTS
 def with_operating_points(
     choice: str, workdir: epath.Path, val: Split, evaluator: Evaluator, trained: Trained
 ) -> Trained:
-    """Return the run's model with the operating points that the config asks for: by default, those by the worst group
-    where there are several sites.
+    """Return the run's model with the operating points that the config asks for.
 
-    Those by the worst group are chosen once for an epoch's model, and lie in operating_points.json in the workdir. To
-    go back to those of val, the file is removed.
+    By default, they are those by the worst group where val has several sites, and those of val otherwise. Those by the
+    worst group are chosen once for an epoch's model, and lie in operating_points.json in the workdir. To go back to
+    those of val, the file is removed.
     """
     found = operating_points.read(workdir, trained.epoch)
     has_sites = len(np.unique(_sites(val))) > 1
