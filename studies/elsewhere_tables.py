@@ -8,11 +8,22 @@ ELSEWHERE = {
         "rows",
         {
             "training and input": "{tried}",
-            "runs": "{runs}",
-            "AUC, adults": "{adults_auc:.3f} ± {adults_auc_sd:.3f}|{adults_auc:.3f}",
-            "balanced accuracy, adults": "{adults:.3f} ± {adults_sd:.3f}|{adults:.3f}",
-            "AUC, held-out children": "{home_auc:.3f} ± {home_auc_sd:.3f}|{home_auc:.3f}",
-            "balanced accuracy, held-out children": "{home:.3f} ± {home_sd:.3f}|{home:.3f}",
+            "AUC, adults": "{adults_auc:.3f}",
+            "balanced accuracy, adults": "{adults:.3f}",
+            "AUC, held-out children": "{home_auc:.3f}",
+            "balanced accuracy, held-out children": "{home:.3f}",
+        },
+    ),
+    "travel-whole": Table(
+        "travel",
+        "full",
+        {
+            "recipe": "{tried}",
+            "AUC, adults": "{adults_auc:.3f}",
+            "balanced accuracy, adults": "{adults:.3f}",
+            "AUC, held-out children": "{home_auc:.3f}",
+            "balanced accuracy, held-out children": "{home:.3f}",
+            "of the worst corruption": "{worst:.3f}",
         },
     ),
     "guard": Table(

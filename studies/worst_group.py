@@ -16,7 +16,7 @@ from etils import epath
 from pneumojax.data import data_settings
 from pneumojax.data.source import DEFAULTS, SITE, Split, from_source
 from pneumojax.data.sources import open_source, sites
-from pneumojax.evaluation import forward, metrics
+from pneumojax.evaluation import forward, metrics, operating_points
 from pneumojax.evaluation.calibration import Calibration
 from pneumojax.inference.restore import Trained, load
 from pneumojax.runtime import allocator, sharding
@@ -38,10 +38,12 @@ class Run(NamedTuple):
 
 
 def opened(workdir: epath.Path) -> Run:
-    """Load a run."""
+    """Load a run, calibrated on val whatever its operating points are."""
     config, layout = read_config(workdir), sharding.layout(jax.local_devices())
     with jax.set_mesh(layout.mesh):
         trained = load(workdir, config, layout)
+    if chosen := operating_points.read(workdir, trained.epoch):
+        trained = trained._replace(calibration=chosen.of_val)
     evaluator = forward.Evaluator(trained.model, layout, config.evaluation.batch_size)
     return Run(workdir, config.model.image_size, trained, evaluator, layout)
 
