@@ -26,6 +26,17 @@ ELSEWHERE = {
             "of the worst corruption": "{worst:.3f}",
         },
     ),
+    "left-out": Table(
+        "travel",
+        "left_out",
+        {
+            "trained on": "{trained_on}",
+            "scored on": "{scored_on}",
+            "films": "{films:,}",
+            "AUC (95 %)": "{auc:.3f} ({low:.3f}-{high:.3f})",
+            "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
+        },
+    ),
     "guard": Table(
         "guard",
         "rows",
