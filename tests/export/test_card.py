@@ -127,9 +127,9 @@ def test_every_figure_of_the_model_is_the_files(card_run):
         require_shown(row[1], [getattr(model.calibration, name)], name)
     [network] = tables_of(markdown, "Model type")[0].rows
     blocks = model.members[0].model.blocks
-    require_shown(network[2], [block.filters for block in blocks], "filters")
-    require_shown(network[3], [block.dropout for block in blocks], "dropout")
-    require_shown(network[5], [0.4375], "limit")
+    require_shown(network[3], [block.filters for block in blocks], "filters")
+    require_shown(network[4], [block.dropout for block in blocks], "dropout")
+    require_shown(network[6], [0.4375], "limit")
     [settings] = tables_of(markdown, "Training")
     saved = configs.fields(configs.read(card_run / "config.json"))
     assert {"epochs", "seed", "optimizer.learning_rate", "model.image_size"} <= {name for name, _ in settings.rows}

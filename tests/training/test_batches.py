@@ -87,6 +87,7 @@ def test_an_image_keeps_its_weight_wherever_batches_come_from(config):
 def test_several_steps_in_a_dispatch_equal_single_steps(config):
     """Accelerators take several. Convolutions in a loop add in another order, so results agree only to rounding."""
     config.optimizer.learning_rate = 0.01
+    config.model.equalize = False  # rounding may count a pixel at the next level
     layout = sharding.layout(jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optax, "adam", lambda schedule, **_: optax.sgd(schedule))  # see test_step
