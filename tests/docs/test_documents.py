@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import ROOT, draw_folder, pneumojax
+from support import QUICK, ROOT, draw_folder, pneumojax
 
 from pneumojax import main, modes
 from pneumojax.config_rules import FURTHER
@@ -151,7 +151,7 @@ def test_the_readme_leads_from_images_to_scores_and_maps(tmp_path):
     cache = ["--config.data.cache_dir=cache"]
     plain = [f"--config.augment.{name}=0" for name in configs.load("m1").augment]  # which takes long to compile
     small = ["--config.model.image_size=32", "--config.epochs=1", "--config.batch_size=12", *plain, *cache]
-    quick = ["--config.explanation.steps=4", "--config.explanation.samples=2"]
+    quick = [QUICK, "--config.explanation.samples=2"]
     run = tmp_path / "runs/m1-recommended-chest_xray"
     left = {
         "train": run / "report/index.html",

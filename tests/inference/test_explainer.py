@@ -24,9 +24,8 @@ def test_an_explainer_applies_the_configs_options(config):
     variables, (image, _) = init_variables(model, SIZE, 0), phantom.render(0, 0, 1, SIZE)
     values = explainer("occlusion", model, config)(variables, image)
     images = equalized(jnp.asarray(image[None, :, :, None] / np.float32(255)))
-    expected = attribution.occlusion(model.clone(equalize=False), variables, images, window=8, stride=4, baseline=0.0)[
-        0
-    ]
+    network = model.clone(equalize=False)
+    expected = attribution.occlusion(network, variables, images, window=8, stride=4, baseline=0.0)[0]
     assert (values.dtype, values.shape) == (np.float32, (SIZE, SIZE))
     np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 

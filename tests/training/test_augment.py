@@ -317,6 +317,16 @@ def test_exposure_does_not_depend_on_the_place_in_the_image():
     np.testing.assert_allclose(flipped[:, ::-1, ::-1], out, rtol=0, atol=1e-5)
 
 
+def test_shading_is_a_smooth_factor():
+    """It is the same for dark and for bright pixels, changes little from pixel to pixel, and is of both signs."""
+    uniform = np.full((MANY, 48, 48, 1), 0.1, np.float32)
+    field = np.log(changed(uniform, shading=0.3) / 0.1)
+    np.testing.assert_allclose(np.log(changed(2 * uniform, shading=0.3) / 0.2), field, rtol=0, atol=1e-4)
+    assert np.abs(np.diff(field, axis=1)).max() < 0.1 < field.max()
+    assert field.min() < -0.1
+    assert field.std() < 0.3
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -326,7 +336,8 @@ def test_exposure_does_not_depend_on_the_place_in_the_image():
         ("stretch", "contrast"),
         ("contrast", "gamma"),
         ("brightness", "gamma"),
-        ("gamma", "sharpness"),
+        ("gamma", "shading"),
+        ("shading", "sharpness"),
         ("sharpness", "noise"),
         ("flip", "noise"),
     ],
@@ -350,6 +361,7 @@ def test_kinds_are_drawn_independently():
         "contrast": changed(images, contrast=0.3).std((1, 2)),
         "brightness": changed(flat, brightness=0.2).mean((1, 2)),
         "gamma": changed(flat, gamma=0.5).mean((1, 2)),
+        "shading": changed(flat, shading=0.5).std((1, 2)),
         "sharpness": changed(images, sharpness=0.8).std((1, 2)),
         "noise": changed(flat, noise=0.03).std((1, 2)),
     }  # fmt: skip

@@ -257,8 +257,7 @@ def test_an_experiment_predicts_and_explains_as_its_ensemble_evaluates(seeded):
     assert {id: float(row["probability"]) for id, row in predicted.items()} == pytest.approx(evaluated, rel=1e-5)
     threshold = read_json(seeded / "work/evaluation/other-all.json")["threshold"]
     assert [float(row["threshold"]) for row in predicted.values()] == pytest.approx([threshold] * 9, rel=1e-6)
-    steps = "--config.explanation.steps=4"
-    settings = ("--config.explanation.methods=integrated-gradients", "--config.explanation.count=1", steps)
+    settings = ("--config.explanation.methods=integrated-gradients", "--config.explanation.count=1", QUICK)
     done = in_process("--mode=explain", *common, *settings, cwd=seeded)
     assert (done.returncode, done.stderr) == (0, "")
     work, layout = epath.Path(seeded / "work"), sharding.layout(jax.devices()[:1])
