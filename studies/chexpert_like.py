@@ -3,8 +3,8 @@
   python -m studies.chexpert_like FOLDER [--images=224316] [--processes=2]
 
 Labels, views, age and sex are drawn with the shares that Irvin et al. give for train (2019, Table 1; a study's labels
-are those of all its images). Each image is the mean of two of a few hundred phantoms, mirrored or not: no two are
-copies. All of CheXpert's images take 3 GB and, on two cores, some minutes.
+are those of all its images). Each image is the mean of two of a few hundred phantoms, mirrored or not, plus a coarse
+random pattern of its own, so that no two are copies. All of CheXpert's images take 3.6 GB, and some minutes on 2 cores.
 """
 
 import csv
@@ -28,6 +28,7 @@ RELEASE = "CheXpert-v1.0-small"
 VALID, ALL = 234, 224_316  # images; what is not valid is train here
 _WIDTH, _HEIGHT, _QUALITY = 390, 320, 75
 _PHANTOMS = 200  # of each class, drawn once a process
+_PATTERN = (16, 16), 25.0  # places and standard deviation of an image's own pattern, in grey levels
 _STUDIES = 187_641  # of train, in the paper's table
 # Finding -> the studies of train where it is present, and where it is uncertain. "No Finding" excludes the others.
 _NO_FINDING = 16_627
@@ -61,9 +62,9 @@ class Film(NamedTuple):
 
 
 def films(split: str, first: int, count: int) -> Iterator[Film]:
-    """Yield the images of a split, patient by patient; `first` is the number of the first."""
+    """Yield the images of a split, patient by patient; `first` is the number of its first image and patient."""
     rng = np.random.default_rng([first, count])
-    endless = (row for patient in range(1, count + 1) for row in _patient(rng, split, patient))
+    endless = (row for patient in range(first, first + count) for row in _patient(rng, split, patient))
     return (Film(row, first + place) for place, row in enumerate(islice(endless, count)))
 
 
@@ -101,9 +102,12 @@ def picture(film: Film) -> bytes:
     rng = np.random.default_rng(film.number)
     label = int(film.row[_HEADER.index("No Finding")] != "1.0")
     one, other = (_phantom(label, int(place)) for place in rng.choice(_PHANTOMS, 2, replace=False))
-    mean = ((one + other[:, :: rng.choice([-1, 1])]) // 2).astype(np.uint8)
+    mean = ((one + other[:, :: rng.choice([-1, 1])]) // 2)[:, :: rng.choice([-1, 1])]
+    places, deviation = _PATTERN
+    pattern = Image.fromarray(rng.normal(0, deviation, places).astype(np.float32))
+    shown = mean + np.asarray(pattern.resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR))
     file = io.BytesIO()
-    Image.fromarray(mean[:, :: rng.choice([-1, 1])]).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(shown.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
@@ -126,7 +130,7 @@ def generate(folder: Path, images: int, processes: int) -> Path:
     if images < 10:
         raise UserError(f"{images} images are too few: give 10 or more")
     valid = min(VALID, images // 5)
-    splits = {"valid": list(films("valid", 0, valid)), "train": list(films("train", valid, images - valid))}
+    splits = {"valid": list(films("valid", 1, valid)), "train": list(films("train", valid + 1, images - valid))}
     tree.mkdir(parents=True)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for some in splits.values():
