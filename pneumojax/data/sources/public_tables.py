@@ -4,7 +4,7 @@ Columns are in small letters and digits, without spaces and punctuation.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from pneumojax.data.sources.labels import LABELS, RULES, finding_of, label_of
@@ -146,7 +146,14 @@ FORMS = (
     Form("COVID-19 sets", ("finding", "patientid"), "finding", _covid),
     Form("", ("finding",), "finding", _covid),
 )
-COLUMNS = {*ID_COLUMNS, *PATIENT_COLUMNS, *VIEW_COLUMNS, *SPLIT_COLUMNS, *READER_COLUMNS, MODALITY, STUDY}
-COLUMNS |= {column for form in FORMS for column in (*form.needs, form.column)} | {"nofinding", "pneumonia"}
-COLUMNS -= {""}  # of forms whose column depends on the rule
+
+
+def columns_of(forms: Iterable[Form]) -> set[str]:
+    """Return the columns that some forms read, by their normalized names."""
+    of_forms = {column for form in forms for column in (*form.needs, form.column, *form.ids, *form.patients)}
+    of_all = {*VIEW_COLUMNS, *SPLIT_COLUMNS, *READER_COLUMNS, MODALITY, STUDY, "nofinding", "pneumonia"}
+    return of_all | of_forms - {""}  # the column of some forms depends on the rule
+
+
+COLUMNS = columns_of(FORMS)
 LABEL_COLUMNS = ("target", "label", "pneumonia", "no finding", "class", "diagnosis", "finding", "finding labels")

@@ -8,6 +8,7 @@ import pytest
 
 from pneumojax.data.source import Options
 from pneumojax.data.sources import open_source
+from pneumojax.data.sources.public_tables import Form, columns_of, plain
 from pneumojax.runtime.errors import UserError
 
 RULES = ("abnormal", "pneumonia-ones", "pneumonia-zeros", "pneumonia-ignore")
@@ -313,3 +314,9 @@ def test_a_rule_or_a_view_that_a_table_cannot_answer_is_refused(tmp_path):
 def test_a_users_own_labels_come_before_those_of_a_public_set(nih):
     write(nih, "labels.csv", "image,label", ("00000001_000", 0), ("00000001_001", 1))
     assert labels(nih) == {"00000001_000": 0, "00000001_001": 1}
+
+
+def test_a_form_of_its_own_columns_is_one_row():
+    """A table with other columns takes one row of FORMS, as CONTRIBUTING.md says."""
+    form = Form("a table", ("outcome",), "outcome", plain, ids=("picture",), patients=("person",))
+    assert {"outcome", "picture", "person"} <= columns_of([form])
