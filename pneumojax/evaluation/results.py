@@ -199,11 +199,15 @@ def _score(summary: Summary, name: str) -> str:
 
 
 def groups_table(stem: str, evaluation: Evaluation) -> str:
-    """Format the metrics of each group for the terminal, the worst first; empty if there are none."""
+    """Format the foremost metrics of each group for the terminal, the worst first; empty if there are none."""
     found = evaluation.get("groups")
     if not found:
         return ""
-    table = markdown_table(groups.HEADER, ([one_line(cell) for cell in row] for row in groups.rows(found)))
+    columns = [groups.HEADER.index(name) for name in ("group", "n", "AUC", "balanced accuracy")]
+    cells = [[one_line(row[column]) for column in columns] for row in groups.rows(found)]
+    longest = _COLUMNS - 58  # what the other columns leave for the group
+    rows = [[name if len(name) <= longest else f"{name[: longest - 1]}…", *others] for name, *others in cells]
+    table = markdown_table([groups.HEADER[column] for column in columns], rows)
     return f"Groups of {stem}, the worst first:\n{table}"
 
 

@@ -73,6 +73,6 @@ def table(chosen: operating_points.Chosen) -> str:
     """Format the groups for the terminal, the worst first, and what the choice costs at home."""
     rows = [(name, f"{before:.3f}", f"{after:.3f}") for name, before, after in chosen.groups]
     home = [(name.replace("_", " "), f"{before:.3f}", f"{after:.3f}") for name, (before, after) in chosen.home.items()]
-    header = ("at val's threshold", "at the one chosen by the worst group")
+    header = ("by val's threshold", "by the worst group's")
     groups = markdown_table(("balanced accuracy of", *header), rows)
     return f"{groups}\n{markdown_table(('val as it is', *header), home)}"

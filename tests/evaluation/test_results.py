@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pneumojax.evaluation import metrics, results
+from pneumojax.evaluation import groups, metrics, results
 from pneumojax.evaluation.calibration import Calibration
 
 CALIBRATION = Calibration(temperature=2.0, threshold=0.5, threshold_sens95=0.25, prevalence=0.5, offset=1.0)
@@ -121,3 +121,13 @@ def test_what_makes_scores_worthless_is_said_before_them(evaluation, expected):
     lines = results.describe("other", scores | evaluation).splitlines()
     assert lines[0].startswith("Warning: ") == bool(expected)
     assert max(map(len, lines)) <= 80
+
+
+def test_the_table_of_groups_fits_80_columns():
+    """Names of groups come from CSVs, and may have any length."""
+    interval = {f"{name}_ci": [0.0, 1.0] for name in groups.METRICS}
+    scores = {"n": 224_316, "positives": 100_000} | dict.fromkeys(groups.METRICS, 0.5) | interval
+    found = [{"by": "read_by", "group": name} | scores for name in ("radiologist", "a_reader_with_a_long_name")]
+    lines = results.groups_table("test", {"groups": found}).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("read_by radiologist" in line for line in lines) and any("read_by a_reader" in line for line in lines)
