@@ -26,15 +26,49 @@ ELSEWHERE = {
             "of the worst corruption": "{worst:.3f}",
         },
     ),
-    "left-out": Table(
+    "travel-trust": Table(
         "travel",
-        "left_out",
+        "trust",
+        {
+            "trained on adults by": "{tried}",
+            "AUC, adults": "{adults_auc:.3f} ({adults_folds[0]:.3f}, {adults_folds[1]:.3f})",
+            "sensitivity, specificity, adults": "{sensitivity:.3f}, {specificity:.3f}",
+            "AUC, children": "{home_auc:.3f}",
+            "balanced accuracy, children": "{home:.3f}",
+        },
+    ),
+    "travel-number": Table(
+        "travel",
+        "number_of_films",
+        {
+            "films read by radiologists": "{films}",
+            "by reports, at a weight of 0.3": "{text:,}",
+            "AUC on 5,232 children": "{auc:.3f} ± {auc_sd:.3f}",
+        },
+    ),
+    "both-sites": Table(
+        "travel",
+        "both",
         {
             "trained on": "{trained_on}",
             "scored on": "{scored_on}",
             "films": "{films:,}",
             "AUC (95 %)": "{auc:.3f} ({low:.3f}-{high:.3f})",
             "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
+        },
+    ),
+    "left-out": Table(
+        "left_out",
+        "rows",
+        {
+            "trained on": "{trained_on}",
+            "scored on": "{scored_on}",
+            "films": "{films:,}",
+            "runs": "{runs}",
+            "AUC": "{auc:.3f} ± {auc_sd:.3f}|{auc:.3f}",
+            "balanced accuracy": "{balanced_accuracy:.3f}",
+            "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
+            "ECE": "{ece:.3f}",
         },
     ),
     "guard": Table(
