@@ -62,6 +62,7 @@ ELSEWHERE = {
         "rows",
         {
             "trained on": "{trained_on}",
+            "recipe": "{recipe}",
             "scored on": "{scored_on}",
             "films": "{films:,}",
             "runs": "{runs}",

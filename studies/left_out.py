@@ -8,7 +8,7 @@ patients of all. The mean and standard deviation are over seeds or folds; the en
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -21,27 +21,38 @@ from studies import study
 _SCORES = ("auc", "balanced_accuracy", "sensitivity", "specificity", "ece")
 
 
-def row(trained_on: str, scored_on: str, films: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+class Trained(NamedTuple):
+    """The sites that runs were trained on, and by which recipe."""
+
+    trained_on: str
+    recipe: str
+
+
+def row(trained: Trained, scored_on: str, films: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the means of some runs' scores, and the standard deviation of their AUC."""
     auc = comparison.spread([scores["auc"] for scores in found])
     assert auc is not None
     means = {name: sum(scores[name] for scores in found) / len(found) for name in _SCORES}
-    place = {"trained_on": trained_on, "scored_on": scored_on, "films": films, "runs": len(found)}
-    return place | means | {"auc_sd": auc.deviation}
+    return (
+        trained._asdict()
+        | {"scored_on": scored_on, "films": films, "runs": len(found)}
+        | means
+        | {"auc_sd": auc.deviation}
+    )
 
 
 def without_a_site(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """Yield, for each site left out, its scores, those of the ensemble of all seeds, and those of val."""
-    for site in dict.fromkeys(result.run.site for result in results if result.run.site):
-        members = [result for result in results if result.run.site == site]
+    """Yield, for each site left out and recipe, its scores, those of the ensemble of all seeds, and those of val."""
+    for site, recipe in dict.fromkeys((result.run.site, result.run.recipe) for result in results if result.run.site):
+        members = [result for result in results if (result.run.site, result.run.recipe) == (site, recipe)]
         unseen, val = ([member.evaluations[split] for member in members] for split in (members[0].split, "val"))
-        films = unseen[0]["n"]
-        yield row(f"all but {site}", site, films, unseen)
+        trained, films = Trained(f"all but {site}", recipe), unseen[0]["n"]
+        yield row(trained, site, films, unseen)
         if len(members) > 1:
             odds = comparison.ensemble([member.evaluations for member in members], members[0].split)
-            together = evaluation_files.summarize(*odds)
-            yield row(f"all but {site}, {len(members)} together", site, films, [together])
-        yield row(f"all but {site}", "its own val", val[0]["n"], val)
+            together = trained._replace(trained_on=f"{trained.trained_on}, {len(members)} together")
+            yield row(together, site, films, [evaluation_files.summarize(*odds)])
+        yield row(trained, "its own val", val[0]["n"], val)
 
 
 def of_folds(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
@@ -53,7 +64,7 @@ def of_folds(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
                 found.setdefault((result.run.recipe, group["group"]), []).append(group)
     for (recipe, site), groups in found.items():
         films = sum(group["n"] for group in groups)
-        yield row(f"all sites, {recipe}", f"{site}, held out by fold", films, groups)
+        yield row(Trained("all sites", recipe), f"{site}, held out by fold", films, groups)
 
 
 def main(argv: list[str]) -> None:

@@ -251,6 +251,19 @@ COST = {
         },
     ),
     "cost-ring": Table("cost", "ring", {"model": "{model}", "devices": "{devices}", "MB a step": "{sent_mb:.1f}"}),
+    "links": Table(
+        "links",
+        "rows",
+        {
+            "model": "{model}",
+            "processes": "{processes}",
+            "link": "{gbit} Gbit/s|not limited",
+            "MB a step": "{sent_mb:.1f}",
+            "ms a step": "{step_ms:.0f}",
+            "added by the link, ms (range)": "{added_ms[median]:.0f} ({added_ms[min]:.0f} to {added_ms[max]:.0f})|",
+            "the ring's bytes at this rate, ms": "{ring_ms:.0f}|",
+        },
+    ),
     "cost-h100": Table(
         "cost",
         "h100",

@@ -44,4 +44,5 @@ def test_folds_are_scored_site_by_site() -> None:
     folds = [run(None, 0, [group("a", 10, 0.9), other]), run(None, 1, [group("a", 12, 0.7)])]
     [row] = left_out.of_folds(folds)
     assert (row["films"], row["runs"], row["scored_on"]) == (22, 2, "a, held out by fold")
+    assert row["recipe"] == "recommended"
     assert row["auc"] == pytest.approx(0.8)

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from studies import (
     first_film,
     integrated_gradients_sum,
     jobs,
+    links,
     loading,
     predicting,
     runtimes,
@@ -97,6 +100,15 @@ def test_stages_by_size(run: Run, tmp_path: Path) -> None:
     found = run(size, tmp_path / "trees", "--counts=80,160")
     assert [row["stage"] for row in found["rows"]] == 2 * list(size.STAGES)
     assert all(row["memory_gb"] > 0 for row in found["rows"]) and len(found["sizes"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("tc"), reason="network namespaces need root and iproute2")
+def test_steps_over_a_shaped_link(run: Run) -> None:
+    """A slow link adds about the time that the ring's bytes take on it; here it is that it adds any."""
+    free, shaped = run(links, "--processes=2", "--gbit=1", "--epochs=2", "--rounds=1")["rows"]
+    assert free["gbit"] is None and free["added_ms"] is None
+    assert shaped["ring_ms"] == pytest.approx(8 * shaped["sent_mb"]) and shaped["step_ms"] > free["step_ms"]
 
 
 def test_the_search_for_copies(run: Run) -> None:
