@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from pneumojax.data.source import Source
 from pneumojax.data.sources.folders import open_folders
@@ -38,7 +39,19 @@ def link(source: Path, target: Path, count: int) -> None:
         path.symlink_to(image.absolute())
 
 
-def watched(command: list[str], every: float = 0.2, statuses: Sequence[int] = (0,)) -> tuple[str, list[int]]:
+class Memory(NamedTuple):
+    """Bytes that a command and its children hold, where shared pages count once.
+
+    Attributes:
+      total: all of them.
+      own: without the pages of files, which the system drops where memory is short.
+    """
+
+    total: int
+    own: int
+
+
+def watched(command: list[str], every: float = 0.2, statuses: Sequence[int] = (0,)) -> tuple[str, list[Memory]]:
     """Run a command and watch its memory.
 
     Args:
@@ -47,10 +60,10 @@ def watched(command: list[str], every: float = 0.2, statuses: Sequence[int] = (0
       statuses: what it may end with.
 
     Returns:
-      What it printed; and at each look the bytes that it and its children held, where shared pages count once.
+      What it printed; and its memory at each look.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    looks: list[int] = []
+    looks: list[Memory] = []
     ended = threading.Event()
 
     def watch() -> None:
@@ -68,8 +81,9 @@ def watched(command: list[str], every: float = 0.2, statuses: Sequence[int] = (0
     return printed, looks
 
 
-def _family_memory(pid: int) -> int:
-    return sum(map(_memory, _family(pid)))
+def _family_memory(pid: int) -> Memory:
+    of_each = [_memory(member) for member in _family(pid)]
+    return Memory(sum(memory.total for memory in of_each), sum(memory.own for memory in of_each))
 
 
 def _family(pid: int | str) -> list[int | str]:
@@ -81,9 +95,10 @@ def _family(pid: int | str) -> list[int | str]:
     return [pid, *(member for child in children for member in _family(child))]
 
 
-def _memory(pid: int | str) -> int:
+def _memory(pid: int | str) -> Memory:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+        return Memory(0, 0)
+    sizes = {name: 1024 * int(size.split()[0]) for name, _, size in (line.partition(":") for line in lines)}
+    return Memory(sizes.get("Pss", 0), sizes.get("Pss", 0) - sizes.get("Pss_File", 0))

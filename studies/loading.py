@@ -111,7 +111,7 @@ def preparing(what: str, folder: Path, count: int, cores: int, scratch: Path) ->
         "cores": cores,
         "reading_per_s": _reading_rate(printed),
         "whole_per_s": count / seconds,
-        "peak_gb": max(memory) / 1e9,
+        "peak_gb": max(memory).total / 1e9,
         "shuffled_gb": min(count * SIZE**2, 1000 << 20) / 1e9,  # TFDS shuffles on disk beyond 1 GB
     }
 

@@ -22,6 +22,7 @@ _SIZE = {
     "seconds": "{seconds:,.0f}",
     "grows with the power": "{exponent:.2f}|",
     "peak memory": "{memory_gb:.2f} GB",
+    "of it not pages of files": "{own_gb:.2f} GB|",
 }
 _FILES = {
     "images": "{images:,}",

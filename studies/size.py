@@ -43,7 +43,8 @@ def measured(folder: Path, images: int, stages: list[str]) -> list[dict[str, Any
         started = time.perf_counter()
         _, looks = commands.watched(command, _EVERY_S, statuses=(0, 1))
         seconds = time.perf_counter() - started
-        rows.append({"stage": stage, "images": images, "seconds": seconds, "memory_gb": max(looks) / 1e9})
+        memory = {"memory_gb": max(look.total for look in looks) / 1e9, "own_gb": max(look.own for look in looks) / 1e9}
+        rows.append({"stage": stage, "images": images, "seconds": seconds} | memory)
         print(rows[-1], flush=True)
     return rows
 
