@@ -96,7 +96,8 @@ def kth_distances(
     """Compute the distance of each query to the `kth` nearest row of training, or to the farthest of fewer rows."""
     rank = min(kth, len(training)) - 1
     blocks = _blocks(queries, len(training), distances_at_once)
-    squares = [np.partition(_squared_distances(training, block), rank, 1)[:, rank] for block in blocks]
+    # A column alone would keep the distances of its block in memory.
+    squares = [np.partition(_squared_distances(training, block), rank, 1)[:, rank].copy() for block in blocks]
     return np.sqrt(np.maximum(np.concatenate(squares), 0))
 
 

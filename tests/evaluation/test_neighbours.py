@@ -4,6 +4,7 @@ import io
 import json
 import math
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -87,6 +88,17 @@ def test_ood_score_is_the_distance_to_the_tenth_nearest(index):
     np.testing.assert_allclose(
         neighbours.ood_scores(index, queries), expected(index, queries, 10)[1][:, 9], rtol=1e-5, atol=1e-5
     )
+
+
+def test_no_more_distances_are_held_than_allowed():
+    """With all of CheXpert's 224,316 images, all distances of val to train would take 18 GB."""
+    rng = np.random.default_rng(0)
+    training, queries = (rng.random((rows, 4), np.float32) for rows in (1000, 4000))
+    tracemalloc.start()
+    neighbours.kth_distances(training, queries, 10, distances_at_once=10_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6 < training.itemsize * len(training) * len(queries)
 
 
 def test_ood_scores_by_hand():
