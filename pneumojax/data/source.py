@@ -210,6 +210,18 @@ def from_source(source: Source, name: str, records: Sequence[Record], size: int)
     return split_of(name, records, lambda indices: read_images(source, [records[i] for i in indices], size))
 
 
+def at(split: Split, places: np.ndarray) -> Split:
+    """Return the images at these places of a split."""
+    return Split(
+        split.name,
+        split.ids[places],
+        split.labels[places],
+        lambda indices: split.read(places[indices]),
+        None if split.weights is None else split.weights[places],
+        {column: values[places] for column, values in split.groups.items()},
+    )
+
+
 def split_of(name: str, records: Sequence[Record], read: Callable[[np.ndarray], np.ndarray]) -> Split:
     """Return the split of `records`, in their order."""
     ids = np.array([record.id for record in records])

@@ -20,6 +20,7 @@ LAYER = "dense_1"  # the last hidden one
 K = 10  # the OOD score is the distance to the K-th nearest training image
 VAL_SHARE = 0.99  # of val has an OOD score within the limit
 DISTANCES_AT_ONCE = 1 << 24  # 64 MiB
+MOST = 50_000  # training images in an index: with all of them, time and memory would grow with the square of a source
 NONE_SEEN = np.zeros((0, 32), np.uint8)
 GUARD_PARTS = 4  # of the OOD score, see `guard`
 EXPECTED = 0.015  # of val is unlike training by the guard; of the features alone, 0.01
@@ -28,7 +29,7 @@ _NONE = np.zeros((0, 0), np.float32)
 
 
 class Index(NamedTuple):
-    """The training images of a model, to be searched.
+    """The training images of a model, to be searched: all, or the `MOST` that `places` chooses.
 
     Attributes:
       ids: strings.
@@ -55,6 +56,12 @@ class Index(NamedTuple):
     val_labels: UInt8[np.ndarray, " val"] = NONE_SEEN[:, 0]
     val_logits: Float32[np.ndarray, " val"] = _NOTHING
     val_scores: Float32[np.ndarray, " val"] = _NOTHING
+
+
+def places(count: int, most: int = MOST) -> Integer[np.ndarray, " kept"]:
+    """Choose the images of `count` that an index holds: all, or `most` from evenly over their order."""
+    kept = min(count, most)
+    return np.arange(kept) * count // max(kept, 1)
 
 
 def build(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from pneumojax.data import data_settings
 from pneumojax.data import splits as splitting
-from pneumojax.data.source import Record, Source, Split, from_source
+from pneumojax.data.source import Record, Source, Split, at, from_source
 from pneumojax.data.sources import open_source, sites
 from pneumojax.evaluation import corruptions, film_statistics, forward, guard, known_pictures, neighbours, results
 from pneumojax.evaluation.calibration import Calibration, at_prevalence
@@ -237,12 +237,13 @@ def _write_index_and_pictures(
     hashed: dict[str, known_pictures.Hashing],
     explain: Explain,
 ) -> None:
-    train, foremost = splits["train"], splitting.foremost(splits)
-    index = _index(splits, outputs, hashed)
+    places, foremost = neighbours.places(len(splits["train"].ids)), splitting.foremost(splits)
+    indexed = at(splits["train"], places)
+    index = _index(splits, outputs, hashed, places)
     neighbours.write(workdir, index)
     evaluation = results.read(workdir)[foremost]
     features = outputs[foremost].features
-    errors = worst_errors.collect(evaluation, splits[foremost], features, index, train, explain)
+    errors = worst_errors.collect(evaluation, splits[foremost], features, index, indexed, explain)
     samples = [
         Sample(name, label, str(split.ids[i]), split.read(np.array([i]))[0, :, :, 0])
         for name, split in splits.items()
@@ -261,20 +262,24 @@ def _write_places(workdir: epath.Path, prefix: str, splits: dict[str, Split], ex
 
 
 def _index(
-    splits: dict[str, Split], outputs: dict[str, forward.Outputs], hashed: dict[str, known_pictures.Hashing]
+    splits: dict[str, Split],
+    outputs: dict[str, forward.Outputs],
+    hashed: dict[str, known_pictures.Hashing],
+    places: np.ndarray,
 ) -> neighbours.Index:
-    """Return the index of train, with the guard, and with what val scores."""
+    """Return the index of the images at these places of train, with the guard, and with what val scores."""
     train, val = splits["train"], splits["val"]
     seen = np.concatenate([known_pictures.complete(hashed[name]) for name in ("train", "val")])
-    plain = neighbours.build(train.ids, train.labels, outputs["train"].features, outputs["val"].features, seen)
+    features, val_features = outputs["train"].features[places], outputs["val"].features
+    plain = neighbours.build(train.ids[places], train.labels[places], features, val_features, seen)
     some = np.unique(np.linspace(0, len(train.ids) - 1, min(guard.TURNED, len(train.ids))).astype(int))
     turned = film_statistics.of(guard.turned(train.read(some)[..., 0]))
-    measured = hashed["train"].statistics, hashed["val"].statistics
-    index = guard.guarded(plain, *measured, outputs["val"].features, turned)
+    measured = hashed["train"].statistics[places], hashed["val"].statistics
+    index = guard.guarded(plain, *measured, val_features, turned)
     return index._replace(
         val_labels=val.labels.astype(np.uint8),
         val_logits=outputs["val"].logits,
-        val_scores=guard.scores(index, outputs["val"].features, hashed["val"].statistics),
+        val_scores=guard.scores(index, val_features, hashed["val"].statistics),
     )
 
 

@@ -1,9 +1,10 @@
 """Trust in labels: who is trusted how far, which images train, and which judge."""
 
+import numpy as np
 import pytest
 
 from pneumojax.data import splits, trust
-from pneumojax.data.source import Record, split_of
+from pneumojax.data.source import Record, at, split_of
 from pneumojax.runtime.errors import UserError
 
 
@@ -125,3 +126,13 @@ def test_a_split_to_train_with_has_the_weights():
     records = trust.weighted(films(2), {"text": 0.25}, "by")
     assert split_of("train", records, lambda places: places).weights.tolist() == [1, 0.25, 1, 0.25]
     assert split_of("train", films(2), lambda places: places).weights is None
+
+
+def test_images_at_some_places_of_a_split_keep_what_belongs_to_them():
+    whole = split_of("train", films(4), lambda places: places)
+    some = at(whole, np.array([3, 1]))
+    assert some.ids.tolist() == [whole.ids[3], whole.ids[1]] and some.labels.tolist() == whole.labels[[3, 1]].tolist()
+    assert some.read(np.array([1, 0])).tolist() == [1, 3]
+    assert {column: values.tolist() for column, values in some.groups.items()} == {
+        column: values[[3, 1]].tolist() for column, values in whole.groups.items()
+    }

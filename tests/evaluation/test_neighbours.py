@@ -90,6 +90,14 @@ def test_ood_score_is_the_distance_to_the_tenth_nearest(index):
     )
 
 
+def test_an_index_holds_all_images_or_as_many_as_allowed_from_all_over():
+    assert neighbours.places(7, most=10).tolist() == list(range(7))
+    assert neighbours.places(0).tolist() == []
+    some = neighbours.places(224_316)
+    assert len(some) == neighbours.MOST == len(set(some.tolist()))
+    assert some[0] == 0 and some[-1] > 224_300 and set(np.diff(some).tolist()) == {4, 5}
+
+
 def test_no_more_distances_are_held_than_allowed():
     """With all of CheXpert's 224,316 images, all distances of val to train would take 18 GB."""
     rng = np.random.default_rng(0)
