@@ -33,12 +33,8 @@ def row(trained: Trained, scored_on: str, films: int, found: Sequence[Mapping[st
     auc = comparison.spread([scores["auc"] for scores in found])
     assert auc is not None
     means = {name: sum(scores[name] for scores in found) / len(found) for name in _SCORES}
-    return (
-        trained._asdict()
-        | {"scored_on": scored_on, "films": films, "runs": len(found)}
-        | means
-        | {"auc_sd": auc.deviation}
-    )
+    place = trained._asdict() | {"scored_on": scored_on, "films": films, "runs": len(found)}
+    return place | means | {"auc_sd": auc.deviation}
 
 
 def without_a_site(results: Sequence[Result]) -> Iterator[dict[str, Any]]:

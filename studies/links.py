@@ -54,6 +54,7 @@ def network(count: int) -> Iterator[None]:
     if os.geteuid() or not shutil.which("ip") or not shutil.which("tc"):
         raise UserError("namespaces need root and iproute2's ip and tc: install iproute2, and run as root")
     hosts = "127.0.0.1 localhost\n" + "".join(f"{_address(index)} {_name(index)}\n" for index in range(count))
+    _remove(count)  # what a run that was killed has left
     try:
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("link", "set", _BRIDGE, "up")
@@ -72,10 +73,14 @@ def network(count: int) -> Iterator[None]:
         reason = error.stderr.decode().strip().partition("\n")[0]
         raise UserError(f"{' '.join(error.cmd)} failed ({reason}): namespaces need a kernel that has them") from None
     finally:
-        for index in range(count):
-            subprocess.run(["ip", "netns", "delete", _name(index)], capture_output=True)
-            shutil.rmtree(_HOSTS / _name(index), ignore_errors=True)
-        subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True)
+        _remove(count)
+
+
+def _remove(count: int) -> None:
+    for index in range(count):
+        subprocess.run(["ip", "netns", "delete", _name(index)], capture_output=True)
+        shutil.rmtree(_HOSTS / _name(index), ignore_errors=True)
+    subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True)
 
 
 def shape(count: int, gbit: int | None) -> None:
