@@ -78,6 +78,8 @@ def network(count: int) -> Iterator[None]:
 
 def _remove(count: int) -> None:
     for index in range(count):
+        # The link first: a namespace that is deleted holds its own for a while.
+        subprocess.run(["ip", "link", "delete", _name(index)], capture_output=True)
         subprocess.run(["ip", "netns", "delete", _name(index)], capture_output=True)
         shutil.rmtree(_HOSTS / _name(index), ignore_errors=True)
     subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True)
