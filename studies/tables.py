@@ -200,15 +200,6 @@ PREDICTING = {
             "in the second half": "{late_min_gb:.2f}-{late_max_gb:.2f} GB",
         },
     ),
-    "out-of-distribution": Table(
-        "out-of-distribution",
-        "rows",
-        {
-            "images": "{images}",
-            "flagged": "{flagged_min:.2f} to {flagged_max:.2f}|{flagged:.2f}",
-            "AUC against held-out images": "{auc_min:.2f} to {auc_max:.2f}|{auc:.2f}",
-        },
-    ),
 }
 
 AUDIT = {

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Float32
 
 from pneumojax.models import block_choice, block_fused, block_operations, block_reference
@@ -235,4 +236,16 @@ def _parts(model: Classifier, variables: Variables) -> Iterator[tuple[dict[str, 
 
 
 def _dense_step(layer: nn.Dense, params: dict[str, jax.Array]) -> Function:
-    return lambda x: cast(jax.Array, layer.apply({"params": params}, x))
+    def step(x: jax.Array) -> jax.Array:
+        return cast(jax.Array, layer.apply({"params": params}, x))
+
+    def of_one(x: jax.Array) -> jax.Array:
+        """Compute the same of a batch of one: XLA reads the kernel on all cores for this sum, on one for a product."""
+        return jnp.sum(x[0, :, None] * params["kernel"], 0, keepdims=True) + params["bias"]
+
+    def chosen(x: jax.Array) -> jax.Array:
+        if x.shape[0] == 1 and layer.dtype is None:
+            return lax.platform_dependent(x, cpu=of_one, default=step)
+        return step(x)
+
+    return chosen

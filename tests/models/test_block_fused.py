@@ -14,7 +14,8 @@ from pneumojax.runtime import sharding
 from pneumojax.runtime.errors import UserError
 
 # (n, height, width, input channels, output channels): even sides, odd sides, one of each, sides within one padded
-# window, more images than the kernels have groups, several tiles of channels, rows longer than a tile.
+# window, more images than the kernels have groups, several tiles of channels, rows longer than a tile, and many
+# channels: of several images, and of one, where threads divide the channels.
 SHAPES = [
     (3, 6, 8, 1, 32),
     (2, 9, 7, 32, 64),
@@ -24,6 +25,7 @@ SHAPES = [
     (18, 3, 3, 32, 96),
     (1, 7, 41, 1, 64),
     (2, 8, 5, 32, 256),
+    (1, 8, 5, 32, 256),
 ]
 CASES = [*((shape, 0.3) for shape in SHAPES), *((shape, 0.0) for shape in SHAPES[:2])]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)

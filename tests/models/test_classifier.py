@@ -389,6 +389,21 @@ def test_a_model_is_cut_behind_any_layer(name):
         np.testing.assert_allclose(whole, logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max(), err_msg=row.name)
 
 
+@pytest.mark.parametrize("name", ["m1", "m3"])
+def test_a_lone_image_has_the_logit_that_it_has_in_a_batch(name):
+    """Its dense layers are summed in another way. The gradient of the image agrees too."""
+    model, x = classifier.create(name), images()
+    first, second = classifier.halves(model, explained.variables(model, SIDE, SIDE), "flatten")
+    features = first(x)
+    logits, gradients = jax.vmap(jax.value_and_grad(lambda row: second(row[None])[0]))(features)
+    together, pull = jax.vjp(second, features)
+    np.testing.assert_allclose(logits, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
+    of_features = pull(jnp.ones_like(together))[0]
+    np.testing.assert_allclose(gradients, of_features, rtol=1e-5, atol=1e-5 * np.abs(of_features).max())
+    alone = [second(row[None])[0] for row in features]
+    np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
+
+
 def test_a_cut_model_computes_in_the_types_of_the_whole():
     """Those are bfloat16 in all layers except the last."""
     model, x = classifier.Classifier(blocks=(classifier.Block(4, 0.1),), dtype=jnp.bfloat16), images(2, 8)

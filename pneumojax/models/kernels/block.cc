@@ -30,15 +30,10 @@ Shape shape_of(const Array& x, const Array& kernel) {
   return {d[0], d[1], d[2], d[3], kernel.dimensions()[3]};
 }
 
-// The number of bands of rows in a picture: several where there are fewer pictures than threads.
-int64_t bands_of(const Shape& s, const ffi::ThreadPool& pool) {
-  return s.n ? std::min(s.rows(), std::max<int64_t>(1, (pool.num_threads() + s.n - 1) / s.n)) : 0;
-}
-
-// Call body(n, first, last) for each band of rows of windows of each picture.
+// Divide each picture into bands of rows of windows, so that each thread has one, and call body(n, first, last).
 template <typename Body>
 void in_bands(ffi::ThreadPool& pool, const Shape& s, Body body) {
-  const int64_t bands = bands_of(s, pool);
+  const int64_t bands = s.n ? std::min(s.rows(), std::max<int64_t>(1, (pool.num_threads() + s.n - 1) / s.n)) : 0;
   in_parallel(pool, s.n * bands, [&](int64_t task) {
     const int64_t band = task % bands;
     body(task / bands, band * s.rows() / bands, (band + 1) * s.rows() / bands);
@@ -48,18 +43,28 @@ void in_bands(ffi::ThreadPool& pool, const Shape& s, Body body) {
 ffi::Error Infer(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Array scale, Array shift, Result y) {
   const Shape s = shape_of(x, kernel);
   with_tile(s.co, [&](auto nv) {
-    constexpr int NV = decltype(nv)::value;
-    const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, NV * kLanes);
-    in_bands(pool, s, [&](int64_t n, int64_t first, int64_t last) {
+    constexpr int NV = decltype(nv)::value, tile = NV * kLanes;
+    const auto infer = [&](int64_t n, int64_t first, int64_t last, Channels channels, const float* packed) {
       Padded picture(s, x.typed_data(), n, first);
-      activate_rows<NV>(s, picture, n, first, last, packed.data(), bias.typed_data(), {},
+      activate_rows<NV>(s, picture, n, first, last, channels, packed, bias.typed_data(), {},
                         [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
                           const Vector a = load(scale.typed_data() + channel), b = load(shift.typed_data() + channel);
                           const Vector extreme = choose(window, s.corners(row, column), sign_of(a)).extreme;
                           store(y->typed_data() + ((n * s.rows() + row) * s.columns() + column) * s.co + channel,
                                 extreme * a + b);
                         });
-    });
+    };
+    const float* weights = kernel.typed_data();
+    // Where a picture is alone and has few windows, packing takes most of the time: each thread packs its own channels.
+    if (s.n == 1 && s.ci > 1 && s.rows() * s.columns() < s.co && s.co / tile >= pool.num_threads())
+      return in_parallel(pool, s.co / tile, [&](int64_t task) {
+        const Channels channels{task * tile, (task + 1) * tile};
+        float* packed = scratch(2, 16 * s.ci * tile);
+        pack(weights, s.ci, s.co, channels, tile, packed);
+        infer(0, 0, s.rows(), channels, packed);
+      });
+    const std::vector<float> packed = pack(pool, weights, s.ci, s.co, tile);
+    in_bands(pool, s, [&](int64_t n, int64_t first, int64_t last) { infer(n, first, last, {0, s.co}, packed.data()); });
   });
   return ffi::Error::Success();
 }
@@ -71,13 +76,13 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arra
   const bool keep = s.ci > 1;  // otherwise Backward computes it again
   with_tile(s.co, [&](auto nv) {
     constexpr int NV = decltype(nv)::value;
-    const std::vector<float> packed = pack(kernel.typed_data(), s.ci, s.co, NV * kLanes);
+    const std::vector<float> packed = pack(pool, kernel.typed_data(), s.ci, s.co, NV * kLanes);
     // Sums of a and its square over each row of windows: adding these sums rounds less than adding all values.
     std::vector<float> of_rows(s.n * s.rows() * 2 * s.co);
     in_bands(pool, s, [&](int64_t n, int64_t first, int64_t last) {
       Padded picture(s, x.typed_data(), n, first);
       activate_rows<NV>(
-          s, picture, n, first, last, packed.data(), bias.typed_data(), dropout,
+          s, picture, n, first, last, {0, s.co}, packed.data(), bias.typed_data(), dropout,
           [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
             const int corners = s.corners(row, column);
             float* of_row = of_rows.data() + (n * s.rows() + row) * 2 * s.co + channel;
@@ -153,7 +158,7 @@ template <int NV>
 void gate_rows(const Back& back, Padded& picture, int64_t n, int64_t first, int64_t last, float* dz, float* db) {
   const Shape& s = back.s;
   if (!back.a)
-    return activate_rows<NV>(s, picture, n, first, last, back.packed.data(), back.bias, back.dropout,
+    return activate_rows<NV>(s, picture, n, first, last, {0, s.co}, back.packed.data(), back.bias, back.dropout,
                              [&](int64_t row, int64_t column, int64_t channel, const Vector(&window)[4]) {
                                gate(back, n, row, column, channel, window, dz, db);
                              });
@@ -193,7 +198,7 @@ void correlate_rows(const Back& back, Padded& picture, int64_t first, int64_t la
 template <int NX>
 void convolve_back(const Back& back, int64_t n, int64_t first, int64_t last, const float* dz) {
   const Shape& s = back.s;
-  convolve_rows<NX>(3, s, s.co, s.ci, dz, first, last, back.turned.data(),
+  convolve_rows<NX>(3, s, s.co, {0, s.ci}, dz, first, last, back.turned.data(),
                     [&](int64_t row, int64_t column, int64_t channel, const Vector(&z)[4]) {
                       const int corners = s.corners(row, column);
                       float* to = back.dx + ((n * s.height + 2 * row) * s.width + 2 * column) * s.ci + channel;
@@ -274,7 +279,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array kernel, Array bias, See
       const float* weights = kernel.typed_data();
       const Back back{s, x.typed_data(), bias.typed_data(), kept ? a.typed_data() : nullptr, gradient.typed_data(),
                       slopes, {threshold ? seeds.typed_data() : nullptr, threshold, gain},
-                      kept ? std::vector<float>() : pack(weights, s.ci, s.co, tile),
+                      kept ? std::vector<float>() : pack(pool, weights, s.ci, s.co, tile),
                       kept ? pack_turned(weights, s.ci, s.co, NX * kLanes) : std::vector<float>(),
                       kept ? dx->typed_data() : nullptr};
       in_parallel(pool, groups, [&](int64_t group) {
@@ -301,7 +306,7 @@ ffi::Error Saliency(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Arr
       const float* weights = kernel.typed_data();
       const Back back{s, x.typed_data(), bias.typed_data(), kept ? a.typed_data() : nullptr, gradient.typed_data(),
                       slopes, {nullptr, 0, 1.f},
-                      kept ? std::vector<float>() : pack(weights, s.ci, s.co, NV * kLanes),
+                      kept ? std::vector<float>() : pack(pool, weights, s.ci, s.co, NV * kLanes),
                       kept ? pack_turned(weights, s.ci, s.co, NX * kLanes) : std::vector<float>(), dx->typed_data()};
       in_parallel(pool, s.n, [&](int64_t n) {
         float* dz = scratch(2, s.padded_rows() * back.dz_row());

@@ -116,18 +116,19 @@ const float* spread_rows(int slot, const Shape& s, int64_t channels, int64_t fir
 int64_t rows_together(const Shape& s) { return std::max<int64_t>(1, 64 / s.columns()); }
 
 // Call finish(row, column, channel, z) for each window of the rows from `first` up to `last` and each vector of
-// channels. z is the result of the convolution without bias, `packed` the result of `pack`.
+// `channels`. z is the result of the convolution without bias, `packed` the result of `pack` for these channels.
 template <int NV, typename Finish>
-void convolve_rows(int slot, const Shape& s, int64_t ci, int64_t co, const float* padded, int64_t first, int64_t last,
-                   const float* packed, Finish finish) {
+void convolve_rows(int slot, const Shape& s, int64_t ci, Channels channels, const float* padded, int64_t first,
+                   int64_t last, const float* packed, Finish finish) {
   constexpr int tile = NV * kLanes;
   const int64_t length = s.columns() * ci;
   for (int64_t band = first; band < last; band += rows_together(s)) {
     const int64_t end = std::min(band + rows_together(s), last);
     const float* v = spread_rows(slot, s, ci, band, end, padded, spread_row);
-    for (int64_t c = 0; c < co; c += tile)
+    for (int64_t c = channels.first; c < channels.last; c += tile)
       for (int64_t row = band; row < end; ++row)
-        convolve<NV>(v + (row - band) * length, (end - band) * length, s.columns(), ci, packed + c * 16 * ci,
+        convolve<NV>(v + (row - band) * length, (end - band) * length, s.columns(), ci,
+                     packed + (c - channels.first) * 16 * ci,
                      [&](int64_t column, int vector, const Vector(&z)[4]) {
                        finish(row, column, c + vector * kLanes, z);
                      });
@@ -136,11 +137,11 @@ void convolve_rows(int slot, const Shape& s, int64_t ci, int64_t co, const float
 
 // The same with one input channel, where Winograd's algorithm saves nothing. `kernel` is (9, co), not packed.
 template <int NV, typename Finish>
-void convolve_rows_of_one(const Shape& s, const float* padded, int64_t first, int64_t last, const float* kernel,
-                          Finish finish) {
+void convolve_rows_of_one(const Shape& s, Channels channels, const float* padded, int64_t first, int64_t last,
+                          const float* kernel, Finish finish) {
   const int64_t x_row = s.padded_row(1);
   for (int64_t row = first; row < last; ++row)
-    for (int64_t c = 0; c < s.co; c += NV * kLanes)
+    for (int64_t c = channels.first; c < channels.last; c += NV * kLanes)
       for (int64_t column = 0; column < s.columns(); ++column) {
         const float* x = padded + 2 * row * x_row + 2 * column;
         Vector z[NV][4] = {};
@@ -159,8 +160,8 @@ void convolve_rows_of_one(const Shape& s, const float* padded, int64_t first, in
 
 // Call finish(row, column, channel, a) with a = dropout(relu(convolution)), which is zero beyond an odd side.
 template <int NV, typename Finish>
-void activate_rows(const Shape& s, Padded& x, int64_t n, int64_t first, int64_t last, const float* packed,
-                   const float* bias, const Dropout& dropout, Finish finish) {
+void activate_rows(const Shape& s, Padded& x, int64_t n, int64_t first, int64_t last, Channels channels,
+                   const float* packed, const float* bias, const Dropout& dropout, Finish finish) {
   const auto activate = [&](int64_t row, int64_t column, int64_t channel,
                             const Vector(&z)[4]) __attribute__((always_inline)) {
     const int corners = s.corners(row, column);
@@ -180,9 +181,9 @@ void activate_rows(const Shape& s, Padded& x, int64_t n, int64_t first, int64_t 
   };
   const float* padded = x.before(last);
   if (s.ci == 1)
-    convolve_rows_of_one<NV>(s, padded, first, last, packed, activate);
+    convolve_rows_of_one<NV>(s, channels, padded, first, last, packed, activate);
   else
-    convolve_rows<NV>(1, s, s.ci, s.co, padded, first, last, packed, activate);
+    convolve_rows<NV>(1, s, s.ci, channels, padded, first, last, packed, activate);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "products.h"
+#include "threads.h"
 
 namespace {
 
@@ -158,14 +159,26 @@ inline void gather_kernel(const Vector (&du)[16], float* kernel, int64_t tap) {
   }
 }
 
-// Pack a kernel (9, ci, co) as U, (co / tile, 16, ci, tile). With one input channel, it stays as it is.
-std::vector<float> pack(const float* kernel, int64_t ci, int64_t co, int64_t tile) {
+// The channels from `first` up to, but not including, `last`.
+struct Channels {
+  int64_t first, last;
+};
+
+// Pack some channels of a kernel (9, ci, co) as U, (channels / tile, 16, ci, tile).
+inline void pack(const float* kernel, int64_t ci, int64_t co, Channels channels, int64_t tile, float* packed) {
+  for (int64_t c = channels.first; c < channels.last; c += tile, packed += 16 * ci * tile)
+    for (int64_t v = 0; v < tile; v += kLanes)
+      for (int64_t i = 0; i < ci; ++i)
+        spread_kernel(kernel + i * co + c + v, ci * co, packed + i * tile + v, ci * tile);
+}
+
+// Pack all channels, in parallel. With one input channel, the kernel stays as it is.
+std::vector<float> pack(ffi::ThreadPool& pool, const float* kernel, int64_t ci, int64_t co, int64_t tile) {
   if (ci == 1) return std::vector<float>(kernel, kernel + 9 * co);
   std::vector<float> packed(16 * ci * co);
-  for (int64_t c = 0; c < co; c += kLanes)
-    for (int64_t i = 0; i < ci; ++i)
-      spread_kernel(kernel + i * co + c, ci * co, packed.data() + (c / tile * 16 * ci + i) * tile + c % tile,
-                    ci * tile);
+  in_parallel(pool, co / tile, [&](int64_t task) {
+    pack(kernel, ci, co, {task * tile, (task + 1) * tile}, tile, packed.data() + task * 16 * ci * tile);
+  });
   return packed;
 }
 
