@@ -199,7 +199,7 @@ PREDICTING = {
             "peak memory": "{peak_gb:.2f} GB",
             "in the second half": "{late_min_gb:.2f}-{late_max_gb:.2f} GB",
         },
-    ),
+    )
 }
 
 AUDIT = {
