@@ -1,10 +1,10 @@
 """Measure how time and memory of each stage grow with the number of images, up to CheXpert's.
 
-  python -m studies.size FOLDER [--counts=22000,74000,224316] [--stages=audit,prepare,train,evaluate,explain,predict]
+  python -m studies.size FOLDER [--counts=22000,74000,224316] [--stages=...]
 
 FOLDER is where `studies.chexpert_like` writes a tree for each number, and where runs go: 6 GB for all of CheXpert's
 images. Trees that are there are used again. Labels are by the rule "abnormal", of all views. Each stage is a command of
-its own, whose memory is that of all of its processes.
+its own, whose memory is that of all of its processes. "beam" prepares again, by Apache Beam on this machine.
 """
 
 import shutil
@@ -16,6 +16,7 @@ from typing import Any
 from pneumojax.runtime import workdir as workdirs
 from studies import chexpert_like, commands, study
 
+_BEAM = ["runner=DirectRunner", "options=--direct_running_mode=multi_processing --direct_num_workers=2"]
 STAGES = {
     "audit": ["--mode=audit"],
     "prepare": ["--mode=prepare", "--config=m1"],
@@ -23,6 +24,7 @@ STAGES = {
     "evaluate": ["--mode=evaluate"],
     "explain": ["--mode=explain"],
     "predict": ["--mode=predict", "--model=m1"],
+    "beam": ["--mode=prepare", "--config=m1", *(f"--config.data.beam_{setting}" for setting in _BEAM)],
 }
 _EVERY_S = 1.0  # between looks at the memory
 
@@ -32,13 +34,14 @@ def measured(folder: Path, images: int, stages: list[str]) -> list[dict[str, Any
     tree = folder / str(images) / chexpert_like.RELEASE
     if not tree.exists():
         chexpert_like.generate(tree.parent, images, processes=2)
-    run, cache = tree.parent / "run", tree.parent / "cache"
+    run, caches = tree.parent / "run", tree.parent / "caches"
     shutil.rmtree(run, ignore_errors=True)
-    shutil.rmtree(cache, ignore_errors=True)
+    shutil.rmtree(caches, ignore_errors=True)
     rows = []
     for stage in stages:
+        cache = caches / ("beam" if stage == "beam" else "own")
         command = [sys.executable, "-m", "pneumojax.main", *STAGES[stage], f"--config.data.cache_dir={cache}"]
-        command += [f"--workdir={run}"] * (stage != "prepare")
+        command += [f"--workdir={run}"] * (stage not in ("prepare", "beam"))
         command += [f"--data={tree}"] * (stage not in ("evaluate", "explain"))
         started = time.perf_counter()
         _, looks = commands.watched(command, _EVERY_S, statuses=(0, 1))
