@@ -2,9 +2,9 @@
 //
 // XLA calls four functions: Infer, Forward, Backward and Saliency. block_operations.py defines each by computing the
 // same in JAX. Arrays are (n, height, width, channels); `ci` and `co` are the input and output channels. One thread
-// works on a picture, on a band of its rows, or on some of its channels, so that its part stays in its cache. It works by
-// windows of 2x2 pixels: max-pool chooses among them, and Winograd's convolution (winograd.h) computes them together. The
-// order of additions does not depend on the number of threads.
+// works on a picture, on a band of its rows, or on some of its channels, so that its part stays in its cache. It works
+// by windows of 2x2 pixels: max-pool chooses among them, and Winograd's convolution (winograd.h) computes them
+// together. The order of additions does not depend on the number of threads.
 //
 //   Infer     x -> convolution -> ReLU -> the extreme of each window, which max-pool will choose -> affine map
 //   Forward   x -> convolution -> ReLU and dropout -> a; and the extreme of each window, which max-pool will choose
