@@ -46,6 +46,18 @@ ELSEWHERE = {
             "AUC on 5,232 children": "{auc:.3f} ± {auc_sd:.3f}",
         },
     ),
+    "travel-further": Table(
+        "travel",
+        "further",
+        {
+            "trained on": "{trained_on}",
+            "by": "{tried}",
+            "scored on": "{scored_on}",
+            "AUC": "{each}",
+            "balanced accuracy": "{balanced:.3f}",
+            "AUC, own val": "{home_auc:.3f}",
+        },
+    ),
     "both-sites": Table(
         "travel",
         "both",
