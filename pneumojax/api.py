@@ -277,7 +277,7 @@ def load(
         trained = trained_models.load_alone(os.fspath(model))
         metadata = bundle.description_of(trained)
     if site is not None:
-        path = site_file.found(os.fspath(site), [folder, workdirs.default_of(folder.name)])
+        path = site_file.found(os.fspath(site), [folder, workdirs.default_of(folder)])
         trained = site_file.applied(trained, site_file.read(path), str(path))
     calibration = calibrations.at_prevalence(trained.calibration, prevalence or 0)
     return Model(trained._replace(calibration=calibration), metadata)

@@ -77,8 +77,10 @@ def _with_model(mode: str, command: Command) -> Command:
     if not is_bundle(folder):
         workdirs.refuse_links(folder)
     if is_bundle(folder) or command.workdir not in (None, folder):
-        workdir = command.workdir or workdirs.default_of(folder.name)
+        workdir = command.workdir or workdirs.default_of(folder)
         workdirs.refuse_links(workdir)
+        if mode == "evaluate" and workdirs.is_run(workdir):
+            raise UserError(f"{workdir} has the evaluations of its own run: choose another --workdir for --model")
         return command._replace(workdir=workdir, model=str(folder))
     return command._replace(workdir=folder, model=None)
 
@@ -174,10 +176,13 @@ def _evaluate(command: Command) -> None:
 
 
 def _evaluate_experiment(command: Command) -> None:
+    from pneumojax.workflows import run_config
     from pneumojax.workflows.experiment import evaluate_experiment
 
     assert command.workdir is not None
-    evaluate_experiment(command.overrides, command.workdir, command.data)
+    config = run_config.for_evaluation(run_config.given(None, command.workdir), command.overrides)
+    with _computing(config, command):
+        evaluate_experiment(command.overrides, command.workdir, command.data)
 
 
 def _predict(command: Command) -> int:

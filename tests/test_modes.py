@@ -1,11 +1,14 @@
 """The table of modes: which function does a command's work, with which config and workdir, and what is refused."""
 
+import json
+
 import pytest
 from etils import epath
 from support import SIZE, one_epoch
 
 from pneumojax import modes
 from pneumojax.benchmark import plan, run_benchmark
+from pneumojax.evaluation.experiment_runs import Run
 from pneumojax.inference import bundle
 from pneumojax.modes import Command
 from pneumojax.runtime import config as configs
@@ -96,8 +99,9 @@ def test_evaluate_takes_its_source_from_data_alone(workdir):
 
 
 def test_evaluate_recognises_the_workdir_of_an_experiment(replace, tmp_path):
-    workdir = epath.Path(tmp_path)
-    (workdir / workdirs.EXPERIMENT).touch()
+    workdir, run = epath.Path(tmp_path), Run("m1", "paper", None, 0)
+    (workdir / workdirs.EXPERIMENT).write_text(json.dumps({"runs": [run.fields]}))
+    configs.write(one_epoch("phantom", tmp_path), workdir / run.name / workdirs.CONFIG)
     calls = replace(experiment, "evaluate_experiment")
     assert modes.run("evaluate", Command(workdir=workdir, data="films", overrides=["seed=1"])) == ExitStatus.DONE
     assert calls == [(["seed=1"], workdir, "films")]

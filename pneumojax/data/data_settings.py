@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
+from pneumojax.data import splits as splitting
 from pneumojax.data import trust
-from pneumojax.data.source import Options, Record
+from pneumojax.data.source import SITE, Options, Record
 from pneumojax.data.sources import labels, sites
 from pneumojax.data.splits import PAPERS_SUBSET, Carving
 from pneumojax.runtime.config import Rule
@@ -33,7 +34,9 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     short = len(c.patient_pattern) <= 1000
     rule = "a regular expression of at most 1,000 characters"
     yield Rule("data.patient_pattern", short and _is_pattern(c.patient_pattern), rule)
-    yield Rule("data.columns", len(c.columns) <= 1000, "names of columns with commas between them")
+    unlike_sites = SITE not in {name.strip().lower() for name in c.columns.split(",")}
+    rule = f"names of columns with commas between them, except {SITE!r}, which is what --data names"
+    yield Rule("data.columns", len(c.columns) <= 1000 and unlike_sites, rule)
     trusted = not c.trust or bool(trust.FORM.fullmatch(c.trust))
     yield Rule("data.trust", trusted, "VALUE=WEIGHT,... with weights from 0 to 1, such as text=0.3,box=1")
     yield Rule("data.trust_column", bool(re.fullmatch(r"[^,]*\w[^,]*", c.trust_column)), "the name of a column")
@@ -44,7 +47,7 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
 def _is_pattern(text: str) -> bool:
     try:
         re.compile(text)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
     return True
 
@@ -58,6 +61,19 @@ def source_options(config: ConfigDict) -> Options:
 def weighted(config: ConfigDict, records: Sequence[Record]) -> tuple[Record, ...]:
     """Return the records with the weights that `data.trust` gives them."""
     return trust.weighted(records, trust.weights_in(config.data.trust), config.data.trust_column)
+
+
+def usable(config: ConfigDict, records: Sequence[Record]) -> Sequence[Record]:
+    """Return the records that train or judge: those with a weight, and of train as many as `data.subset` says.
+
+    Raises:
+      UserError: there is nothing to train on, only one class, or an image without a label.
+    """
+    records = [record for record in weighted(config, records) if record.weight]
+    if wanted := subset_counts(config):
+        records = splitting.subset(records, wanted, config.data.split_seed)
+    splitting.require_trainable(records)
+    return records
 
 
 def carving(config: ConfigDict) -> Carving:

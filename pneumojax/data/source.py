@@ -40,7 +40,7 @@ class Record(NamedTuple):
       split: "train", "val", "test" or `WHOLE`.
       site: where the image is from, by the name that the user gave the site; empty where there is one unnamed site.
       metadata: (column, value) of what a CSV tells besides the label, such as ("view", "PA"); no value is empty.
-      weight: of the label in training, in [0, 1]. An image with less than 1 judges no model, one with 0 is left out.
+      weight: of the label in training, in [0, 1]. One with less than 1 only trains, one with 0 is left out.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Source(NamedTuple):
     Attributes:
       name: short, fit for a file name.
       location: what opens the source again.
-      records: in order of id.
+      records: in order of id; of TFDS, in the order of its shards.
       fingerprint: changes when an image or a label does.
       read: (record, size) -> (size, size) uint8 grey; raises `unreadable.UnreadableImage`.
       root: the folder in which a record's id is the path of its file; None where images are not files.

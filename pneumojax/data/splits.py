@@ -78,7 +78,8 @@ def require_trainable(records: Sequence[Record]) -> None:
     require_labels(records)
     train = [record for record in records if record.split in ("train", WHOLE)]
     if not train:
-        raise UserError(f"the source has no train split, only {', '.join(as_given(records))}: add a train folder")
+        found = ", ".join(as_given(records)) or "nothing"
+        raise UserError(f"there is no image of a train split to train on, only {found}: add a train folder")
     _require_both_classes("train", train)
 
 

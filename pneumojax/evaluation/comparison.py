@@ -138,6 +138,8 @@ def under_corruptions(group: Sequence[Result]) -> dict[str, Spread | None]:
     for result in group:
         if result.corruptions:
             values = {name: summary["balanced_accuracy"] for name, summary in result.corruptions.items()}
+            if None in values.values():  # the images are of one class
+                continue
             mean = float(np.mean([values[name] for name in corruptions.CORRUPTIONS]))
             measured.append(values | {"mean": mean, "drop": values[corruptions.CLEAN] - mean})
     names = (corruptions.CLEAN, *corruptions.CORRUPTIONS, "mean", "drop") if measured else ()
@@ -152,7 +154,7 @@ class Comparison(NamedTuple):
       second: of the second.
       auc: the first's minus the second's.
       balanced_accuracy: the first's minus the second's.
-      decisions: on the images held out in each fold with the lowest common seed, each image once.
+      decisions: on the images of each fold with the lowest common seed; on one fold's where all have the same.
     """
 
     first: tuple[str, str]
@@ -169,10 +171,15 @@ def compared(groups: Groups) -> list[Comparison]:
         if first[0] != second[0] and first[1] != second[1]:
             continue
         ours, theirs = ({(r.run.fold, r.run.site, r.run.seed): r for r in groups[name]} for name in (first, second))
-        pairs = [(ours[key], theirs[key]) for key in ours if key in theirs and _same_images(ours[key], theirs[key])]
+        pairs = [(ours[key], theirs[key]) for key in ours if key in theirs and _comparable(ours[key], theirs[key])]
         if pairs:
             comparisons.append(_compare(first, second, pairs))
     return comparisons
+
+
+def _comparable(first: Result, second: Result) -> bool:
+    """Whether both are of the same images, and of both classes."""
+    return _same_images(first, second) and first.evaluation["auc"] is not None
 
 
 def _same_images(first: Result, second: Result) -> bool:
@@ -189,7 +196,8 @@ def _compare(first: tuple[str, str], second: tuple[str, str], pairs: Sequence[tu
         return paired_tests.corrected_t([a.evaluation[name] - b.evaluation[name] for a, b in pairs], share)
 
     seed = min(result.run.seed for result, _ in pairs)
-    sides = zip(*(pair for pair in pairs if pair[0].run.seed == seed), strict=True)
+    of_images = {tuple(pair[0].evaluation["ids"]): pair for pair in pairs if pair[0].run.seed == seed}
+    sides = zip(*of_images.values(), strict=True)
     first_correct, second_correct = (np.concatenate([_correct(result) for result in side]) for side in sides)
     decisions = paired_tests.mcnemar(first_correct, second_correct)
     return Comparison(first, second, difference("auc"), difference("balanced_accuracy"), decisions)

@@ -13,7 +13,7 @@ from pneumojax.runtime.config import Rule
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import read_json
 
-_NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*")
+_NUMBERS = re.compile(r"\d{1,10}(,\d{1,10})*")
 
 
 class Run(NamedTuple):
@@ -48,7 +48,11 @@ class Run(NamedTuple):
 
 
 def runs(config: ConfigDict) -> list[Run]:
-    """Return the runs of the config's `experiment`, each once: for each seed, fold and site, all models and recipes."""
+    """Return the runs of the config's `experiment`, each once: for each seed, fold and site, all models and recipes.
+
+    Raises:
+      UserError: two of them have one name.
+    """
     plan = config.experiment
     folds = (_numbers(plan.folds) if plan.folds else range(config.data.folds)) if config.data.folds else [None]
     listed = [
@@ -59,7 +63,11 @@ def runs(config: ConfigDict) -> list[Run]:
         for recipe in plan.recipes.split(",")
         for name in (plan.models or config.name).split(",")
     ]
-    return list(dict.fromkeys(listed))
+    unique = list(dict.fromkeys(listed))
+    names = [run.name for run in unique]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two different runs are called {twice[0]}: list one of them, or rename a config")
+    return unique
 
 
 def recorded(workdir: epath.Path) -> list[Run]:
@@ -94,8 +102,10 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
 
     named = bool(plan.recipes) and all(plan.recipes.split(","))
     yield Rule("experiment.recipes", named, "a comma-separated list of recipes")
-    if plan.folds:
-        yield numbers("folds", config.data.folds or 1000)
+    if plan.folds and config.data.folds:
+        yield numbers("folds", config.data.folds)
+    else:
+        yield Rule("experiment.folds", not plan.folds, "empty where data.folds is 0")
     yield numbers("seeds", 2**31)
     possible = not (config.data.folds or config.data.leave_out or config.data.leave_out_site)
     several = possible and len(sites.places(config.data.source)) > 1

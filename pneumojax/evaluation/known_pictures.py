@@ -64,7 +64,11 @@ def hash_of(image: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "32"]:
 
 
 def known(seen: Hashes, hashes: UInt8[np.ndarray, "k 32"], compared: int = _COMPARED) -> Bool[np.ndarray, " k"]:
-    """Return for each of `hashes` whether one of the pictures `seen` has nearly the same; compare so many at a time."""
+    """Return for each of `hashes` whether one of the pictures `seen` has nearly the same; compare so many at a time.
+
+    Pictures without detail, whose hashes are zero, are all alike: they are not known.
+    """
+    seen = seen[seen.any(1)] if len(seen) else seen
     if not len(seen):
         return np.zeros(len(hashes), bool)
     words = np.ascontiguousarray(seen).view(np.uint64)
@@ -73,5 +77,5 @@ def known(seen: Hashes, hashes: UInt8[np.ndarray, "k 32"], compared: int = _COMP
     for start in range(0, len(hashes), rows):
         block = np.ascontiguousarray(hashes[start : start + rows]).view(np.uint64)
         bits = np.bitwise_count(block[:, None] ^ words).sum(2, dtype=np.uint16)
-        found.append(bits.min(1) <= MAX_BITS)
+        found.append((bits.min(1) <= MAX_BITS) & block.any(1))
     return np.concatenate(found) if found else np.zeros(0, bool)

@@ -46,7 +46,7 @@ def choose(groups: Mapping[str, Cases], home: Cases, of_val: Calibration) -> Cho
     """Choose the threshold with the highest balanced accuracy in the worst group.
 
     The sensitive threshold is the highest with a sensitivity of at least 95 % in every group, never above the other.
-    Temperature and offset are fitted on all groups together, which weigh the same.
+    Temperature and offset are fitted on all groups together, which weigh the same; the prevalence is theirs.
 
     Args:
       groups: by name; those of too few images of a class are left out.
@@ -59,7 +59,8 @@ def choose(groups: Mapping[str, Cases], home: Cases, of_val: Calibration) -> Cho
     kept = {name: cases for name, cases in groups.items() if np.bincount(cases[0], minlength=2).min() >= MIN_OF_CLASS}
     if not kept:
         raise metrics.Undefined("no group of val has enough images of both classes")
-    scaling = calibrations.fit_scaling(*_pooled(list(kept.values())))
+    labels, logits = _pooled(list(kept.values()))
+    scaling = calibrations.fit_scaling(labels, logits)
     scored = {name: (labels == 1, _probabilities(logits, scaling)) for name, (labels, logits) in kept.items()}
     cuts = _cuts(np.concatenate([p for _, p in scored.values()]))
     sensitivities, specificities = (
@@ -72,9 +73,8 @@ def choose(groups: Mapping[str, Cases], home: Cases, of_val: Calibration) -> Cho
     threshold = float(cuts[best[len(best) // 2]])
     every = np.flatnonzero((sensitivities >= SENSITIVITY - 1e-12).all(0))
     sensitive = min(threshold, float(cuts[every[-1]])) if len(every) else 0.0
-    calibration = of_val._replace(
-        temperature=scaling[0], offset=scaling[1], threshold=threshold, threshold_sens95=sensitive
-    )
+    temperature, offset = scaling
+    calibration = Calibration(temperature, threshold, sensitive, float(labels.mean()), offset)
     rows = [(name, _balanced(cases, of_val), _balanced(cases, calibration)) for name, cases in kept.items()]
     return Chosen(calibration, of_val, sorted(rows, key=lambda row: row[2]), _home(home, of_val, calibration))
 
@@ -144,7 +144,7 @@ def write(workdir: epath.Path, epoch: int, chosen: Chosen) -> None:
 
 def read(workdir: epath.Path, epoch: int) -> Chosen | None:
     """Read what `write` wrote; None where there is nothing, or it is damaged or of another run or epoch."""
-    with suppress(KeyError, OSError, TypeError, ValueError):
+    with suppress(AttributeError, KeyError, OSError, TypeError, ValueError):
         content = read_json(workdir / OPERATING_POINTS)
         if (content["run"], content["epoch"]) == (run_identity.of_workdir(workdir).id, epoch):
             return _checked(content)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 
 class Difference(NamedTuple):
-    """A mean difference over runs, its 95 % interval (low, high) and its two-sided p-value: both None with one run."""
+    """A mean difference over runs, its 95 % interval (low, high) and two-sided p-value: both None if all are equal."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -33,7 +33,7 @@ def corrected_t(differences: ArrayLike, test_share: float) -> Difference:
         return Difference(mean, None, None)
     error = math.sqrt((1 / k + test_share) * values.var(ddof=1))
     if error == 0:
-        return Difference(mean, (mean, mean), 1.0 if mean == 0 else 0.0)
+        return Difference(mean, None, None)
     margin = float(t.ppf(0.975, k - 1)) * error
     return Difference(mean, (mean - margin, mean + margin), float(2 * t.sf(abs(mean) / error, k - 1)))
 

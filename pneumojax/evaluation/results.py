@@ -71,7 +71,7 @@ def read(workdir: epath.Path, partial: bool = False) -> dict[str, Evaluation]:
     folder, run = workdir / workdirs.EVALUATION, run_identity.of_workdir(workdir).id
     found = {}
     for path in sorted(folder.glob("*.json")) if folder.exists() else []:
-        with suppress(KeyError, OSError, TypeError, ValueError):
+        with suppress(AttributeError, KeyError, OSError, TypeError, ValueError):
             evaluation = _checked(read_json(path), partial)
             if evaluation.get("run", "") == run:
                 found[path.stem] = evaluation | _scores(path.with_suffix(".csv"), None if partial else evaluation["n"])

@@ -28,8 +28,8 @@ class Fit(NamedTuple):
     """What was fitted on a site's labelled films, and how sure it is.
 
     Attributes:
-      calibration: of the site. Its thresholds are the log-odds at which a film is as typical of either class, and the
-        sensitive one, which is never higher.
+      calibration: of the site. Its thresholds are the probability at which a film is as typical of either class, and
+        the sensitive one, which is never higher.
       intervals: 95 % intervals, by fields of `Calibration`, from resampled films.
       lost: balanced accuracy that 95 % of the resampled thresholds lose at most against the best one.
       moved: how far 95 % of the resampled fits move the probabilities at most, on average over the films.

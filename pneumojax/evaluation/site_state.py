@@ -41,7 +41,7 @@ def state(
     """Describe films, by what the model says of them and by their shallow statistics.
 
     Args:
-      index: of the model's training images; the first network's where there are several.
+      index: of the model's training images; the first network's where there are several, with the OOD scores of all.
       logits, ood_scores: of the films.
       unlike: how many films are flagged as unlike the training images.
       statistics: of the films, see `film_statistics`.

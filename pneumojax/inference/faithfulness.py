@@ -43,16 +43,18 @@ def energy_inside(values: Float[np.ndarray, "height width"], mask: Bool[np.ndarr
     return float(positive[mask].sum() / positive.sum()) if positive.any() else 0.0
 
 
-def deletion_and_insertion(image: Image, values: Map, probabilities_of: Probabilities) -> tuple[float, float]:
+def deletion_and_insertion(
+    image: Image, values: Map, probabilities_of: Probabilities, threshold: float
+) -> tuple[float, float]:
     """Compute the areas under the predicted class's probability as the map's strongest pixels are blurred or restored.
 
-    Petsiuk et al., "RISE", 2018. `values` is the image's map. The class is the one predicted at threshold 0.5.
+    Petsiuk et al., "RISE", 2018. `values` is the image's map. The class is the one predicted at the threshold.
 
     Returns:
       The areas of deletion and of insertion, in [0, 1]. A faithful map has a small first and a large second.
     """
     blurred = ndimage.gaussian_filter(image.astype(float), BLUR * len(image)).round().astype(np.uint8)
-    positive = bool(probabilities_of(image[None])[0] >= 0.5)
+    positive = bool(probabilities_of(image[None])[0] >= threshold)
     rank = np.empty(image.size, int)
     rank[np.argsort(-values.ravel() if positive else values.ravel(), kind="stable")] = np.arange(image.size)
     changed = rank.reshape(image.shape) < np.linspace(0, image.size, _STEPS + 1)[:, None, None]
@@ -80,6 +82,7 @@ def check(
     images: UInt8[np.ndarray, "n side side"],
     probabilities_of: Probabilities,
     masks: Sequence[Bool[np.ndarray, "side side"] | None],
+    threshold: float,
 ) -> dict[str, dict[str, Any]]:
     """Measure every method, and a random map for comparison.
 
@@ -90,6 +93,7 @@ def check(
       images: to measure on.
       probabilities_of: the model.
       masks: of each image, the lesion; None if it is unknown.
+      threshold: probability from which the model predicts pneumonia.
 
     Returns:
       By name, means over images: `rank_correlation` with the untrained network's maps (None for the random map),
@@ -105,7 +109,7 @@ def check(
     measured = {}
     for name, method in (dict(methods) | {"random": random}).items():
         maps = [method(image) for image in images]
-        measured[name] = _areas(images, maps, probabilities_of)
+        measured[name] = _areas(images, maps, probabilities_of, threshold)
         if name in untrained:
             pairs = zip(maps, map(untrained[name], images, count()), strict=True)
             measured[name]["rank_correlation"] = float(np.mean([rank_correlation(*pair) for pair in pairs]))
@@ -115,11 +119,11 @@ def check(
 
 
 def _areas(
-    images: UInt8[np.ndarray, "n side side"], maps: Sequence[Map], probabilities_of: Probabilities
+    images: UInt8[np.ndarray, "n side side"], maps: Sequence[Map], probabilities_of: Probabilities, threshold: float
 ) -> dict[str, float | None]:
     """Compute mean areas; the rank correlation is filled in later."""
     pairs = zip(images, maps, strict=True)
-    areas = np.mean([deletion_and_insertion(image, values, probabilities_of) for image, values in pairs], 0)
+    areas = np.mean([deletion_and_insertion(image, values, probabilities_of, threshold) for image, values in pairs], 0)
     return {"rank_correlation": None, "deletion": float(areas[0]), "insertion": float(areas[1])}
 
 

@@ -56,7 +56,7 @@ def path_of(workdir: epath.Path, site: str) -> epath.Path:
     if site.endswith(_SUFFIX):
         return expanded(site)
     if not re.fullmatch(SITE_NAME, site):
-        raise UserError(f"config field 'site' is {site!r}: give the name of a site, or the path of a .json file")
+        raise UserError(f"{site!r} is no name of a site: give --config.site=NAME, or the path of a .json file")
     return workdir / SITES / f"{site}{_SUFFIX}"
 
 

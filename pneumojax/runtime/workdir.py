@@ -84,9 +84,10 @@ def refuse_links(workdir: epath.Path, more: Iterable[str] = ()) -> None:
             raise UserError(f"{path} is a {kind}: a workdir holds files and folders only, so remove it")
 
 
-def default_of(model: str) -> epath.Path:
-    """Return where a model of this name, which is no run's, writes by default."""
-    return epath.Path(f"runs/model-{model}")
+def default_of(model: epath.Path) -> epath.Path:
+    """Return where the model in this folder, which is no run's, writes by default."""
+    name = model.absolute().parent.name if model.name == EXPORT else model.name
+    return epath.Path(f"runs/model-{name}")
 
 
 def is_run(workdir: epath.Path) -> bool:

@@ -190,11 +190,20 @@ def restore_best(
 
 def last_epoch(workdir: epath.Path) -> int | None:
     """Return the number of epochs that the last checkpoint has had; None where there is none, or it is damaged."""
+    saved = _saved(workdir)
+    return None if not saved or _damage(saved[-1]) else _read_facts(saved[-1])["epoch"]
+
+
+def can_continue(workdir: epath.Path) -> bool:
+    """Whether any checkpoint in the workdir is intact."""
+    return not all(_damage(folder) for folder in _saved(workdir))
+
+
+def _saved(workdir: epath.Path) -> list[epath.Path]:
+    """Return the folders of the checkpoints, the earliest first."""
     folder = folder_of(workdir)
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
-    if not steps or _damage(folder / str(max(steps))):
-        return None
-    return _read_facts(folder / str(max(steps)))["epoch"]
+    steps = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
+    return sorted(steps, key=lambda path: int(path.name))
 
 
 def best_facts(workdir: epath.Path, model: ConfigDict) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -154,7 +154,7 @@ def _stopping_after_grace(run: _Run) -> Callable[[int], None]:
 
 def _measured(
     run: _Run, state: TrainState, epoch: int, logits: np.ndarray, val_logits: np.ndarray, speed: float
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Return the metrics lines of an epoch, by split; train has also its last learning rate, and its images/s."""
     rate = learning_rate(run.config, run.per_epoch)(epoch * run.per_epoch - 1)
     of_train = progress.brief(_labels_seen(run, epoch), logits.ravel())

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from pneumojax.training.training_settings import frozen_layers
+
 
 class Plateau(flax.struct.PyTreeNode):
     """The state of the rule that lowers the learning rate when val accuracy stays (Keras's ReduceLROnPlateau).
@@ -56,11 +58,6 @@ def create_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.Gradient
         return {layer: jax.tree.map(lambda _, layer=layer: layer in frozen, own) for layer, own in params.items()}
 
     return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
-
-
-def frozen_layers(config: ConfigDict) -> list[str]:
-    """Return the names of the layers that the config freezes."""
-    return [name.strip() for name in config.freeze.split(",") if name.strip()]
 
 
 def after_epoch(plateau: Plateau, val_accuracy: float, learning_rate: float) -> Plateau:

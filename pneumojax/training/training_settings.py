@@ -12,6 +12,11 @@ SCHEDULES = ("constant", "cosine", "plateau")
 _SHARE = "at least 0 and below 1"
 
 
+def frozen_layers(config: ConfigDict) -> list[str]:
+    """Return the names of the layers that the config freezes."""
+    return [name.strip() for name in config.freeze.split(",") if name.strip()]
+
+
 def _layers(config: ConfigDict) -> list[str]:
     """Return the layers that have parameters; none where the config has no known network, which other rules refuse."""
     try:
@@ -31,7 +36,7 @@ def rules(config: ConfigDict) -> Iterable[Rule]:
     yield Rule("optimizer.name", c.optimizer.name in ("adam", "rmsprop"), "adam or rmsprop")
     yield Rule("optimizer.schedule", c.optimizer.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
     layers = _layers(config)
-    frozen = {name.strip() for name in c.freeze.split(",") if name.strip()}
+    frozen = set(frozen_layers(config))
     rule = f"empty, or some of {', '.join(layers)} with commas between them, but not all"
     yield Rule("freeze", frozen < set(layers) or not layers, rule)
     yield Rule("init_from", isinstance(c.init_from, str) and len(c.init_from) <= 4096, "the name or place of a model")

@@ -147,9 +147,9 @@ def _labels(config: ConfigDict, records: Sequence[Record]) -> np.ndarray:
 def _set_up(trained: TrainedModel, films: Films, name: str, before: SiteFile | None) -> SiteFile:
     """Fit what the films allow, and describe them."""
     of_val = site_file.calibration_of_val(trained)
-    state = site_state.state(
-        trained.members[0].training, films.logits, films.ood_scores, int(films.unlike.sum()), films.statistics
-    )
+    seen = [member.training for member in trained.members]
+    index = seen[0]._replace(val_scores=np.median([own.val_scores for own in seen], 0))  # as the films' scores are
+    state = site_state.state(index, films.logits, films.ood_scores, int(films.unlike.sum()), films.statistics)
     estimated = _prevalence(trained, films, of_val, state)
     labelled = films.labels != UNKNOWN
     facts: dict[str, Any] = {

@@ -87,7 +87,8 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
     see `comparison.ensemble`.
 
     Raises:
-      UserError: the runs were not trained on the same images, or one cannot be evaluated.
+      UserError: the runs were not trained on the same images, one cannot be evaluated, or a site is named: its file is
+        of the ensemble, not of each run.
     """
     folders = trained_models.ensemble_folders(workdir)
     stems: list[list[str]] = []  # of each run: one may have another name for this source, see `run_folder.name_of`
@@ -95,6 +96,10 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
     records: Mapping[str, Record] = {}
     for folder in folders:
         config = run_config.for_evaluation(run_config.read_config(folder), overrides)
+        if config.site:
+            raise UserError(
+                f"a site file is of the ensemble, not of its runs: use --model={workdir} and another --workdir"
+            )
         prevalence = config.evaluation.prevalence
         cache.keep_compiled(config.data.cache_dir)
         run_log.console.print(f"Run: {folder.name}")

@@ -28,12 +28,12 @@ def table(runs: Mapping[Run, ConfigDict], finished: set[Run], source: Source) ->
     Reading, compiling and evaluating come on top. A copy of a picture, which training keeps in one split with the
     picture, is not looked for.
     """
-    speeds: dict[tuple, float] = {}
+    speeds: dict[str, float] = {}
     rows, total = [], 0.0
     for run, config in runs.items():
-        records = data_settings.weighted(config, source.records)
+        records = data_settings.usable(config, source.records)
         images = len(splitting.for_training(records, data_settings.carving(config))[0]["train"])
-        kind = (config.model.name, config.model.image_size, config.model.dtype, config.batch_size)
+        kind = str([config.model, config.augment, config.optimizer.name, config.freeze, config.batch_size])
         if run not in finished and kind not in speeds:
             speeds[kind] = seconds_per_image(config)
         seconds = 0.0 if run in finished else config.epochs * images * speeds[kind]

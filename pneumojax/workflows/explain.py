@@ -231,6 +231,7 @@ def _check(
         images,
         probabilities_of,
         _lesions(config, ids, labels[places]),
+        evaluation["threshold"],
     )
     epoch = checkpoint.best_facts(workdir, config.model)["epoch"]
     checks = {"split": split, "images": len(ids), "epoch": epoch, "methods": found}

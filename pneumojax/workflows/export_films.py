@@ -30,7 +30,7 @@ class Films(NamedTuple):
 
     Attributes:
       source: short name of where they come from.
-      squares: (n, size, size) uint8, as the model sees them, evenly from the whole.
+      squares: (n, size, size) uint8, as the model sees them: evenly from val, or the first of `--data`.
       whole: the first of them, as far as they are files, at full size: (height, width) uint8, grey.
     """
 

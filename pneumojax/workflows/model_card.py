@@ -66,7 +66,7 @@ def facts_of(
     )
     if workdirs.is_experiment(folder):
         runs = trained_models.ensemble_folders(folder)
-        evaluations = results.read(folder, partial=True) or _of_the_ensemble(folder, runs)
+        evaluations = _of_the_ensemble(folder, runs) | results.read(folder, partial=True)
         facts = _with_run(facts, runs[0])._replace(corruptions={}, explanations={})
         trained = [_train_command(read_config(run)) for run in runs]
         facts = _with_evaluations(facts, evaluations)

@@ -122,13 +122,8 @@ def watching() -> Iterator[Watched]:
 def choose_splits(config: ConfigDict, source: Source, prepared: Prepared) -> tuple[splitting.Splits, list[str]]:
     """Choose the splits to train with; also return what the user must know of images, labels and splits."""
     records: Sequence[Record] = [record for record in source.records if record.id in prepared.places]
-    records = data_settings.weighted(config, records)
-    trusted = trust.note(records)
-    if config.data.trust:
-        records = [record for record in records if record.weight]
-        splitting.require_trainable(records)
-    if wanted := data_settings.subset_counts(config):
-        records = splitting.subset(records, wanted, config.data.split_seed)
+    trusted = trust.note(data_settings.weighted(config, records))
+    records = data_settings.usable(config, records)
     records = leakage.tied(records, [*prepared.identical, *prepared.near_equal])
     crossing = leakage.crossing(records)
     if not config.data.allow_leakage:

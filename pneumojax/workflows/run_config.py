@@ -58,7 +58,10 @@ def given(spec: str | None, workdir: epath.Path | None) -> ConfigDict:
     if workdir is None:
         raise UserError("give --config (such as m1), or the --workdir of a run")
     if workdirs.is_experiment(workdir):
-        return read_config(workdir / experiment_runs.recorded(workdir)[0].name)
+        runs = experiment_runs.recorded(workdir)
+        if not runs:
+            raise UserError(f"{workdir / workdirs.EXPERIMENT} lists no run: choose another --workdir")
+        return read_config(workdir / runs[0].name)
     return read_config(workdir)
 
 

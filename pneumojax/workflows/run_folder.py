@@ -121,7 +121,7 @@ def labels_by_site(workdir: epath.Path, sites: Collection[str]) -> dict[str, dic
     read of a damaged table.
     """
     try:
-        rows = [(id, int(label), split) for id, label, split in read_csv_table(_splits_table(workdir) or "")[1:]]
+        rows = [(id, int(label), split) for id, label, split, *_ in read_csv_table(_splits_table(workdir) or "")[1:]]
     except ValueError:
         return {}
     named = bool(sites) and all(id.partition("/")[0] in sites for id, _, _ in rows)

@@ -82,7 +82,7 @@ def _start(run: _Run) -> Variables | None:
       UserError: there is no such model, it is an ensemble, or it is another network than the config's.
     """
     config = run.config
-    if not config.init_from or checkpoint.last_epoch(run.workdir) is not None:
+    if not config.init_from or checkpoint.can_continue(run.workdir):
         return None
     model = trained_models.load_alone(config.init_from)
     if len(model.members) > 1:

@@ -31,6 +31,8 @@ def ensemble_folders(workdir: epath.Path) -> list[epath.Path]:
     folders = [workdir / run.name for run in experiment_runs.recorded(workdir)]
     workdirs.refuse_links(workdir, [folder.name for folder in folders])
     tables = {read_text(folder / workdirs.SPLITS) for folder in folders if folder.exists()}
+    if not tables:
+        raise UserError(f"no run in {workdir} is trained: run its --mode=experiment first")
     if len(tables) != 1:
         raise UserError(
             f"the runs in {workdir} were not trained on the same images (folds are not): an ensemble is of runs that"

@@ -173,7 +173,7 @@ def test_a_source_without_splits_is_carved_from():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (records("test", 60, 60), "no train split, only test"),
+        (records("test", 60, 60), "no image of a train split to train on, only test"),
         (records(normal=0), "train split has no normal"),
         (records(pneumonia=0), "train split has no pneumonia"),
         (records("all", pneumonia=0), "train split has no pneumonia"),

@@ -151,13 +151,14 @@ def test_a_certain_member_does_not_make_the_ensemble_infinite():
 
 def test_two_recipes_are_compared_on_the_runs_that_both_have():
     """Each image counts once, with each run's own threshold."""
+    others, low = np.array(list("abcde")), (0.1, 0.1, 0.1, 0.9, 0.1)
     results = [
         result(auc=0.9, balanced_accuracy=0.8),  # wrong on the second and third image
-        result(fold=1, auc=0.8, balanced_accuracy=0.8, threshold=0.65),  # wrong on the third
+        result(fold=1, auc=0.8, balanced_accuracy=0.8, threshold=0.65, ids=others),  # wrong on the third
         result(fold=2, auc=0.1),
         result(seed=3, auc=0.85, balanced_accuracy=0.8, probabilities=(0, 0, 1, 1, 1)),
         result(recipe="b", auc=0.89, balanced_accuracy=0.7, probabilities=(0.9, 0.9, 0.9, 0.9, 0.9)),
-        result(recipe="b", fold=1, auc=0.82, balanced_accuracy=0.9, probabilities=(0.1, 0.1, 0.1, 0.9, 0.1)),
+        result(recipe="b", fold=1, auc=0.82, balanced_accuracy=0.9, probabilities=low, ids=others),
         result(recipe="b", seed=3, auc=0.84, balanced_accuracy=0.7),
     ]
     [comparison] = compared(grouped(results))
@@ -170,6 +171,23 @@ def test_two_recipes_are_compared_on_the_runs_that_both_have():
     assert half == pytest.approx(4.302653 * error)
     # Fold 0: only a is right on the first, only b on the third. Fold 1: only a on the last. Seed 3 does not count.
     assert comparison.decisions == (2, 1, 1.0)
+
+
+def test_images_that_every_fold_has_are_counted_once():
+    """As those of a test split that the source gives."""
+    better = (0.1, 0.2, 0.8, 0.7, 0.9)
+    results = [result(recipe="a", fold=fold) for fold in range(3)]
+    results += [result(recipe="b", fold=fold, probabilities=better) for fold in range(3)]
+    [comparison] = compared(grouped(results))
+    assert (comparison.decisions.first_alone, comparison.decisions.second_alone) == (0, 2)
+
+
+def test_images_of_one_class_are_not_compared():
+    """They have neither AUC nor balanced accuracy."""
+    lacking = {"labels": [1] * 5, "auc": None, "balanced_accuracy": None}
+    assert compared(grouped([result(**lacking), result(recipe="b", **lacking)])) == []
+    corrupted = dict.fromkeys((corruptions.CLEAN, *corruptions.CORRUPTIONS))
+    assert under_corruptions([result(corrupted=corrupted)]) == {}
 
 
 def test_only_groups_that_differ_in_one_respect_are_compared():

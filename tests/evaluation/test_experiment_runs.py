@@ -116,6 +116,7 @@ def test_an_experiment_is_recognised_by_its_file(tmp_path):
         ("folds", "all", "a comma-separated list of numbers below 5"),
         ("seeds", "0-4", "a comma-separated list of numbers below 2,147,483,648, not '0-4'"),
         ("seeds", "", "a comma-separated list of numbers"),
+        ("seeds", "2147483648", "a comma-separated list of numbers below 2,147,483,648"),
     ],
 )
 def test_a_wrong_field_is_reported_on_one_line(field, text, message):
@@ -123,6 +124,18 @@ def test_a_wrong_field_is_reported_on_one_line(field, text, message):
         config_with(data__folds="5", **{f"experiment__{field}": text})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_folds_that_no_split_has_are_refused():
+    """Otherwise the runs would have none, and nobody would be told."""
+    with pytest.raises(UserError, match=r"'experiment.folds' must be empty where data.folds is 0, not '0,1'"):
+        config_with(experiment__folds="0,1")
+
+
+def test_runs_that_would_share_a_folder_are_refused():
+    recipes = "paper+data.leave_out=a/b,paper+data.leave_out=a_b"
+    with pytest.raises(UserError, match=r"two different runs are called m2-paper\+data.leave_out=a_b-seed0: "):
+        runs(config_with(experiment__recipes=recipes))
 
 
 def test_recipe_overrides_win_over_the_command_line_and_those_over_the_config():

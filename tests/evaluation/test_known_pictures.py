@@ -72,3 +72,10 @@ def test_each_image_is_read_once(pictures):
     hashed.split.read(np.array([3, 4, 5]))
     assert np.array_equal(known_pictures.complete(hashed), hashes(pictures[:10]))
     assert sorted(reads) == list(range(10))
+
+
+def test_pictures_without_detail_are_not_known():
+    """All have one hash, so that a black film in training would make every blank one known."""
+    blank = [np.full((64, 64), level, np.uint8) for level in (0, 90)]
+    first, second = (np.stack([known_pictures.hash_of(picture)]) for picture in blank)
+    assert not known_pictures.known(first, second).any()

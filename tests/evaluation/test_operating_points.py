@@ -92,3 +92,17 @@ def test_calibrations_out_of_range_are_refused():
     for change in ({"temperature": 0}, {"threshold": 2}, {"offset": float("nan")}, {"more": 1}):
         with pytest.raises((TypeError, ValueError)):
             checked(fine | change)
+
+
+def test_the_prevalence_is_that_of_what_the_probabilities_were_fitted_on():
+    """Groups weigh the same: their mean probability is their share of pneumonia, whatever val's is."""
+    rng = np.random.default_rng(4)
+    groups = {}
+    for name, normal, ill in (("large", 200, 1800), ("small", 180, 20)):
+        labels = np.repeat([0, 1], [normal, ill])
+        groups[name] = labels, rng.normal(labels * 3.0, 1.5)
+    home = tuple(np.concatenate(part) for part in zip(*groups.values(), strict=True))
+    calibration = operating_points.choose(groups, home, fit(*home)).calibration
+    means = [metrics.probabilities(z, calibration.temperature, calibration.offset).mean() for _, z in groups.values()]
+    assert calibration.prevalence == pytest.approx(0.5)
+    assert np.mean(means) == pytest.approx(0.5, abs=0.03)

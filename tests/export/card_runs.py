@@ -109,7 +109,7 @@ def write_checks(workdir) -> None:
     methods = {"good": lambda image: image / 255.0 - 0.5, "flat": lambda image: np.arange(256.0).reshape(16, 16)}
     untrained = {name: lambda image, seed: np.random.default_rng(seed).normal(size=(16, 16)) for name in methods}
     masks = [np.eye(16) > 0] * 4
-    found = faithfulness.check(methods, untrained, images, lambda batch: batch.mean((1, 2)) / 255, masks)
+    found = faithfulness.check(methods, untrained, images, lambda batch: batch.mean((1, 2)) / 255, masks, 0.5)
     path = workdir / workdirs.EXPLANATION_CHECKS
     path.parent.mkdir()
     path.write_text(json.dumps({"split": "test", "images": 4, "epoch": 5, "methods": found}))

@@ -1,5 +1,7 @@
 """Measures of attribution methods, on maps of known quality."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
@@ -52,18 +54,26 @@ def bright_spot():
 def test_deletion_and_insertion_distinguish_a_right_map_from_a_wrong_one():
     """With the right map, the spot changes at the first step; with the opposite one, at the last."""
     image, right, probabilities_of = bright_spot()
-    deletion, insertion = faithfulness.deletion_and_insertion(image, right, probabilities_of)
+    deletion, insertion = faithfulness.deletion_and_insertion(image, right, probabilities_of, 0.5)
     assert deletion < 0.1 and insertion > 0.9
-    deletion, insertion = faithfulness.deletion_and_insertion(image, -right, probabilities_of)
+    deletion, insertion = faithfulness.deletion_and_insertion(image, -right, probabilities_of, 0.5)
     assert deletion > 0.9 and insertion < 0.1
 
 
 def test_for_a_negative_prediction_negative_evidence_is_deleted_first():
     image, right, probabilities_of = bright_spot()
     deletion, insertion = faithfulness.deletion_and_insertion(
-        image, -right, lambda images: 1 - probabilities_of(images)
+        image, -right, lambda images: 1 - probabilities_of(images), 0.5
     )
     assert deletion < 0.1 and insertion > 0.9
+
+
+def test_the_class_is_the_one_predicted_at_the_threshold():
+    image, right, _ = bright_spot()
+    measure = partial(faithfulness.deletion_and_insertion, image, right, lambda batch: np.full(len(batch), 0.6))
+    areas = {threshold: measure(threshold) for threshold in (0.5, 0.8)}
+    assert areas[0.5] == pytest.approx((0.6, 0.6))
+    assert areas[0.8] == pytest.approx((0.4, 0.4))
 
 
 def test_check_fails_a_method_that_ignores_the_model():
@@ -76,6 +86,7 @@ def test_check_fails_a_method_that_ignores_the_model():
         image[None],
         probabilities_of,
         [right > 0],
+        0.5,
     )
     assert list(measured) == ["good", "edges", "random"]
     assert measured["good"]["hits"] == 1 and measured["good"]["chance_hits"] == pytest.approx(64 / SIDE**2)
@@ -92,12 +103,13 @@ def test_agreement_of_an_untrained_network_by_chance_cancels_out():
     correlations = {}
     for name, sign in (("one sign", lambda number: 1), ("either sign", lambda number: (-1) ** number)):
         untrained = {"edges": lambda image, number, sign=sign: sign(number) * right}
-        measured = faithfulness.check({"edges": lambda image: right}, untrained, images, probabilities_of, [None] * 4)
+        methods = {"edges": lambda image: right}
+        measured = faithfulness.check(methods, untrained, images, probabilities_of, [None] * 4, 0.5)
         correlations[name] = measured["edges"]["rank_correlation"]
     assert correlations == {"one sign": pytest.approx(1), "either sign": pytest.approx(0)}
 
 
 def test_without_masks_localization_is_not_measured():
     image, right, probabilities_of = bright_spot()
-    measured = faithfulness.check({"good": lambda image: right}, {}, image[None], probabilities_of, [None])
+    measured = faithfulness.check({"good": lambda image: right}, {}, image[None], probabilities_of, [None], 0.5)
     assert "hits" not in measured["good"]

@@ -92,7 +92,7 @@ def test_damaged_files_are_refused_in_a_line(model, tmp_path, content):
 
 def test_names_that_leave_the_folder_are_refused(tmp_path):
     for name in ("../clinic", "a/b", "", ".hidden"):
-        with pytest.raises(UserError, match="the name of a site"):
+        with pytest.raises(UserError, match="is no name of a site"):
             site_file.path_of(epath.Path(tmp_path), name)
     with pytest.raises(UserError, match="no site file .*clinic.json: write it with --mode=calibrate"):
         site_file.found("clinic", [epath.Path(tmp_path)])

@@ -76,3 +76,10 @@ def test_what_the_user_keeps_in_a_workdir_is_not_looked_at(used):
     workdirs.refuse_links(used)
     with pytest.raises(UserError, match="notes is a link"):
         workdirs.refuse_links(used, ["notes"])
+
+
+def test_exported_models_of_different_runs_write_to_different_places():
+    """Their folders are all called export."""
+    places = [workdirs.default_of(epath.Path(f"runs/{run}/export")) for run in ("a", "b")]
+    assert places == [epath.Path("runs/model-a"), epath.Path("runs/model-b")]
+    assert workdirs.default_of(epath.Path("weights/m1")) == epath.Path("runs/model-m1")

@@ -131,6 +131,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, config, state, da
         assert "checkpoints/3 is damaged" in printed and "step 2 is used" in printed
         path.write_bytes(before)
     damage(workdir / "checkpoints/3/model/manifest.ocdbt")
+    assert checkpoint.last_epoch(workdir) is None and checkpoint.can_continue(workdir)
     with checkpoint.open_manager(workdir) as manager:
         assert int(checkpoint.restore_latest(manager, like(state), layout).state.step) == 2
         assert "checkpoint of step 3 is damaged (model/manifest.ocdbt is" in capsys.readouterr().out
@@ -143,6 +144,7 @@ def test_if_all_are_damaged_the_error_says_so(tmp_path, config, state):
     workdir = epath.Path(tmp_path)
     save_all(workdir, config, state, [True])
     flip(workdir / "checkpoints/1/model/manifest.ocdbt")
+    assert not checkpoint.can_continue(workdir)
     with pytest.raises(UserError, match="checkpoints/1 is damaged .*, and there is no other to use") as error:
         checkpoint.restore_best(workdir, config.model, state.variables, sharding.layout())
     assert "\n" not in str(error.value)

@@ -230,6 +230,12 @@ def test_a_mistake_is_reported_in_one_line(seeded, arguments, message):
     )
 
 
+def test_a_site_is_set_up_for_the_ensemble_alone(seeded):
+    """Its file is none of each run's."""
+    line = refused("--mode=evaluate", "--workdir=work", "--config.site=here", cwd=seeded, run=in_process)
+    assert "a site file is of the ensemble, not of its runs: use --model=work and another --workdir" in line
+
+
 def test_a_dry_run_lists_the_runs_and_writes_nothing(seeded):
     """Two of the three runs are finished."""
     before = sorted((seeded / "work").rglob("*"))

@@ -112,6 +112,17 @@ def test_a_subset_has_the_numbers_of_images_asked_for(chexpert, tmp_path, start_
     assert [sum(row["label"] == label for row in table) for label in "01"] == [15, 25]
 
 
+@pytest.mark.parametrize(
+    ("subset", "message"), [("0,25", "the train split has no normal image"), ("0,0", "no image of a train split")]
+)
+def test_a_subset_that_nothing_can_be_trained_on_is_refused_before_there_is_a_workdir(
+    chexpert, tmp_path, subset, message
+):
+    with pytest.raises(UserError, match=message):
+        train.train_and_evaluate(one_epoch(chexpert, tmp_path, subset=subset), epath.Path(tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
+
+
 def test_two_processes_do_not_train_in_one_workdir(chests, tmp_path, start_run):
     """The second is refused and changes nothing; the first may be killed, and leaves the workdir free."""
     config, work = one_epoch(chests, tmp_path), epath.Path(tmp_path / "work")

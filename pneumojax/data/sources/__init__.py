@@ -69,7 +69,7 @@ def _open(location: str, options: Options, labelled: bool) -> Source:
         if not path.is_dir() and not path.is_file():
             raise UserError(f"{path} is a pipe or a device: give a folder or a file")
         path = path.resolve()
-        return _open_folder(path, options, labelled) if path.is_dir() else _open_file(path)
+        return _open_folder(path, options, labelled) if path.is_dir() else _open_file(path, labelled)
     except UnicodeEncodeError:
         raise UserError(f"the name of {location!r} is not UTF-8, or the locale is not: rename it") from None
     except (OSError, RuntimeError) as error:  # such as no permission, or no such home as in ~nobody
@@ -82,12 +82,21 @@ def _phantoms() -> Source:
     return open_phantom()
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, labelled: bool) -> Source:
     if path.suffix.lower() == ".npz":
-        return open_npz(path)
+        return _open_npz(path, labelled)
     if path.suffix.lower() in images.SUFFIXES or is_dicom(path):
         return open_single(path)
     raise UserError(f"{path} is neither an .npz file nor an image: give one, or a folder of images")
+
+
+def _open_npz(path: Path, labelled: bool) -> Source:
+    try:
+        return open_npz(path)
+    except UserError:
+        if labelled:
+            raise
+        return open_npz(path, labelled=False)
 
 
 def _open_folder(root: Path, options: Options, labelled: bool) -> Source:

@@ -16,7 +16,7 @@ from PIL import Image
 from pneumojax.data.decode import images
 from pneumojax.data.decode.unreadable import MAX_PIXELS, UnreadableImage
 from pneumojax.data.source import Record
-from pneumojax.data.sources import phantom
+from pneumojax.data.sources import open_source, phantom
 from pneumojax.data.sources.npz import open_npz
 from pneumojax.runtime.errors import UserError
 
@@ -335,3 +335,13 @@ def test_an_encrypted_file_is_refused(file):
 def test_a_missing_file_is_an_oserror(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         open_npz(tmp_path / "a.npz")
+
+
+def test_where_labels_are_not_needed_they_are_read_if_they_are_there(tmp_path):
+    """As for the audit, and for calibrating on a site's films."""
+    whole = save(tmp_path / "whole.npz", arrays("test"))
+    images_alone = save(tmp_path / "alone.npz", {"test_images": arrays("test")["test_images"]})
+    assert {record.label for record in open_source(str(whole), labelled=False).records} == {0, 1}
+    assert {record.label for record in open_source(str(images_alone), labelled=False).records} == {None}
+    with pytest.raises(UserError, match="lacks test_labels|has no train_images and train_labels"):
+        open_source(str(images_alone))
