@@ -150,11 +150,14 @@ def write_corruptions(workdir: epath.Path, stem: str, summaries: dict[str, Summa
 
 
 def read_corruptions(workdir: epath.Path, stem: str) -> dict[str, Summary]:
-    """Read what `write_corruptions` wrote; empty if there is no file, or it is damaged."""
+    """Read what `write_corruptions` wrote; empty if there is none, it is damaged, or has another threshold than now."""
     with suppress(AttributeError, KeyError, OSError, TypeError, ValueError):
         path = corruptions_file(workdir, stem)
         found = read_json(path if path.exists() else workdir / "shifts" / path.name)  # as 0.1 called the folder
-        return {name: _checked(found[name]) for name in (CLEAN, *CORRUPTIONS)}
+        summaries = {name: _checked(found[name]) for name in (CLEAN, *CORRUPTIONS)}
+        evaluation = workdir / workdirs.EVALUATION / path.name
+        used = read_json(evaluation).get("threshold") if evaluation.exists() else None
+        return summaries if used in (None, summaries[CLEAN].get("threshold", used)) else {}
     return {}
 
 

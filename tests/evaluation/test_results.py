@@ -9,6 +9,7 @@ from etils import epath
 
 from pneumojax.evaluation import groups, metrics, results
 from pneumojax.evaluation.calibration import Calibration
+from pneumojax.evaluation.corruptions import CLEAN, CORRUPTIONS
 
 CALIBRATION = Calibration(temperature=2.0, threshold=0.5, threshold_sens95=0.25, prevalence=0.5, offset=1.0)
 
@@ -34,6 +35,16 @@ def written(splits, tmp_path):
     split = splits["test"]
     results.write(epath.Path(tmp_path), "test", split, np.linspace(-3, 3, len(split.ids)), CALIBRATION, {"epoch": 1})
     return tmp_path
+
+
+def test_corruptions_of_another_threshold_are_passed_over(splits, written):
+    """As after operating points were chosen again."""
+    labels, workdir = splits["test"].labels, epath.Path(written)
+    summary = results.summarize(labels, np.linspace(-3, 3, len(labels)), CALIBRATION)
+    results.write_corruptions(workdir, "test", dict.fromkeys((CLEAN, *CORRUPTIONS), summary))
+    assert results.read_corruptions(workdir, "test").keys() == {CLEAN, *CORRUPTIONS}
+    change(threshold=0.4)(written)
+    assert results.read_corruptions(workdir, "test") == {}
 
 
 def change(**fields):
