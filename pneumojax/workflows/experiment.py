@@ -21,6 +21,12 @@ from pneumojax.workflows.evaluate import evaluate_run, records_of, show
 from pneumojax.workflows.prepare import open_own
 from pneumojax.workflows.train import train_and_evaluate
 
+_OF_EACH_RUN = {  # and by which field of the experiment
+    "seed": "experiment.seeds",
+    "data.fold": "experiment.folds",
+    "evaluation.corruptions": "experiment.corruptions",
+}
+
 
 def run_experiment(config: ConfigDict, overrides: Sequence[str], workdir: epath.Path) -> None:
     """Train the runs of the config's `experiment` that are not trained yet, then write tables and figures.
@@ -72,7 +78,11 @@ def config_of(run: Run, source: str, overrides: Iterable[str]) -> ConfigDict:
             raise UserError(f"in recipe {run.recipe!r}, {change!r} is no field=value")
         if change.partition("=")[0] in configs.LOCAL:
             raise UserError(f"{change.partition('=')[0]} is no part of a recipe: set it as --config.{change}")
-    config = configs.override(run_config.named(f"{run.config}:{recipe}"), [*overrides, *changes])
+    assignments = [*overrides, *changes]
+    for field, plan in _OF_EACH_RUN.items():
+        if any(assignment.startswith(f"{field}=") for assignment in assignments):
+            raise UserError(f"an experiment sets {field} in each run: give --config.{plan} instead")
+    config = configs.override(run_config.named(f"{run.config}:{recipe}"), assignments)
     own = {"seed": run.seed, "data.source": source, "data.fold": run.fold or 0}
     if run.site is not None:
         own |= {"data.leave_out_site": run.site, "experiment.leave_one_site_out": False}

@@ -153,6 +153,14 @@ def test_recipe_overrides_win_over_the_command_line_and_those_over_the_config():
     assert plain.evaluation.corruptions
 
 
+@pytest.mark.parametrize("field", ["seed", "data.fold", "evaluation.corruptions"])
+def test_what_each_run_has_of_its_own_is_not_set_for_all(field):
+    """It would be overwritten, and nobody would be told."""
+    for overrides, recipe in (([f"{field}=1"], "paper"), ([], f"paper+{field}=1")):
+        with pytest.raises(UserError, match=f"an experiment sets {field} in each run: give --config.experiment."):
+            config_of(Run("m3", recipe, None, 0), "/data/chests", overrides)
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
