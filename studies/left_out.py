@@ -18,6 +18,7 @@ from pneumojax.evaluation import results as evaluation_files
 from pneumojax.evaluation.comparison import Result
 from studies import study
 
+RECOMMENDED = "recommended"
 _SCORES = ("auc", "balanced_accuracy", "sensitivity", "specificity", "ece")
 
 
@@ -72,7 +73,11 @@ def main(argv: list[str]) -> None:
         results = [comparison.read(workdir / run.name, run) for run in experiment_runs.recorded(workdir)]
         rows += [*without_a_site(results), *of_folds(results)]
     output: Path | None = given.output
-    study.finish("left_out", argv, {"rows": rows}, ["left-out"], output)
+    figures = {
+        "rows": [row for row in rows if row["recipe"] == RECOMMENDED],
+        "before": [row for row in rows if row["recipe"] != RECOMMENDED],
+    }
+    study.finish("left_out", argv, figures, ["left-out", "left-out-before"], output)
 
 
 if __name__ == "__main__":
