@@ -76,6 +76,10 @@ def known(seen: Hashes, hashes: UInt8[np.ndarray, "k 32"], compared: int = _COMP
     found = []
     for start in range(0, len(hashes), rows):
         block = np.ascontiguousarray(hashes[start : start + rows]).view(np.uint64)
-        bits = np.bitwise_count(block[:, None] ^ words).sum(2, dtype=np.uint16)
-        found.append((bits.min(1) <= MAX_BITS) & block.any(1))
+        # Few pairs agree so far in the first of the four words: only they are compared whole.
+        near, like = np.nonzero(np.bitwise_count(block[:, None, 0] ^ words[:, 0]) <= MAX_BITS)
+        bits = np.bitwise_count(block[near] ^ words[like]).sum(1, dtype=np.uint16)
+        alike = np.zeros(len(block), bool)
+        alike[near[bits <= MAX_BITS]] = True
+        found.append(alike & block.any(1))
     return np.concatenate(found) if found else np.zeros(0, bool)
