@@ -80,6 +80,17 @@ ELSEWHERE = {
             "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
         },
     ),
+    "both-seeds": Table(
+        "travel",
+        "both_seeds",
+        {
+            "scored on": "{scored_on}",
+            "films": "{films:,}",
+            "seeds": "{seeds}",
+            "AUC": "{auc:.3f} ± {auc_sd:.3f} ({each})",
+            "sensitivity, specificity": "{sensitivity:.3f}, {specificity:.3f}",
+        },
+    ),
     "left-out": Table("left_out", "rows", _LEFT_OUT),
     "left-out-before": Table("left_out", "before", _LEFT_OUT),
     "guard": Table(
