@@ -109,6 +109,20 @@ def test_evaluate_recognises_the_workdir_of_an_experiment(replace, tmp_path):
         modes.run("evaluate", Command(workdir=workdir, data="films", job={}))
 
 
+def test_an_experiment_without_runs_is_refused(tmp_path):
+    (tmp_path / workdirs.EXPERIMENT).write_text('{"runs": []}')
+    with pytest.raises(UserError, match=r"experiment.json lists no run: choose another --workdir"):
+        modes.run("evaluate", Command(workdir=epath.Path(tmp_path)))
+
+
+def test_another_model_is_not_evaluated_in_the_workdir_of_a_run(replace, workdir):
+    """Its files would take the places of the run's own."""
+    calls = replace(evaluate, "evaluate_model")
+    with pytest.raises(UserError, match="has the evaluations of its own run: choose another --workdir for --model"):
+        modes.run("evaluate", Command(workdir=workdir, data="films", model="m1"))
+    assert not calls
+
+
 def test_predict_passes_its_exit_status_on(replace, workdir):
     """Images that cannot be read are no error of the command."""
     calls = replace(predict, "predict_images", ExitStatus.FINDINGS)

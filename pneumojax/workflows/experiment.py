@@ -11,8 +11,8 @@ from pneumojax.data.source import Record, Source, Split, split_of
 from pneumojax.evaluation import calibration, comparison, results
 from pneumojax.evaluation.experiment_runs import Run, recorded, runs
 from pneumojax.reports import experiment_report, experiment_tables
-from pneumojax.runtime import cache, run_log
 from pneumojax.runtime import config as configs
+from pneumojax.runtime import run_log
 from pneumojax.runtime import workdir as workdirs
 from pneumojax.runtime.errors import UserError
 from pneumojax.runtime.files import write_whole
@@ -111,7 +111,6 @@ def evaluate_experiment(overrides: Sequence[str], workdir: epath.Path, data: str
                 f"a site file is of the ensemble, not of its runs: use --model={workdir} and another --workdir"
             )
         prevalence = config.evaluation.prevalence
-        cache.keep_compiled(config.data.cache_dir)
         run_log.console.print(f"Run: {folder.name}")
         stems.append(evaluate_run(config, folder, data))
         records = records or records_of(config, folder, data)

@@ -127,7 +127,7 @@ def test_a_wrong_field_is_reported_on_one_line(field, text, message):
 
 
 def test_folds_that_no_split_has_are_refused():
-    """Otherwise the runs would have none, and nobody would be told."""
+    """Otherwise the runs would silently have none."""
     with pytest.raises(UserError, match=r"'experiment.folds' must be empty where data.folds is 0, not '0,1'"):
         config_with(experiment__folds="0,1")
 
@@ -155,7 +155,7 @@ def test_recipe_overrides_win_over_the_command_line_and_those_over_the_config():
 
 @pytest.mark.parametrize("field", ["seed", "data.fold", "evaluation.corruptions"])
 def test_what_each_run_has_of_its_own_is_not_set_for_all(field):
-    """It would be overwritten, and nobody would be told."""
+    """It would be overwritten silently."""
     for overrides, recipe in (([f"{field}=1"], "paper"), ([], f"paper+{field}=1")):
         with pytest.raises(UserError, match=f"an experiment sets {field} in each run: give --config.experiment."):
             config_of(Run("m3", recipe, None, 0), "/data/chests", overrides)

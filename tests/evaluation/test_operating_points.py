@@ -80,8 +80,10 @@ def test_a_file_is_of_one_epoch(chosen, tmp_path):
     found = operating_points.read(workdir, 3)
     assert found == chosen
     assert operating_points.read(workdir, 4) is None
-    (tmp_path / "operating_points.json").write_text('{"run": "", "epoch": 3, "calibration": {}}')
-    assert operating_points.read(workdir, 3) is None
+    for damaged in ("{}", "3"):
+        text = f'{{"run": "", "epoch": 3, "calibration": {damaged}, "of_val": {damaged}}}'
+        (tmp_path / "operating_points.json").write_text(text)
+        assert operating_points.read(workdir, 3) is None
 
 
 def test_calibrations_out_of_range_are_refused():

@@ -87,6 +87,11 @@ def test_a_damaged_evaluation_is_passed_over(written, harm):
     assert results.read(epath.Path(written)) == {}
 
 
+def test_what_is_no_evaluation_is_passed_over_also_where_parts_may_be_missing(written):
+    (written / "evaluation/test.json").write_text("[]")
+    assert results.read(epath.Path(written), partial=True) == {}
+
+
 @pytest.mark.parametrize("row", ["a,2,0.5", "a,0,nan", "a,0,1.5", "a,0,x", "a,99999999999999999999,0.5"])
 def test_a_damaged_row_is_noticed(written, row):
     path = written / "evaluation/test.csv"

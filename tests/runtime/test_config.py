@@ -183,6 +183,8 @@ def test_a_wrong_override_is_reported_in_one_line(field, text, message):
         ("data.fold", "1"),
         ("data.leave_out", "(virus"),
         ("data.patient_pattern", "(virus"),
+        ("data.patient_pattern", "a{4294967296}"),
+        ("data.columns", "view,site"),
         ("data.patient_pattern", "x" * 1001),
         ("data.val_fraction", "0.0"),
         ("data.test_fraction", "0.95"),
